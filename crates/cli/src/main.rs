@@ -1,0 +1,2 @@
+//! The ft-vm command.
+fn main() {}

@@ -1,0 +1,129 @@
+//! The architectural state of an x86-64 CPU, the same for every engine: saved, restored, sent and digested.
+
+use serde::{Deserialize, Serialize};
+
+/// A segment register with its hidden part (Intel SDM volume 3, section 3.4.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The visible selector.
+    pub selector: u16,
+    /// Linear base address.
+    pub base: u64,
+    /// Limit in bytes (granularity already applied).
+    pub limit: u32,
+    /// Descriptor bits 40-55: type, S, DPL, P, (limit), AVL, L, D/B, G. 0 is a null segment.
+    pub attributes: u16,
+}
+
+/// GDTR or IDTR.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescriptorTable {
+    /// Linear base address.
+    pub base: u64,
+    /// Last valid byte.
+    pub limit: u16,
+}
+
+/// x87 state (legacy FXSAVE view, without the instruction and data pointers).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct X87 {
+    /// Control word.
+    pub control: u16,
+    /// Status word, TOP included.
+    pub status: u16,
+    /// Abridged tag byte: bit n is set if physical register n is not empty.
+    pub tag: u8,
+    /// Physical registers R0-R7, 80 bits each.
+    pub registers: [[u8; 10]; 8],
+}
+
+/// Everything architectural. `Default` is all zeros, which is no valid CPU: see [`CpuState::reset_pvh`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuState {
+    /// Instructions started since power-on.
+    pub position: u64,
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8-R15 (the encoding's order).
+    pub gpr: [u64; 16],
+    /// Address of the next instruction.
+    pub rip: u64,
+    /// RFLAGS, bit 1 set.
+    pub rflags: u64,
+    /// ES, CS, SS, DS, FS, GS (the encoding's order).
+    pub segments: [Segment; 6],
+    /// Local descriptor table.
+    pub ldtr: Segment,
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table.
+    pub gdtr: DescriptorTable,
+    /// Interrupt descriptor table.
+    pub idtr: DescriptorTable,
+    /// Control registers; CR8 lives in the local APIC.
+    pub cr0: u64,
+    /// Page-fault linear address.
+    pub cr2: u64,
+    /// Page-table base.
+    pub cr3: u64,
+    /// Feature enables.
+    pub cr4: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+    /// IA32_STAR.
+    pub star: u64,
+    /// IA32_LSTAR.
+    pub lstar: u64,
+    /// IA32_CSTAR.
+    pub cstar: u64,
+    /// IA32_FMASK.
+    pub sfmask: u64,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u64,
+    /// IA32_SYSENTER_CS, ESP, EIP.
+    pub sysenter: [u64; 3],
+    /// IA32_TSC_ADJUST.
+    pub tsc_adjust: u64,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u64,
+    /// IA32_PAT.
+    pub pat: u64,
+    /// MTRR default type, fixed and variable ranges in the order of their numbers: stored, without effect.
+    pub mtrr: Vec<u64>,
+    /// DR0-DR3, DR6, DR7.
+    pub debug: [u64; 6],
+    /// XMM0-XMM15, as (low, high).
+    pub xmm: [(u64, u64); 16],
+    /// SSE control and status.
+    pub mxcsr: u32,
+    /// x87 and MMX.
+    pub x87: X87,
+    /// XCR0.
+    pub xcr0: u64,
+    /// Interrupts are held off for one instruction (STI, MOV SS).
+    pub interrupt_shadow: bool,
+    /// A HLT is in progress.
+    pub halted: bool,
+}
+
+impl CpuState {
+    /// The state in which a PVH entry point is called (Xen's PVH boot ABI): 32-bit protected mode, flat segments, paging
+    /// off, interrupts off, EBX = address of `hvm_start_info`.
+    pub fn reset_pvh(entry: u64, start_info: u64) -> Self {
+        let flat = |selector, attributes| Segment { selector, base: 0, limit: u32::MAX, attributes };
+        let data = flat(0x10, 0xC093);
+        let mut state = Self {
+            rip: entry,
+            rflags: 2,
+            segments: [data, flat(0x08, 0xC09B), data, data, data, data],
+            tr: Segment { selector: 0x18, base: 0, limit: 0x67, attributes: 0x008B },
+            cr0: 0x11,
+            pat: 0x0007_0406_0007_0406,
+            debug: [0, 0, 0, 0, 0xFFFF_0FF0, 0x400],
+            mxcsr: 0x1F80,
+            x87: X87 { control: 0x37F, ..X87::default() },
+            xcr0: 1,
+            ..Self::default()
+        };
+        state.gpr[3] = start_info;
+        state
+    }
+}
