@@ -1,1 +1,3 @@
-//! (being written)
+//! Builds a machine from a config and runs it: replicas, and the launcher of a local pair.
+
+pub mod launcher;

@@ -1,0 +1,3 @@
+//! The launcher of a local pair.
+
+pub mod messages;
