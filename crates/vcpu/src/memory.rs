@@ -22,6 +22,8 @@ pub const CODE: u8 = 1;
 pub const DIRTY: u8 = 2;
 /// A page with [`CODE`] was written through vm-memory (not by the engine's own stores).
 pub const CODE_WRITTEN: u8 = 4;
+/// The page was written through vm-memory (by a device, a queue, a loader) since [`PageFlags::take_device_written`].
+pub const DEVICE_WRITTEN: u8 = 8;
 
 /// Flags of each page of a region.
 ///
@@ -58,14 +60,23 @@ impl PageFlags {
 
     /// Clears [`DIRTY`] everywhere and gives the numbers of the pages that had it, ascending.
     pub fn take_dirty(&self) -> Vec<usize> {
-        let mut dirty = Vec::new();
+        self.take(DIRTY)
+    }
+
+    /// The same for [`DEVICE_WRITTEN`].
+    pub fn take_device_written(&self) -> Vec<usize> {
+        self.take(DEVICE_WRITTEN)
+    }
+
+    fn take(&self, flag: u8) -> Vec<usize> {
+        let mut taken = Vec::new();
         for (number, flags) in self.shared.pages.iter().enumerate() {
-            if flags.load(Ordering::Relaxed) & DIRTY != 0 {
-                flags.fetch_and(!DIRTY, Ordering::Relaxed);
-                dirty.push(number);
+            if flags.load(Ordering::Relaxed) & flag != 0 {
+                flags.fetch_and(!flag, Ordering::Relaxed);
+                taken.push(number);
             }
         }
-        dirty
+        taken
     }
 }
 
@@ -84,7 +95,7 @@ impl Bitmap for PageFlags {
         let end = start.saturating_add(len - 1);
         for number in start / PAGE..=end / PAGE {
             let Some(flags) = self.shared.pages.get(number) else { return };
-            let had = flags.fetch_or(DIRTY, Ordering::Relaxed);
+            let had = flags.fetch_or(DIRTY | DEVICE_WRITTEN, Ordering::Relaxed);
             if had & CODE != 0 {
                 flags.fetch_or(CODE_WRITTEN, Ordering::Relaxed);
                 self.shared.any_code_written.store(true, Ordering::Relaxed);
@@ -139,5 +150,6 @@ mod tests {
         assert!(!flags.take_any_code_written());
         assert_eq!(flags.take_dirty(), [1, 2, 3]);
         assert!(flags.take_dirty().is_empty());
+        assert_eq!(flags.take_device_written(), [1, 2, 3]);
     }
 }

@@ -1,0 +1,249 @@
+//! The deterministic machine: a vCPU, its RAM and its board, moved by [`Machine::run`] and [`Machine::apply`] only.
+//!
+//! Live, solo, primary and backup run the same `Machine`. They differ in where inputs come from and in what becomes of
+//! outputs, and neither is known here.
+
+use std::path::{Path, PathBuf};
+
+use ft_core::input::Input;
+use ft_core::output::{DiskRequest, Output, OutputBody};
+use ft_devices::board::{ApplyError, Board, BoardSpec};
+use ft_vcpu::software::{Options, SoftwareVcpu};
+use ft_vcpu::{Dead, GuestRam, Kick, Stop, Vcpu};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::boot::{self, BootError};
+use crate::digest::{self, Difference, Window};
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct MachineSpec {
+    /// RAM in bytes.
+    pub memory: u64,
+    /// ELF image with a PVH entry point.
+    pub kernel: Vec<u8>,
+    /// The person's part of the kernel command line; devices are appended.
+    pub command_line: String,
+    /// Devices.
+    pub board: BoardSpec,
+    /// Software engine.
+    pub engine: Options,
+}
+
+/// Why a machine cannot be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The kernel file.
+    #[error("cannot read the kernel {}: {error}", path.display())]
+    Kernel {
+        /// As configured.
+        path: PathBuf,
+        /// From the operating system.
+        error: std::io::Error,
+    },
+    /// No such in-tree guest.
+    #[error("there is no in-tree guest \"{0}\"; there are: {known}", known = ft_guests::NAMES.join(", "))]
+    Builtin(String),
+    /// Booting.
+    #[error("cannot boot {kernel}: {error}")]
+    Boot {
+        /// The kernel as configured.
+        kernel: String,
+        /// Reason.
+        error: BootError,
+    },
+    /// RAM.
+    #[error("cannot allocate {mebibytes} MiB of guest memory: {reason}")]
+    Memory {
+        /// Size.
+        mebibytes: u64,
+        /// From the host.
+        reason: String,
+    },
+    /// The engine.
+    #[error("cannot start the software engine: {0}")]
+    Engine(String),
+}
+
+/// A guest and everything that is inside the deterministic boundary.
+pub struct Machine {
+    vcpu: Box<dyn Vcpu>,
+    board: Board,
+    ram: GuestRam,
+    ram_size: u64,
+    image_digest: u128,
+    window: Window,
+    /// Set when the guest can never go on; the output that says so has been made.
+    dead: bool,
+    dead_output: Option<Output>,
+}
+
+impl Machine {
+    /// Builds a machine that stands at position 0, before the kernel's first instruction.
+    ///
+    /// # Errors
+    /// See [`BuildError`]; `name` is the kernel as the person wrote it.
+    pub fn new(spec: MachineSpec, name: &str) -> Result<Self, BuildError> {
+        let ram = ft_vcpu::memory::allocate(spec.memory as usize)
+            .map_err(|reason| BuildError::Memory { mebibytes: spec.memory >> 20, reason })?;
+        let board = Board::new(spec.board, ram.clone());
+        let mut command_line = spec.command_line;
+        for parameter in board.kernel_parameters() {
+            if !command_line.is_empty() {
+                command_line.push(' ');
+            }
+            command_line.push_str(&parameter);
+        }
+        let state = boot::load(&ram, spec.memory, &spec.kernel, &command_line)
+            .map_err(|error| BuildError::Boot { kernel: name.to_owned(), error })?;
+        let mut vcpu = SoftwareVcpu::new(ram.clone(), spec.engine)
+            .map_err(|error| BuildError::Engine(error.to_string()))?;
+        vcpu.restore(&state);
+
+        let mut identity = command_line.into_bytes();
+        identity.extend_from_slice(&spec.memory.to_le_bytes());
+        identity.extend_from_slice(&xxh3_128(&spec.kernel).to_le_bytes());
+        Ok(Self {
+            vcpu: Box::new(vcpu),
+            board,
+            ram,
+            ram_size: spec.memory,
+            image_digest: xxh3_128(&identity),
+            window: Window::default(),
+            dead: false,
+            dead_output: None,
+        })
+    }
+
+    /// Where the machine stands.
+    pub fn position(&self) -> u64 {
+        self.vcpu.position()
+    }
+
+    /// Identifies kernel, command line and memory size: both replicas must have the same.
+    pub fn image_digest(&self) -> u128 {
+        self.image_digest
+    }
+
+    /// The only thing that moves the guest. See [`Vcpu::run`]; a guest that cannot go on makes one last output.
+    pub fn run(&mut self, until: u64, kick: &Kick) -> Stop {
+        let stop = self.vcpu.run(until, kick, &mut self.board);
+        match stop {
+            // Text without a newline would otherwise wait in the board for more of it.
+            Stop::Halted => {
+                self.board.flush_console(self.vcpu.position());
+                if self.board.has_outputs() { Stop::Platform } else { stop }
+            }
+            Stop::Dead(dead) if !self.dead => {
+                self.dead = true;
+                self.board.flush_console(self.vcpu.position());
+                let what = match dead {
+                    Dead::TripleFault => "the guest had a triple fault",
+                    Dead::HaltedForEver => "the guest halted with interrupts disabled",
+                };
+                let state = self.vcpu.state();
+                let body = OutputBody::Dead(format!("{what} (rip {:#x}, cr2 {:#x})", state.rip, state.cr2));
+                self.dead_output = Some(Output { position: state.position, body });
+                Stop::Platform
+            }
+            other => other,
+        }
+    }
+
+    /// Applies an input at the position where the machine stands. Device state changes; the CPU's does not.
+    ///
+    /// # Errors
+    /// The input does not fit the machine's state (completion of a request that was never made, say): the log is wrong.
+    pub fn apply(&mut self, input: &Input) -> Result<(), ApplyError> {
+        self.board.apply(self.vcpu.position(), input)
+    }
+
+    /// The outputs made since the last call, in order.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        let mut outputs = self.board.take_outputs();
+        outputs.extend(self.dead_output.take());
+        outputs
+    }
+
+    /// Guest time here, in nanoseconds since power-on.
+    pub fn now_ns(&self) -> u64 {
+        self.board.now_ns(self.vcpu.position())
+    }
+
+    /// Guest time at which the next armed timer expires.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.board.next_deadline_ns()
+    }
+
+    /// Disk requests that the guest made and that are not complete, in submission order: issued again at go-live.
+    pub fn pending_disk_requests(&self) -> Vec<DiskRequest> {
+        self.board.pending_disk_requests()
+    }
+
+    /// Requests for random bytes that are not answered: (number, bytes wanted).
+    pub fn pending_entropy(&self) -> Vec<(u64, u32)> {
+        self.board.pending_entropy()
+    }
+
+    /// A digest of the state here: registers and devices, pages that devices wrote since the last digest, and the next part
+    /// of memory in rotation; all of memory if `full`.
+    ///
+    /// Both sides call this, or [`Machine::compare_digest`], at the same (position, LSN) points.
+    pub fn digest(&mut self, full: bool) -> Vec<u8> {
+        digest::encode(&self.leaves(full), full)
+    }
+
+    /// Takes the own digest here and compares it with the other side's.
+    ///
+    /// # Errors
+    /// The first register, device field or page that differs.
+    pub fn compare_digest(&mut self, theirs: &[u8]) -> Result<(), Difference> {
+        let full = digest::is_full(theirs);
+        let position = self.vcpu.position();
+        digest::compare(&self.leaves(full), theirs, position)
+    }
+
+    fn leaves(&mut self, full: bool) -> Vec<(String, u64)> {
+        let mut leaves = digest::named("cpu", ft_devices::digest::leaves(&self.vcpu.state()));
+        leaves.extend(digest::named("board", self.board.leaves()));
+        leaves.extend(self.window.pages(&self.ram, self.ram_size, full));
+        leaves
+    }
+
+    /// Instructions that the guest met and the engine lacks, for the operator.
+    pub fn take_unimplemented(&mut self) -> Vec<String> {
+        self.vcpu.take_unimplemented()
+    }
+
+    /// Damages the guest on purpose, to show what a divergence report looks like: flips the lowest bit of a
+    /// general register, by its number in the encoding.
+    pub fn flip_register_bit(&mut self, register: usize) {
+        let mut state = self.vcpu.state();
+        state.gpr[register & 15] ^= 1;
+        self.vcpu.restore(&state);
+    }
+
+    /// The same for the lowest bit of a byte of memory.
+    ///
+    /// # Errors
+    /// The address is outside RAM.
+    pub fn flip_memory_bit(&mut self, address: u64) -> Result<(), vm_memory::GuestMemoryError> {
+        let byte: u8 = self.ram.read_obj(GuestAddress(address))?;
+        self.ram.write_obj(byte ^ 1, GuestAddress(address))
+    }
+}
+
+/// The kernel image that `name` stands for: `builtin:NAME` or a path.
+///
+/// # Errors
+/// No such guest, or the file cannot be read.
+pub fn read_kernel(name: &str, path: &Path) -> Result<Vec<u8>, BuildError> {
+    match name.strip_prefix("builtin:") {
+        Some(builtin) => ft_guests::builtin(builtin)
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| BuildError::Builtin(builtin.to_owned())),
+        None => std::fs::read(path).map_err(|error| BuildError::Kernel { path: path.to_owned(), error }),
+    }
+}
