@@ -3,11 +3,12 @@
 //! Live, solo, primary and backup run the same `Machine`. They differ in where inputs come from and in what becomes of
 //! outputs, and neither is known here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ft_core::input::Input;
 use ft_core::output::{DiskRequest, Output, OutputBody};
-use ft_devices::board::{ApplyError, Board, BoardSpec};
+use ft_devices::board::{ApplyError, Board, BoardSpec, DiskSpec, NicSpec};
+use ft_policies::{Config, Kernel};
 use ft_vcpu::software::{Options, SoftwareVcpu};
 use ft_vcpu::{Dead, GuestRam, Kick, Stop, Vcpu};
 use thiserror::Error;
@@ -81,6 +82,37 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Builds the machine that a config describes.
+    ///
+    /// `disk_sectors` are the sizes of the opened disks in 512-byte sectors, in the config's order.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(config: &Config, disk_sectors: &[u64]) -> Result<Self, BuildError> {
+        let name = config.vm.kernel.to_string();
+        let kernel = match &config.vm.kernel {
+            Kernel::Builtin(builtin) => {
+                let image = ft_guests::builtin(builtin);
+                image.ok_or_else(|| BuildError::Builtin(builtin.clone()))?.to_vec()
+            }
+            Kernel::File(path) => std::fs::read(path)
+                .map_err(|error| BuildError::Kernel { path: path.clone(), error })?,
+        };
+        let disks = config.disks.iter().zip(disk_sectors);
+        let board = BoardSpec {
+            disks: disks.map(|(disk, &sectors)| DiskSpec { sectors, read_only: disk.read_only }).collect(),
+            nics: config.nets.iter().map(|net| NicSpec { mac: net.mac }).collect(),
+        };
+        let spec = MachineSpec {
+            memory: config.vm.memory.bytes(),
+            kernel,
+            command_line: config.vm.cmdline.clone(),
+            board,
+            engine: Options::default(),
+        };
+        Self::new(spec, &name)
+    }
+
     /// Builds a machine that stands at position 0, before the kernel's first instruction.
     ///
     /// # Errors
@@ -232,18 +264,5 @@ impl Machine {
     pub fn flip_memory_bit(&mut self, address: u64) -> Result<(), vm_memory::GuestMemoryError> {
         let byte: u8 = self.ram.read_obj(GuestAddress(address))?;
         self.ram.write_obj(byte ^ 1, GuestAddress(address))
-    }
-}
-
-/// The kernel image that `name` stands for: `builtin:NAME` or a path.
-///
-/// # Errors
-/// No such guest, or the file cannot be read.
-pub fn read_kernel(name: &str, path: &Path) -> Result<Vec<u8>, BuildError> {
-    match name.strip_prefix("builtin:") {
-        Some(builtin) => ft_guests::builtin(builtin)
-            .map(<[u8]>::to_vec)
-            .ok_or_else(|| BuildError::Builtin(builtin.to_owned())),
-        None => std::fs::read(path).map_err(|error| BuildError::Kernel { path: path.to_owned(), error }),
     }
 }
