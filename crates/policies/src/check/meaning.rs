@@ -1,0 +1,116 @@
+//! What the values of a whole configuration mean together.
+
+use std::path::Path;
+
+use super::Check;
+use crate::config::{Config, Console, ConsoleOutput, Disk, Kernel, Vm};
+use crate::detector;
+use crate::logging;
+use crate::output::{Output, OutputRule};
+use crate::pacing;
+use crate::schema::tables::{self, Root};
+use crate::tie_breaker::{self, TieBreakerKind};
+
+/// Resolves what there is; the result counts only if `check` found nothing wrong.
+pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
+    let Root { vm, console, disk, replicas, net, logging, output, detector, tie_breaker, pacing } = root;
+    let mut uses = Vec::new();
+
+    let vm_table = vm.unwrap_or_default();
+    let kernel_span = vm_table.kernel.as_ref().map(|at| at.span());
+    let vm: Vm = check.vm(vm_table);
+    if let (Kernel::File(path), Some(span)) = (&vm.kernel, kernel_span) {
+        uses.push((path.clone(), span, "the kernel".to_owned()));
+    }
+
+    let shared_disk_span = check.keys.get("tie-breaker.shared-disk").cloned();
+    let tie_span = match &tie_breaker {
+        Some(tie_breaker::Table::SharedDisk(table)) => table.path.as_ref().map(|at| at.span()),
+        _ => None,
+    };
+    let tie_breaker = tie_breaker::Table::resolve(tie_breaker, check);
+
+    let rule = output.and_then(|table| table.rule);
+    let mut disks = Vec::new();
+    for (index, table) in disk.unwrap_or_default().into_iter().enumerate() {
+        let span = table.path.as_ref().map(|at| at.span());
+        separate_with_shared_register(&table, shared_disk_span.as_ref(), check);
+        let resolved: Disk = check.disk(table);
+        if let Some(span) = span {
+            unsafe_rule(rule.as_ref(), &resolved, &span, check);
+            uses.push((resolved.path.clone(), span, format!("disk {index}")));
+        }
+        disks.push(resolved);
+    }
+
+    let console = match console.and_then(|table| table.output) {
+        Some(at) if at.value().0 != "-" => {
+            let path = check.path(&at);
+            uses.push((path.clone(), at.span(), "the console output".to_owned()));
+            ConsoleOutput::File(path)
+        }
+        _ => ConsoleOutput::Stdout,
+    };
+    if let (TieBreakerKind::SharedDisk { path }, Some(span)) = (&tie_breaker, tie_span) {
+        uses.push((path.clone(), span, "the tie-breaker".to_owned()));
+    }
+    check.distinct(&uses);
+
+    let replicas_table = replicas.unwrap_or_default();
+    let nets_table = net.unwrap_or_default();
+    check.ports(&replicas_table, &nets_table);
+    Config {
+        path: path.to_owned(),
+        vm,
+        console: Console { output: console },
+        disks,
+        nets: check.nets(nets_table),
+        replicas: check.replicas(replicas_table),
+        logging: logging::Table::resolve(logging.unwrap_or_default(), check),
+        output: Output { rule: rule.map_or_else(OutputRule::default, |at| at.into_inner()) },
+        detector: detector::Table::resolve(detector, check),
+        tie_breaker,
+        pacing: pacing::Table::resolve(pacing, check),
+    }
+}
+
+/// Separate disks outlive the loss of any one store; a register on one of them does not.
+fn separate_with_shared_register(
+    disk: &tables::Disk,
+    register: Option<&std::ops::Range<usize>>,
+    check: &mut Check,
+) {
+    if let (Some(at), Some(register)) = (&disk.sharing, register)
+        && **at == tables::Sharing::Separate
+    {
+        check.error_with(
+            at.span(),
+            "separate disks cannot go with the shared-disk tie-breaker",
+            "each replica has a disk of its own",
+            "with separate disks there is no file system that both replicas reach; the tie-breaker must be elsewhere",
+            (register.clone(), "this needs a file system that both replicas reach".into()),
+        );
+    }
+}
+
+/// Without the Output Rule nobody knows which writes of a lost primary may still land on a disk that both use.
+fn unsafe_rule(
+    rule: Option<&crate::schema::At<OutputRule>>,
+    disk: &Disk,
+    span: &std::ops::Range<usize>,
+    check: &mut Check,
+) {
+    if let Some(at) = rule
+        && **at == OutputRule::None
+        && !disk.read_only
+    {
+        check.error_with(
+            at.span(),
+            "output.rule = \"none\" cannot go with a shared disk that the guest writes",
+            "writes would reach the disk before the backup knows of them",
+            "after a failover the new primary could not tell which writes of the old one may still land; use rule = \"commit\", \
+             or make the disk read-only",
+            (span.clone(), "the guest writes this disk".into()),
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! What both replicas must have in common, as a number.
+
+use std::fmt::Write as _;
+
+use crate::config::{Clock, Config, Engine, Kernel, NetBackend, Reads, Sharing};
+use crate::detector::DetectorKind;
+use crate::output::OutputRule;
+use crate::pacing::PacingKind;
+use crate::tie_breaker::TieBreakerKind;
+
+/// A text that is equal exactly where the shared part of two configurations is. Every struct is taken apart with all of its
+/// fields named, so that a new field cannot be forgotten here.
+fn canonical(config: &Config) -> String {
+    let Config {
+        path: _,
+        vm,
+        console: _,
+        disks,
+        nets,
+        replicas,
+        logging,
+        output,
+        detector,
+        tie_breaker,
+        pacing,
+    } = config;
+    let mut text = String::from("ft-vm config 1\n");
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        let value = value.to_string();
+        // With its length, so that no value can look like the next line.
+        let _ = writeln!(text, "{key} {} {value}", value.len());
+    };
+    let crate::config::Vm { name, engine, memory, kernel, cmdline, clock } = vm;
+    line("vm.name", name);
+    line(
+        "vm.engine",
+        match engine {
+            Engine::Software => &"software",
+        },
+    );
+    line("vm.memory", &memory.bytes());
+    match kernel {
+        Kernel::Builtin(name) => line("vm.kernel.builtin", name),
+        // Where the file is may differ between hosts; what is in it is compared apart.
+        Kernel::File(_) => line("vm.kernel.file", &""),
+    }
+    line("vm.cmdline", cmdline);
+    line(
+        "vm.clock",
+        match clock {
+            Clock::Host => &"host",
+            Clock::Virtual => &"virtual",
+        },
+    );
+    for disk in disks {
+        let crate::config::Disk { path: _, size, sharing, reads, read_only } = disk;
+        line("disk.size", &size.map_or_else(String::new, |size| size.bytes().to_string()));
+        line(
+            "disk.sharing",
+            match sharing {
+                Sharing::Shared => &"shared",
+            },
+        );
+        line(
+            "disk.reads",
+            match reads {
+                Reads::Primary => &"primary",
+            },
+        );
+        line("disk.read-only", read_only);
+    }
+    for net in nets {
+        let crate::config::Net { mac, backend } = net;
+        line("net.mac", &format!("{mac:02x?}"));
+        match backend {
+            NetBackend::User { forward } => {
+                line("net.user", &"");
+                for crate::config::Forward { listen, guest_port } in forward {
+                    line("net.user.forward", &format!("{listen} -> {guest_port}"));
+                }
+            }
+        }
+    }
+    let crate::config::Replicas { a, b, start_alone } = replicas;
+    line("replicas.a", a);
+    line("replicas.b", b);
+    line("replicas.start-alone", &start_alone.nanos());
+    let crate::logging::Logging { buffer } = logging;
+    line("logging.buffer", &buffer.bytes());
+    let crate::output::Output { rule } = output;
+    line(
+        "output.rule",
+        match rule {
+            OutputRule::Commit => &"commit",
+            OutputRule::None => &"none",
+        },
+    );
+    match detector {
+        DetectorKind::Fixed(crate::detector::fixed::Settings { heartbeat, timeout }) => {
+            line("detector.fixed.heartbeat", &heartbeat.nanos());
+            line("detector.fixed.timeout", &timeout.nanos());
+        }
+    }
+    match tie_breaker {
+        TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),
+    }
+    match pacing {
+        PacingKind::None => line("pacing.none", &""),
+        PacingKind::LagFeedback(crate::pacing::lag_feedback::Settings { target }) => {
+            line("pacing.lag-feedback.target", &target.nanos());
+        }
+    }
+    text
+}
+
+pub(crate) fn config(config: &Config) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(canonical(config).as_bytes())
+}
+
+pub(crate) fn pair(config: &Config) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(format!("ft-vm pair 1\n{}", config.vm.name).as_bytes())
+}

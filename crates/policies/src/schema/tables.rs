@@ -1,0 +1,193 @@
+//! The tables of a config file that are not a policy's own.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::At;
+use super::values::{Address, CommandLine, Mac, Name, NonEmpty};
+use crate::config::Forward;
+use crate::units::{Size, Time};
+use crate::{detector, logging, output, pacing, tie_breaker};
+
+pub(crate) const DEFAULT_MEMORY: &str = "64 MiB";
+pub(crate) const DEFAULT_START_ALONE: &str = "30 s";
+
+/// A fault-tolerant virtual machine: one guest, two replicas. Sizes and times are written with their units; relative paths
+/// are relative to this file; a policy is a table named for its kind.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[schemars(title = "ft-vm configuration")]
+pub(crate) struct Root {
+    /// The virtual machine: what both replicas run.
+    #[schemars(required)]
+    pub(crate) vm: Option<Vm>,
+    /// The guest's console.
+    pub(crate) console: Option<Console>,
+    /// The guest's disks, in the order in which it finds them.
+    pub(crate) disk: Option<Vec<Disk>>,
+    /// The two replicas and where they find each other.
+    #[schemars(required)]
+    pub(crate) replicas: Option<Replicas>,
+    /// The guest's network interfaces; one at most in this version.
+    pub(crate) net: Option<Vec<At<Net>>>,
+    /// The log between primary and backup.
+    pub(crate) logging: Option<logging::Table>,
+    /// What the world may see, and when.
+    pub(crate) output: Option<output::Table>,
+    /// When a silent peer is suspected to be gone. Without it: `[detector.fixed]`.
+    pub(crate) detector: Option<detector::Table>,
+    /// Who decides which replica may go on alone.
+    #[schemars(required)]
+    pub(crate) tie_breaker: Option<tie_breaker::Table>,
+    /// How fast the primary may run when the backup does not keep up. Without it: `[pacing.lag-feedback]`.
+    pub(crate) pacing: Option<pacing::Table>,
+}
+
+/// The `[vm]` table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Vm {
+    /// The name of the virtual machine, and so of the pair: both replicas and the tie-breaker's entries carry it.
+    #[schemars(required, extend("examples" = ["kv"]))]
+    pub(crate) name: Option<At<Name>>,
+    /// What runs the guest's instructions.
+    #[schemars(extend("default" = "software"))]
+    pub(crate) engine: Option<At<Engine>>,
+    /// How much memory the guest has: from "16 MiB" to "3 GiB", in whole 4 KiB pages.
+    #[schemars(extend("default" = DEFAULT_MEMORY))]
+    pub(crate) memory: Option<At<Size>>,
+    /// What is booted: `builtin:NAME` for a guest that is part of ft-vm (`builtin:kv`, `builtin:cpu`), or the path of an
+    /// ELF file with a PVH entry point.
+    #[schemars(required, extend("examples" = ["builtin:kv", "builtin:cpu"]))]
+    pub(crate) kernel: Option<At<NonEmpty>>,
+    /// The path of an initial RAM disk for the kernel. Not available in this version.
+    pub(crate) initrd: Option<At<NonEmpty>>,
+    /// The kernel's command line.
+    #[schemars(extend("default" = ""))]
+    pub(crate) cmdline: Option<At<CommandLine>>,
+    /// What the guest's time follows.
+    #[schemars(extend("default" = "host"))]
+    pub(crate) clock: Option<At<Clock>>,
+}
+
+/// `vm.engine`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Engine {
+    /// The software engine: any Linux/x86-64 host, no special rights.
+    Software,
+    /// The host's KVM. Not available in this version.
+    Kvm,
+}
+
+/// `vm.clock`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Clock {
+    /// The host's clock.
+    Host,
+    /// The guest's own progress: a run is a function of its inputs alone, and guest time may run faster or slower than
+    /// the world's.
+    Virtual,
+}
+
+/// The `[console]` table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Console {
+    /// Where the guest's console goes: `-` is standard output, anything else is a file.
+    #[schemars(extend("default" = "-"))]
+    pub(crate) output: Option<At<NonEmpty>>,
+}
+
+/// A `[[disk]]` table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Disk {
+    /// The file or block device. A separate disk's path holds `{replica}` where both replicas run on one machine.
+    #[schemars(required, extend("examples" = ["kv.img"]))]
+    pub(crate) path: Option<At<NonEmpty>>,
+    /// How large the disk is, in whole 512-byte sectors. A missing file is created with this size, a shorter one is
+    /// refused. Without it the file must exist, and is used as large as it is.
+    #[schemars(extend("examples" = ["64 MiB"]))]
+    pub(crate) size: Option<At<Size>>,
+    /// Whether both replicas use the same disk.
+    #[schemars(extend("default" = "shared"))]
+    pub(crate) sharing: Option<At<Sharing>>,
+    /// Which replica reads it.
+    #[schemars(extend("default" = "primary"))]
+    pub(crate) reads: Option<At<Reads>>,
+    /// Whether the guest may only read it.
+    #[schemars(extend("default" = false))]
+    pub(crate) read_only: Option<At<bool>>,
+}
+
+/// `disk.sharing`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Sharing {
+    /// One disk that both replicas reach; whoever is live writes (paper, section 2.2).
+    Shared,
+    /// Each replica has and writes a copy of its own (paper, section 4.1). Not available in this version.
+    Separate,
+}
+
+/// `disk.reads`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Reads {
+    /// The primary reads, and the log carries the data.
+    Primary,
+    /// The backup reads for itself (paper, section 4.2): less log, more disk work. Not available in this version.
+    Backup,
+}
+
+/// The `[replicas]` table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Replicas {
+    /// Where replica a, the primary of the first generation, listens for its peer. An address of this machine (loopback)
+    /// in this version.
+    #[schemars(required, extend("examples" = ["127.0.0.1:7001"]))]
+    pub(crate) a: Option<At<Address>>,
+    /// Where replica b listens for its peer. An address of this machine (loopback) in this version.
+    #[schemars(required, extend("examples" = ["127.0.0.1:7002"]))]
+    pub(crate) b: Option<At<Address>>,
+    /// How long a start waits for the other replica before the guest runs without it; at most "60 min".
+    #[schemars(extend("default" = DEFAULT_START_ALONE))]
+    pub(crate) start_alone: Option<At<Time>>,
+    /// Whether a replica that was lost is started again and joins. Not available in this version.
+    pub(crate) rejoin: Option<At<bool>>,
+}
+
+/// A `[[net]]` table: exactly one of `[net.user]` and `[net.tap]`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[schemars(extend("oneOf" = [{"required": ["user"]}, {"required": ["tap"]}]))]
+pub(crate) struct Net {
+    /// The guest's link-layer address; unicast. Without it: 02:66:74:76:6d:00 and on.
+    #[schemars(extend("examples" = ["02:66:74:76:6d:00"]))]
+    pub(crate) mac: Option<At<Mac>>,
+    /// A small network inside the launcher, with ports of the host forwarded into it. No special rights needed.
+    pub(crate) user: Option<NetUser>,
+    /// A TAP interface of the host. Not available in this version.
+    pub(crate) tap: Option<At<NetTap>>,
+}
+
+/// The `[net.user]` table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct NetUser {
+    /// TCP ports of the host that lead to ports of the guest.
+    #[schemars(extend("default" = [], "examples" = [["127.0.0.1:6379 -> 6379"]]))]
+    pub(crate) forward: Option<Vec<At<Forward>>>,
+}
+
+/// The `[net.tap]` table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct NetTap {
+    /// The name of the TAP interface.
+    #[schemars(required, extend("examples" = ["tap0"]))]
+    pub(crate) interface: Option<At<NonEmpty>>,
+}

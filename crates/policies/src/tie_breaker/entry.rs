@@ -1,0 +1,105 @@
+//! One generation entry: a small text file, so that a person can read who won.
+//!
+//! It is read strictly: an entry is what [`Entry::render`] would have written, byte for byte, or it is damaged.
+
+use super::Who;
+
+/// More than an entry can have.
+pub(crate) const MAX_LEN: usize = 512;
+const FORMAT: &str = "ft-vm generation 1";
+
+/// Who won one generation of one pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) pair: u128,
+    pub(crate) generation: u64,
+    pub(crate) who: Who,
+}
+
+impl Entry {
+    pub(crate) fn render(&self) -> String {
+        let body = format!(
+            "{FORMAT}\npair = {:032x}\ngeneration = {}\nreplica = {}\nincarnation = {:016x}\n",
+            self.pair, self.generation, self.who.replica, self.who.incarnation
+        );
+        let crc = crc32fast::hash(body.as_bytes());
+        format!("{body}crc = {crc:08x}\n")
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.is_empty() {
+            return Err("it is empty".into());
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
+        let mut lines = text.lines();
+        match lines.next() {
+            Some(FORMAT) => {}
+            Some(other) if other.starts_with("ft-vm generation ") => {
+                return Err("another version of ft-vm wrote it".into());
+            }
+            _ => return Err("it does not begin as one".into()),
+        }
+        let mut field = |name: &str| {
+            let value = lines
+                .next()
+                .and_then(|line| line.strip_prefix(name))
+                .and_then(|rest| rest.strip_prefix(" = "));
+            value.ok_or_else(|| format!("`{name}` is missing"))
+        };
+        let unreadable = |name: &str| format!("`{name}` is unreadable");
+        let entry = Self {
+            pair: u128::from_str_radix(field("pair")?, 16).map_err(|_| unreadable("pair"))?,
+            generation: field("generation")?.parse().map_err(|_| unreadable("generation"))?,
+            who: Who {
+                replica: field("replica")?.parse().map_err(|_| unreadable("replica"))?,
+                incarnation: u64::from_str_radix(field("incarnation")?, 16)
+                    .map_err(|_| unreadable("incarnation"))?,
+            },
+        };
+        if entry.render().as_bytes() == bytes { Ok(entry) } else { Err("its checksum is wrong".into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::ReplicaId;
+
+    proptest! {
+        #[test]
+        fn any_entry_comes_back(pair: u128, generation: u64, incarnation: u64, a: bool) {
+            let who = Who { replica: if a { ReplicaId::A } else { ReplicaId::B }, incarnation };
+            let entry = Entry { pair, generation, who };
+            let text = entry.render();
+            prop_assert!(text.len() <= MAX_LEN);
+            prop_assert_eq!(Entry::parse(text.as_bytes()), Ok(entry));
+        }
+
+        #[test]
+        fn any_change_of_a_byte_is_found(at in 0usize..200, to: u8) {
+            let entry = Entry { pair: 7, generation: 3, who: Who { replica: ReplicaId::A, incarnation: 9 } };
+            let mut bytes = entry.render().into_bytes();
+            let at = at % bytes.len();
+            prop_assume!(bytes[at] != to);
+            bytes[at] = to;
+            prop_assert!(Entry::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(Entry::parse(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn any_cut_is_found() {
+        let text =
+            Entry { pair: 7, generation: 3, who: Who { replica: ReplicaId::B, incarnation: 9 } }.render();
+        for length in 0..text.len() {
+            assert!(Entry::parse(&text.as_bytes()[..length]).is_err(), "{length}");
+        }
+        assert!(Entry::parse(format!("{text}\n").as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! Who may go on alone: an atomic compare-and-set of the pair's *generation*, in a store that both replicas reach.
+//!
+//! A [`Register`] call may block (a hard network mount may hang for ever): it is made in a helper thread with a deadline.
+//! When the deadline passes the answer is "unavailable" and *the ask stays outstanding*: whoever asked holds everything
+//! back until some later call of the same incarnation has been answered.
+
+pub(crate) mod elsewhere;
+pub(crate) mod entry;
+pub(crate) mod shared_disk;
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::check::Check;
+use crate::config::ReplicaId;
+pub use shared_disk::SharedDisk;
+
+/// One process of one replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Who {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Random per process: a predecessor's win is not mine.
+    pub incarnation: u64,
+}
+
+/// What the register holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegisterState {
+    /// The highest generation that was won; 0 before the first.
+    pub generation: u64,
+    /// Who won it; `None` in generation 0 only.
+    pub holder: Option<Who>,
+}
+
+/// The answer to an ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Answer {
+    /// The generation after `from` is the asker's, durably.
+    Won,
+    /// Somebody else has it, or it is already past.
+    Lost(RegisterState),
+    /// The register is lower than what the asker knows: the store was restored from an old copy, or is another one. Hold
+    /// everything and say so.
+    Behind(RegisterState),
+    /// Not known: nothing was won, and nothing was lost for certain. Ask again.
+    Unavailable(Unavailable),
+}
+
+/// Why the register could not be read or advanced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// The store did not do what it was asked to.
+    #[error("the tie-breaker cannot be reached: {doing} {path}: {error}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The operating system's words.
+        error: String,
+    },
+    /// The store belongs to another pair.
+    #[error(
+        "{path} belongs to another pair ({theirs:032x}, this one is {ours:032x}): give each pair a tie-breaker path of its \
+         own, or the same vm.name to both replicas"
+    )]
+    ForeignPair {
+        /// The entry.
+        path: PathBuf,
+        /// The pair in the entry.
+        theirs: u128,
+        /// This pair.
+        ours: u128,
+    },
+    /// An entry is damaged.
+    #[error("{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged")]
+    Corrupt {
+        /// The entry.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Entries below the highest one are missing: nothing ever removes one.
+    #[error(
+        "{path} is missing although generation {highest} exists: the tie-breaker's store was changed by hand or restored in \
+         part"
+    )]
+    Gap {
+        /// The entry that should be there.
+        path: PathBuf,
+        /// The highest generation that is there.
+        highest: u64,
+    },
+    /// There is no generation after the last one.
+    #[error("the last generation is used up")]
+    Exhausted,
+}
+
+/// The generation register. Any number of threads and processes may use the same store at once.
+pub trait Register {
+    /// What the register holds now.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn read(&self) -> Result<RegisterState, Unavailable>;
+    /// Asks for generation `from + 1`. The same `who` asking again after its own win gets [`Answer::Won`] again, as long as
+    /// nobody has gone past it.
+    fn advance(&self, from: u64, who: &Who) -> Answer;
+}
+
+/// `[tie-breaker.KIND]`, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TieBreakerKind {
+    /// `[tie-breaker.shared-disk]`
+    SharedDisk {
+        /// The folder of the generation entries; it is made at the first advance, its parent must exist.
+        path: PathBuf,
+    },
+}
+
+impl TieBreakerKind {
+    /// The register of this kind for the pair `pair_id` ([`crate::Config::pair_id`]). Does no I/O yet.
+    pub fn build(&self, pair_id: u128) -> Box<dyn Register + Send + Sync> {
+        match self {
+            Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair_id)),
+        }
+    }
+    /// The name of its table.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::SharedDisk { .. } => "shared-disk",
+        }
+    }
+}
+
+/// Who decides which replica may go on alone: exactly one of these tables.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "TieBreaker")]
+pub(crate) enum Table {
+    /// Generation entries in a folder on the file system that holds the shared disk.
+    SharedDisk(shared_disk::Table),
+    /// A witness server (`ft-vm witness`). Not available in this version.
+    #[expect(dead_code, reason = "refused as a whole until it exists; what is in it is for the schema")]
+    Witness(elsewhere::Witness),
+    /// A transaction on an etcd cluster. Not available in this version.
+    #[expect(dead_code, reason = "refused as a whole until it exists; what is in it is for the schema")]
+    Etcd(elsewhere::Etcd),
+    /// Nobody goes on until a person says so (`ft-vm promote`). Not available in this version.
+    Manual(elsewhere::Manual),
+}
+
+impl Table {
+    pub(crate) fn resolve(table: Option<Self>, check: &mut Check) -> TieBreakerKind {
+        let kind = match table {
+            Some(Self::SharedDisk(table)) => return table.resolve(check),
+            Some(Self::Witness(_)) => "witness",
+            Some(Self::Etcd(_)) => "etcd",
+            Some(Self::Manual(_)) => "manual",
+            // Missing: already reported, it is required.
+            None => return TieBreakerKind::SharedDisk { path: PathBuf::new() },
+        };
+        check.unavailable(
+            &["tie-breaker", kind],
+            &format!("[tie-breaker.{kind}]"),
+            "use [tie-breaker.shared-disk]",
+        );
+        TieBreakerKind::SharedDisk { path: PathBuf::new() }
+    }
+}

@@ -1,0 +1,227 @@
+//! The register as files in a folder that both replicas reach, ideally on the file system of the shared disk, so that
+//! whoever cannot reach the register cannot reach the disk either.
+//!
+//! Generation `g` is the file `generation.<g>`; it is made once, whole, by `link`, and never changed or removed:
+//!
+//! 1. write the entry to a temporary name of one's own and fsync it (a linked entry is never torn);
+//! 2. `link` it to the name of the wanted generation and *ignore what `link` says*: a network file system may report that
+//!    the name exists when it was this very call that made it;
+//! 3. read that name back: it is mine or it is not;
+//! 4. fsync the folder, so that the win outlives a crash, and look once more for higher names, before saying "won".
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::entry::{Entry, MAX_LEN};
+use super::{Answer, Register, RegisterState, TieBreakerKind, Unavailable, Who};
+use crate::check::Check;
+use crate::schema::At;
+use crate::schema::values::NonEmpty;
+
+const PREFIX: &str = "generation.";
+/// `u64::MAX` has twenty digits: names sort as their numbers do.
+const DIGITS: usize = 20;
+
+/// Tells apart the temporary files of several asks of one process: an ask that hangs in the kernel may still be about to
+/// link its file when the next one begins, so no ask ever touches the file of another.
+static ASKS: AtomicU64 = AtomicU64::new(0);
+
+/// The register in a folder.
+#[derive(Clone, Debug)]
+pub struct SharedDisk {
+    folder: PathBuf,
+    pair: u128,
+}
+
+impl SharedDisk {
+    /// The register of the pair `pair` in `folder`. Does no I/O.
+    pub fn new(folder: PathBuf, pair: u128) -> Self {
+        Self { folder, pair }
+    }
+
+    fn name(&self, generation: u64) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{generation:0DIGITS$}"))
+    }
+
+    /// The entry of one generation; `None` where there is none.
+    fn entry(&self, generation: u64) -> Result<Option<Entry>, Unavailable> {
+        let path = self.name(generation);
+        // Non-blocking and without following links: a pipe or a link of that name must not hang or mislead.
+        let opened =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(Unavailable::Corrupt { path, reason: "it is a symbolic link".into() });
+            }
+            Err(error) => return Err(io_failed("opening", &path, &error)),
+        };
+        if !file.metadata().map_err(|error| io_failed("examining", &path, &error))?.is_file() {
+            return Err(Unavailable::Corrupt { path, reason: "it is not a regular file".into() });
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_LEN as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| io_failed("reading", &path, &error))?;
+        let entry = match Entry::parse(&bytes) {
+            Ok(entry) => entry,
+            Err(reason) => return Err(Unavailable::Corrupt { path, reason }),
+        };
+        if entry.pair != self.pair {
+            return Err(Unavailable::ForeignPair { path, theirs: entry.pair, ours: self.pair });
+        }
+        if entry.generation != generation {
+            return Err(Unavailable::Corrupt {
+                path,
+                reason: format!("it is the entry of generation {}", entry.generation),
+            });
+        }
+        Ok(Some(entry))
+    }
+
+    /// Every generation that has a name in the folder, in order; temporary files and strangers are passed over.
+    fn generations(&self) -> Result<Vec<u64>, Unavailable> {
+        let failed = |error: io::Error| io_failed("listing", &self.folder, &error);
+        let listing = match fs::read_dir(&self.folder) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut found = Vec::new();
+        for item in listing {
+            let name = item.map_err(failed)?.file_name();
+            let Some(digits) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+            if digits.len() == DIGITS
+                && digits.bytes().all(|byte| byte.is_ascii_digit())
+                && let Ok(generation @ 1..) = digits.parse::<u64>()
+            {
+                found.push(generation);
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The state, with the check that no generation is missing.
+    fn state(&self) -> Result<RegisterState, Unavailable> {
+        let found = self.generations()?;
+        let Some(&highest) = found.last() else { return Ok(RegisterState { generation: 0, holder: None }) };
+        if found.len() as u64 != highest {
+            let missing =
+                found.iter().zip(1..).find(|(have, want)| **have != *want).map_or(highest, |(_, want)| want);
+            // A name that was made while the folder was listed may be absent from the listing with a later one present.
+            if self.entry(missing)?.is_none() {
+                return Err(Unavailable::Gap { path: self.name(missing), highest });
+            }
+        }
+        match self.entry(highest)? {
+            Some(entry) => Ok(RegisterState { generation: highest, holder: Some(entry.who) }),
+            None => Err(Unavailable::Gap { path: self.name(highest), highest }),
+        }
+    }
+
+    /// Makes the folder, durably, where it is missing.
+    fn make_folder(&self) -> Result<(), Unavailable> {
+        match fs::create_dir(&self.folder) {
+            Ok(()) => sync_folder(
+                self.folder.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(io_failed("making the folder", &self.folder, &error)),
+        }
+    }
+
+    /// Steps 1 and 2: offers an entry under the name of its generation. Whether it was taken shows in reading it back.
+    fn offer(&self, entry: &Entry) -> Result<(), Unavailable> {
+        let ask = ASKS.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.folder.join(format!("tmp.{:016x}.{ask}", entry.who.incarnation));
+        let written =
+            OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
+                file.write_all(entry.render().as_bytes()).and_then(|()| file.sync_all())
+            });
+        if let Err(error) = written {
+            // Ours alone, and never linked: nothing depends on it.
+            let _ = fs::remove_file(&temporary);
+            return Err(io_failed("writing", &temporary, &error));
+        }
+        let _ = fs::hard_link(&temporary, self.name(entry.generation));
+        // The entry has its own name now, or never will; a temporary file that stays behind is passed over.
+        let _ = fs::remove_file(&temporary);
+        Ok(())
+    }
+
+    fn try_advance(&self, from: u64, who: &Who) -> Result<Answer, Unavailable> {
+        let wanted = from.checked_add(1).ok_or(Unavailable::Exhausted)?;
+        let state = self.state()?;
+        if state.generation < from {
+            return Ok(Answer::Behind(state));
+        }
+        if state.generation == from {
+            if from == 0 {
+                self.make_folder()?;
+            }
+            self.offer(&Entry { pair: self.pair, generation: wanted, who: *who })?;
+        }
+        let Some(entry) = self.entry(wanted)? else {
+            // `link` did fail: a full file system, no right to write, or one that has no hard links.
+            let error = io::Error::other(
+                "the entry did not appear (is the file system full, read-only, or without hard links?)",
+            );
+            return Err(io_failed("making", &self.name(wanted), &error));
+        };
+        if entry.who == *who {
+            sync_folder(&self.folder)?;
+        }
+        let state = self.state()?;
+        if state.generation < wanted {
+            return Ok(Answer::Behind(state));
+        }
+        Ok(if entry.who == *who && state.generation == wanted { Answer::Won } else { Answer::Lost(state) })
+    }
+}
+
+impl Register for SharedDisk {
+    fn read(&self) -> Result<RegisterState, Unavailable> {
+        self.state()
+    }
+
+    fn advance(&self, from: u64, who: &Who) -> Answer {
+        self.try_advance(from, who).unwrap_or_else(Answer::Unavailable)
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), Unavailable> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| io_failed("making durable", path, &error))
+}
+
+fn io_failed(doing: &'static str, path: &Path, error: &io::Error) -> Unavailable {
+    Unavailable::Io { doing, path: path.to_owned(), error: error.to_string() }
+}
+
+/// The `[tie-breaker.shared-disk]` table.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[schemars(rename = "TieBreakerSharedDisk")]
+pub(crate) struct Table {
+    /// The folder of the generation entries, relative to this file. It is made when missing; the folder that it is in must
+    /// exist. Keep it on the file system of the shared disk, and never remove anything from it.
+    #[schemars(required, extend("examples" = ["pair.generations"]))]
+    pub(crate) path: Option<At<NonEmpty>>,
+}
+
+impl Table {
+    pub(crate) fn resolve(self, check: &mut Check) -> TieBreakerKind {
+        TieBreakerKind::SharedDisk {
+            path: self.path.as_ref().map(|path| check.path(path)).unwrap_or_default(),
+        }
+    }
+}
