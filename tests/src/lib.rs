@@ -1,1 +1,50 @@
-//! End-to-end harness.
+//! The end-to-end harness: starts the real `ft-vm` binary, talks to it with real clients, and kills what it should
+//! survive. The tests are in `tests/tests`; `cargo xtask bench` measures with the same parts.
+//!
+//! * [`Bed`] is one pair's surroundings: a folder, a config, ports, and the promise that nothing outlives it.
+//! * [`Launcher`] is a started `ft-vm`, with everything it printed and when.
+//! * [`Load`] is the checking client: connections that know which replies are right.
+//! * [`RedisBenchmark`] is the real client that nobody here wrote.
+//!
+//! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
+//! for the long campaigns, `FT_SEED` repeats the random moments of an earlier run.
+
+mod bed;
+mod binary;
+mod busy;
+mod capture;
+mod checker;
+mod config;
+mod launcher;
+mod ports;
+mod random;
+mod redis_benchmark;
+mod replica;
+mod resp;
+mod status;
+mod survivors;
+
+pub use bed::{Bed, Finished};
+pub use binary::{ft_vm, workspace};
+pub use busy::Busy;
+pub use capture::{Capture, Line};
+pub use checker::{Ledger, Load, Record, Shape};
+pub use config::{Guest, Settings};
+pub use launcher::{Launcher, Takeover};
+pub use ports::Ports;
+pub use random::Random;
+pub use redis_benchmark::{RedisBenchmark, have_redis_tools};
+pub use replica::BareReplica;
+pub use resp::{Reply, Resp};
+pub use status::{Replica, Status};
+pub use survivors::{alive, kill_marked, marked};
+
+/// Whether the long campaigns were asked for (`FT_FULL=1`, `cargo xtask test --full`).
+pub fn full() -> bool {
+    std::env::var_os("FT_FULL").is_some_and(|value| value == "1")
+}
+
+/// The number of rounds of a campaign: few by default, all behind the one flag.
+pub fn rounds(few: u32, all: u32) -> u32 {
+    if full() { all } else { few }
+}
