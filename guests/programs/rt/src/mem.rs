@@ -155,3 +155,16 @@ strlen:
 3:  ret
 "#
 );
+
+// `core` and `alloc` come compiled for unwinding, and what of them is not inlined away refers to the unwinder. A panic
+// never unwinds here: reaching one of these is a fault.
+core::arch::global_asm!(
+    r#"
+    .text
+    .globl rust_eh_personality
+    .globl _Unwind_Resume
+rust_eh_personality:
+_Unwind_Resume:
+    ud2
+"#
+);
