@@ -1,0 +1,81 @@
+//! `cargo xtask bench`: one table, each figure from one run side by side with what it is compared with.
+
+mod cpu;
+mod failover;
+mod kv;
+mod table;
+
+use std::time::Duration;
+
+use ft_e2e::{Bed, Status};
+
+use crate::steps::{cargo, target};
+use table::Table;
+
+/// How much is measured.
+pub(crate) struct Effort {
+    /// Interleaved repeats of each comparison.
+    pub(crate) repeats: usize,
+    /// Seconds that one run of `guests/cpu` takes.
+    pub(crate) cpu_seconds: f64,
+    /// Requests of one run of redis-benchmark without pipelining.
+    pub(crate) requests: u64,
+    /// Kills.
+    pub(crate) kills: u32,
+    /// How long the idle pair is watched.
+    pub(crate) idle: Duration,
+}
+
+/// Builds, measures, prints.
+pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
+    if !ft_e2e::have_redis_tools() {
+        return Err("redis-benchmark is missing (Debian: apt install redis-tools)".into());
+    }
+    let built = cargo(&["build", "--release", "--package", "ft-vm", "--bin", "ft-vm"]).status();
+    if !built.is_ok_and(|status| status.success()) {
+        return Err("building ft-vm failed".into());
+    }
+    if std::env::var_os("FT_VM_BIN").is_none() {
+        // SAFETY: no other thread of this process exists yet.
+        unsafe { std::env::set_var("FT_VM_BIN", target().join("release/ft-vm")) };
+    }
+    let effort = if quick {
+        Effort { repeats: 1, cpu_seconds: 4.0, requests: 10_000, kills: 5, idle: Duration::from_secs(5) }
+    } else {
+        Effort { repeats: 3, cpu_seconds: 10.0, requests: 30_000, kills: 20, idle: Duration::from_secs(20) }
+    };
+    let mut table = Table::new();
+    cpu::measure(&effort, &mut table);
+    kv::measure(&effort, &mut table);
+    failover::measure(&effort, &mut table);
+    if json {
+        println!("{:#}", table.json());
+    } else {
+        print!("{}", table.text());
+    }
+    Ok(())
+}
+
+/// The median of some numbers.
+pub(crate) fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    match numbers.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => numbers[middle],
+        _ => f64::midpoint(numbers[middle - 1], numbers[middle]),
+    }
+}
+
+/// The most memory that a process ever held, in MiB.
+pub(crate) fn peak_memory(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kib.map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+/// Waits until both replicas are there.
+pub(crate) fn both(bed: &Bed) -> Status {
+    bed.wait_status("both replicas", Duration::from_secs(20), |status| status.replicas.len() == 2)
+}

@@ -1,0 +1,95 @@
+//! The table of figures: what was measured, what was aimed for, and whom it is compared with.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+struct Row {
+    key: &'static str,
+    what: String,
+    value: f64,
+    unit: &'static str,
+    aim: &'static str,
+    anchor: &'static str,
+}
+
+/// Rows, in the order in which they were measured.
+pub(crate) struct Table {
+    rows: Vec<Row>,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self { rows: Vec::new() }
+    }
+
+    /// Adds a figure. `aim` and `anchor` may be empty.
+    pub(crate) fn add(
+        &mut self,
+        key: &'static str,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        aim: &'static str,
+        anchor: &'static str,
+    ) {
+        let what = what.into();
+        eprintln!("{what}: {} {unit}", shown(value));
+        self.rows.push(Row { key, what, value, unit, aim, anchor });
+    }
+
+    /// Under a heading with the machine.
+    pub(crate) fn text(&self) -> String {
+        let width =
+            |of: fn(&Row) -> usize, least: usize| self.rows.iter().map(of).max().unwrap_or(0).max(least);
+        let what = width(|row| row.what.chars().count(), 6);
+        let value = width(|row| shown(row.value).len() + 1 + row.unit.chars().count(), 8);
+        let aim = width(|row| row.aim.chars().count(), 3);
+        let mut text = format!("{}\n\n", machine());
+        let _ = writeln!(text, "{:what$}  {:>value$}  {:aim$}  for comparison", "figure", "measured", "aim");
+        for row in &self.rows {
+            let measured = format!("{} {}", shown(row.value), row.unit);
+            let line = format!("{:what$}  {measured:>value$}  {:aim$}  {}", row.what, row.aim, row.anchor);
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        let _ = writeln!(
+            text,
+            "\n[FT 2010] Scales, Nelson, Venkitachalam, Design of a Practical System for Fault-Tolerant VMs, tables 1 and 2\n\
+             [Remus] Cully et al., NSDI 2008   [KRR] whole-VM record/replay on KVM, OSDI 2025"
+        );
+        text
+    }
+
+    /// For other programs.
+    pub(crate) fn json(&self) -> Value {
+        let figures: serde_json::Map<String, Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                (row.key.to_owned(), json!({ "value": row.value, "unit": row.unit, "what": row.what }))
+            })
+            .collect();
+        json!({ "machine": machine(), "figures": figures })
+    }
+}
+
+/// Three digits that mean something.
+fn shown(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Processor, cores and kernel.
+fn machine() -> String {
+    let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = file("/proc/cpuinfo");
+    let model =
+        processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let kernel = file("/proc/sys/kernel/osrelease");
+    format!("{}, {cores} cores, Linux {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask test`: everything that must hold before a change goes in. Continuous integration runs exactly this.
+
+use crate::steps::{Steps, cargo, root, target};
+use crate::tools;
+
+/// Runs all steps. `full` asks for the long campaigns as well.
+pub(crate) fn run(full: bool) -> Result<(), String> {
+    let tools = tools::provide();
+    let mut steps = Steps::default();
+
+    let mut format = cargo(&["fmt", "--all", "--check"]);
+    steps.run("formatting", without_target(&mut format));
+    // The programs that run inside the virtual machine are a workspace of their own.
+    let mut format = cargo(&["fmt", "--manifest-path", "guests/programs/Cargo.toml", "--all", "--check"]);
+    steps.run("formatting of the guest programs", without_target(&mut format));
+
+    // The tests' profile: build scripts, and the guests that they build, are built once.
+    let lints = ["clippy", "--workspace", "--all-targets", "--release", "--locked"];
+    steps.run("lints", cargo(&lints).args(["--", "-D", "warnings"]));
+
+    let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--release", "--locked", "--quiet"]);
+    steps.run("documentation", docs.env("RUSTDOCFLAGS", "-D warnings"));
+
+    if steps.run("build", &mut cargo(&["build", "--workspace", "--bins", "--release", "--locked"])) {
+        let mut tests = cargo(&["test", "--workspace", "--release", "--locked", "--no-fail-fast"]);
+        tests.env("FT_VM_BIN", target().join("release/ft-vm")).envs(tools.environment());
+        if full {
+            tests.env("FT_FULL", "1");
+        }
+        steps.run(if full { "tests, with the long campaigns" } else { "tests" }, &mut tests);
+    }
+
+    for line in tools.missing() {
+        println!("note: {line}");
+    }
+    let verdict = steps.verdict();
+    if let Ok(line) = &verdict {
+        println!("xtask test: {line}");
+    }
+    verdict.map(drop)
+}
+
+/// `cargo fmt` knows no `--target-dir`: the same command without it.
+fn without_target(command: &mut std::process::Command) -> &mut std::process::Command {
+    let words: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let kept = words.iter().position(|word| word == "--target-dir").unwrap_or(words.len());
+    let mut plain = std::process::Command::new(command.get_program());
+    plain.current_dir(root()).args(&words[..kept]);
+    *command = plain;
+    command
+}

@@ -1,0 +1,108 @@
+//! Programs of others that tests use: redis-tools, and two TOML language servers.
+//!
+//! redis-tools comes from the distribution: it is installed where this runs as root and apt is there, else a person is
+//! told. tombi (PyPI) and taplo (npm) are put under `target/tools`; without network or package manager the test that
+//! wants them says that it was not run.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::steps::target;
+
+const TOMBI: &str = "tombi==1.9.6";
+const TAPLO: &str = "@taplo/cli@0.7.0";
+
+/// What there is and what is missing.
+pub(crate) struct Tools {
+    found: Vec<(&'static str, PathBuf)>,
+    missing: Vec<String>,
+}
+
+impl Tools {
+    /// Variables for the tests.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.found.iter().map(|(name, path)| (*name, path.as_path()))
+    }
+
+    /// What is missing, each in a line.
+    pub(crate) fn missing(&self) -> &[String] {
+        &self.missing
+    }
+}
+
+/// Looks for all of them, and installs what can be.
+pub(crate) fn provide() -> Tools {
+    let mut tools = Tools { found: Vec::new(), missing: Vec::new() };
+    if !ft_e2e::have_redis_tools() {
+        install_redis_tools();
+        if !ft_e2e::have_redis_tools() {
+            tools
+                .missing
+                .push("redis-benchmark and redis-cli are missing (Debian: apt install redis-tools)".into());
+        }
+    }
+    let folder = target().join("tools");
+    let python = folder.join("python");
+    tools.add("FT_TOMBI", "tombi", &python.join("bin/tombi"), |_| {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
+            .arg(&python)
+            .arg(TOMBI);
+        pip
+    });
+    let node = folder.join("node");
+    tools.add("FT_TAPLO", "taplo", &node.join("node_modules/.bin/taplo"), |_| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&node).arg(TAPLO);
+        npm
+    });
+    tools
+}
+
+impl Tools {
+    fn add(&mut self, variable: &'static str, name: &str, path: &Path, install: impl Fn(&Path) -> Command) {
+        if let Some(given) = std::env::var_os(variable) {
+            self.found.push((variable, PathBuf::from(given)));
+            return;
+        }
+        if !runs(path) {
+            let mut command = install(path);
+            println!("== installing {name} under {}", target().join("tools").display());
+            match command.stdin(Stdio::null()).status() {
+                Ok(status) if status.success() => {}
+                Ok(status) => println!("{}: {status}", command.get_program().display()),
+                Err(error) => println!("{}: {error}", command.get_program().display()),
+            }
+        }
+        if runs(path) {
+            self.found.push((variable, path.to_owned()));
+        } else {
+            self.missing.push(format!("{name} is missing: the editor test did not run with it"));
+        }
+    }
+}
+
+/// Whether the program starts.
+fn runs(path: &Path) -> bool {
+    let run = Command::new(path).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    run.is_ok_and(|status| status.success())
+}
+
+fn install_redis_tools() {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root || !runs(Path::new("apt-get")) {
+        return;
+    }
+    println!("== installing redis-tools");
+    let install = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "--yes", "--no-install-recommends", "redis-tools"])
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        apt.stdin(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    if !install() {
+        let _ = Command::new("apt-get").args(["update", "--quiet"]).stdout(Stdio::null()).status();
+        install();
+    }
+}
