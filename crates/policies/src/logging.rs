@@ -23,7 +23,7 @@ pub struct Logging {
 
 /// The `[logging]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(rename = "Logging")]
 pub(crate) struct Table {
     /// How much log may be on its way from primary to backup (from "2176 KiB", twice the largest record, to "1 GiB").

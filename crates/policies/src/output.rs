@@ -44,7 +44,7 @@ impl OutputRule {
 
 /// The `[output]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(rename = "Output")]
 pub(crate) struct Table {
     /// When an output of the guest may be released.

@@ -1,5 +1,6 @@
 //! What the values of a whole configuration mean together.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::Check;
@@ -31,16 +32,26 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     let tie_breaker = tie_breaker::Table::resolve(tie_breaker, check);
 
     let rule = output.and_then(|table| table.rule);
+    // The first shared disk that the guest writes.
+    let mut written: Option<Range<usize>> = None;
     let mut disks = Vec::new();
     for (index, table) in disk.unwrap_or_default().into_iter().enumerate() {
         let span = table.path.as_ref().map(|at| at.span());
+        let separate = table.sharing.as_deref() == Some(&tables::Sharing::Separate);
         separate_with_shared_register(&table, shared_disk_span.as_ref(), check);
         let resolved: Disk = check.disk(table);
         if let Some(span) = span {
-            unsafe_rule(rule.as_ref(), &resolved, &span, check);
+            if !resolved.read_only && !separate {
+                written.get_or_insert_with(|| span.clone());
+            }
             uses.push((resolved.path.clone(), span, format!("disk {index}")));
         }
         disks.push(resolved);
+    }
+    if let (Some(rule), Some(disk)) = (&rule, written)
+        && **rule == OutputRule::None
+    {
+        unsafe_rule(rule.span(), disk, check);
     }
 
     let console = match console.and_then(|table| table.output) {
@@ -75,11 +86,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
 }
 
 /// Separate disks outlive the loss of any one store; a register on one of them does not.
-fn separate_with_shared_register(
-    disk: &tables::Disk,
-    register: Option<&std::ops::Range<usize>>,
-    check: &mut Check,
-) {
+fn separate_with_shared_register(disk: &tables::Disk, register: Option<&Range<usize>>, check: &mut Check) {
     if let (Some(at), Some(register)) = (&disk.sharing, register)
         && **at == tables::Sharing::Separate
     {
@@ -94,23 +101,13 @@ fn separate_with_shared_register(
 }
 
 /// Without the Output Rule nobody knows which writes of a lost primary may still land on a disk that both use.
-fn unsafe_rule(
-    rule: Option<&crate::schema::At<OutputRule>>,
-    disk: &Disk,
-    span: &std::ops::Range<usize>,
-    check: &mut Check,
-) {
-    if let Some(at) = rule
-        && **at == OutputRule::None
-        && !disk.read_only
-    {
-        check.error_with(
-            at.span(),
-            "output.rule = \"none\" cannot go with a shared disk that the guest writes",
-            "writes would reach the disk before the backup knows of them",
-            "after a failover the new primary could not tell which writes of the old one may still land; use rule = \"commit\", \
-             or make the disk read-only",
-            (span.clone(), "the guest writes this disk".into()),
-        );
-    }
+fn unsafe_rule(rule: Range<usize>, disk: Range<usize>, check: &mut Check) {
+    check.error_with(
+        rule,
+        "output.rule = \"none\" cannot go with a shared disk that the guest writes",
+        "writes would reach the disk before the backup knows of them",
+        "after a failover the new primary could not tell which writes of the old one may still land; use rule = \"commit\", or \
+         make the disk read-only",
+        (disk, "the guest writes this disk".into()),
+    );
 }

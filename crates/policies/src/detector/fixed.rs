@@ -53,7 +53,7 @@ impl Detector for Fixed {
 
 /// The `[detector.fixed]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(rename = "DetectorFixed")]
 pub(crate) struct Table {
     /// How often each replica sends a heartbeat (at least "1 ms").

@@ -72,7 +72,7 @@ impl Pacing for LagFeedback {
 
 /// The `[pacing.lag-feedback]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(rename = "PacingLagFeedback")]
 pub(crate) struct Table {
     /// The execution lag that is still fine (from "1 ms" to "1 min"); above it the primary is slowed down.

@@ -61,11 +61,11 @@ impl<T: JsonSchema> JsonSchema for At<T> {
     }
 }
 
-/// TOML has no null: an optional key is absent.
+/// Takes out what only Rust means. In particular TOML has no null: an optional key is absent.
 #[derive(Clone, Debug)]
-struct NoNull;
+struct Plain;
 
-impl Transform for NoNull {
+impl Transform for Plain {
     fn transform(&mut self, schema: &mut Schema) {
         transform_subschemas(self, schema);
         let Some(object) = schema.as_object_mut() else { return };
@@ -91,14 +91,18 @@ impl Transform for NoNull {
                 }
             }
         }
-        // A bare number has no meaning to an editor that would show it.
+        // The width of a Rust integer is nothing to an editor.
         object.remove("format");
+        // Where a comment was wrapped says nothing either.
+        if let Some(Value::String(text)) = object.get_mut("description") {
+            *text = text.replace('\n', " ");
+        }
     }
 }
 
 /// The schema as a JSON value.
 pub fn json() -> Value {
-    let settings = SchemaSettings::draft07().with_transform(NoNull);
+    let settings = SchemaSettings::draft07().with_transform(Plain);
     let mut schema = settings.into_generator().into_root_schema_for::<tables::Root>();
     let object = schema.ensure_object();
     object.insert("$id".into(), "https://ft-vm.github.io/ft-vm.schema.json".into());

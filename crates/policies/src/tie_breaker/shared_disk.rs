@@ -209,12 +209,12 @@ fn io_failed(doing: &'static str, path: &Path, error: &io::Error) -> Unavailable
 
 /// The `[tie-breaker.shared-disk]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(rename = "TieBreakerSharedDisk")]
 pub(crate) struct Table {
     /// The folder of the generation entries, relative to this file. It is made when missing; the folder that it is in must
     /// exist. Keep it on the file system of the shared disk, and never remove anything from it.
-    #[schemars(required, extend("examples" = ["pair.generations"]))]
+    #[schemars(with = "At<NonEmpty>", extend("examples" = ["pair.generations"]))]
     pub(crate) path: Option<At<NonEmpty>>,
 }
 
