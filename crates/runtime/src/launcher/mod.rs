@@ -1,3 +1,6 @@
 //! The launcher of a local pair.
 
+pub mod lan;
 pub mod messages;
+pub mod packet;
+pub(crate) mod poller;
