@@ -39,6 +39,11 @@ impl Resp {
         Ok(client)
     }
 
+    /// Over a connection that is there already; without a limit.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new(), at: 0 }
+    }
+
     /// Changes the longest wait.
     pub fn set_limit(&self, limit: Duration) -> Result<(), String> {
         self.stream

@@ -45,9 +45,17 @@ pub(crate) fn provide() -> Tools {
     let python = folder.join("python");
     tools.add("FT_TOMBI", "tombi", &python.join("bin/tombi"), |_| {
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
-            .arg(&python)
-            .arg(TOMBI);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--root-user-action=ignore",
+            "--target",
+        ])
+        .arg(&python)
+        .arg(TOMBI);
         pip
     });
     let node = folder.join("node");
