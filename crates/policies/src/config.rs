@@ -158,6 +158,15 @@ pub enum Kernel {
     File(PathBuf),
 }
 
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// What guest time follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {

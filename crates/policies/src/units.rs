@@ -46,8 +46,10 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
 }
 
 fn write_in(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let (name, factor) =
-        units.iter().find(|(_, factor)| value != 0 && value % factor == 0).unwrap_or(&units[units.len() - 1]);
+    let (name, factor) = units
+        .iter()
+        .find(|(_, factor)| value != 0 && value.is_multiple_of(*factor))
+        .unwrap_or(&units[units.len() - 1]);
     write!(f, "{} {name}", value / factor)
 }
 

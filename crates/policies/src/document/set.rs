@@ -3,6 +3,8 @@
 //! A part of the key that is a number is a place in an array (`disk.0.reads`); the place after the last one adds an element.
 //! Where a table stands for a choice (a policy), the new choice replaces the old one.
 
+use std::ops::Range;
+
 use serde_json::Value;
 use serde_spanned::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -56,7 +58,7 @@ pub(super) fn apply<'t>(
         path.push(key);
         value = inner;
     }
-    put(root, schema, schema, &path, value).map_err(|one| vec![one])
+    put(root, schema, schema, &path, value).map_err(|one| vec![*one])
 }
 
 /// Where the key ends: the first `=` outside quotes.
@@ -91,7 +93,7 @@ fn put<'t>(
     node: &Value,
     path: &[Key<'t>],
     value: Node<'t>,
-) -> Result<(), Diagnostic> {
+) -> Result<(), Box<Diagnostic>> {
     let Some((key, rest)) = path.split_first() else {
         *target = value;
         return Ok(());
@@ -107,8 +109,8 @@ fn put<'t>(
             // The place of a key that is set is in the `--set`, also where the file has that key.
             let mut present = table.remove(name).filter(|_| !rest.is_empty());
             let fresh = || {
-                let array = rest.first().is_some_and(|next| is_index(next))
-                    && shape::follow(schema, inner).get("items").is_some();
+                let array =
+                    rest.first().is_some_and(is_index) && shape::follow(schema, inner).get("items").is_some();
                 let empty =
                     if array { DeValue::Array(DeArray::new()) } else { DeValue::Table(DeTable::new()) };
                 Spanned::new(key.span(), empty)
@@ -129,7 +131,7 @@ fn put<'t>(
                     array.push(slot);
                     Ok(())
                 }
-                _ => Err(mistake(
+                _ => Err(boxed(
                     key.span(),
                     "there is no such element",
                     format!("there are {count}"),
@@ -137,19 +139,23 @@ fn put<'t>(
                 )),
             }
         }
-        DeValue::Array(_) => Err(mistake(
+        DeValue::Array(_) => Err(boxed(
             key.span(),
             "this is an array",
             "a number is needed here",
             Some("for the first element: 0".into()),
         )),
-        other => Err(mistake(
+        other => Err(boxed(
             key.span(),
             "there is no table to set this in",
             format!("what stands before it is {}", shape::type_name(other)),
             None,
         )),
     }
+}
+
+fn boxed(span: Range<usize>, title: &str, label: impl Into<String>, help: Option<String>) -> Box<Diagnostic> {
+    Box::new(mistake(span, title, label, help))
 }
 
 fn is_index(key: &Key<'_>) -> bool {

@@ -113,12 +113,12 @@ impl SharedDisk {
     fn state(&self) -> Result<RegisterState, Unavailable> {
         let found = self.generations()?;
         let Some(&highest) = found.last() else { return Ok(RegisterState { generation: 0, holder: None }) };
-        if found.len() as u64 != highest {
-            let missing =
-                found.iter().zip(1..).find(|(have, want)| **have != *want).map_or(highest, |(_, want)| want);
-            // A name that was made while the folder was listed may be absent from the listing with a later one present.
-            if self.entry(missing)?.is_none() {
-                return Err(Unavailable::Gap { path: self.name(missing), highest });
+        // A name that was made while the folder was listed may be absent from the listing with a later one present: each
+        // that is not listed is looked for by itself. (However high `highest` is, this ends at the first real gap.)
+        let mut listed = found.iter().peekable();
+        for wanted in 1..highest {
+            if listed.next_if_eq(&&wanted).is_none() && self.entry(wanted)?.is_none() {
+                return Err(Unavailable::Gap { path: self.name(wanted), highest });
             }
         }
         match self.entry(highest)? {
