@@ -1,0 +1,292 @@
+//! The backup's side of the log: records received and not yet executed, and the outputs it keeps back.
+
+use std::collections::VecDeque;
+
+use crate::record::{Body, LogRecord, MAX_RECORD_COST, OutputClass};
+use crate::replica::Divergence;
+use crate::{Lsn, Nanos};
+
+/// An output that the backup's own machine made.
+#[derive(Debug)]
+struct Made<O> {
+    position: u64,
+    class: OutputClass,
+    digest: u64,
+    keep: Option<O>,
+}
+
+/// An output whose marker was executed; kept until the primary is known to have released it.
+#[derive(Debug)]
+pub struct Kept<O> {
+    /// LSN of the marker; `None` if the primary had not told of it.
+    pub lsn: Option<Lsn>,
+    /// Its kind.
+    pub class: OutputClass,
+    /// Its content; `None` for disk writes, which live in the machine's set of pending requests only.
+    pub payload: Option<O>,
+}
+
+/// Why a batch of records was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecords {
+    /// A gap, or a repetition, in the LSNs.
+    #[error("record {got} arrived where {expected} was due")]
+    Gap {
+        /// What arrived.
+        got: Lsn,
+        /// What was due.
+        expected: Lsn,
+    },
+    /// A position lower than one before it.
+    #[error("record {lsn} goes back to position {position}")]
+    Backwards {
+        /// The record.
+        lsn: Lsn,
+        /// Its position.
+        position: u64,
+    },
+    /// More than the agreed bound of records not yet executed.
+    #[error("the peer sends more log than the agreed bound")]
+    TooMuch,
+    /// Records before `Armed`, or `Armed` twice.
+    #[error("record {0} does not belong where it stands")]
+    Misplaced(Lsn),
+}
+
+/// What a backup has received.
+#[derive(Debug)]
+pub struct Backlog<O> {
+    queue: VecDeque<LogRecord>,
+    bytes: u64,
+    capacity: u64,
+    received: Lsn,
+    executed: Lsn,
+    told: u64,
+    position: u64,
+    stamps: VecDeque<(Lsn, u64)>,
+    executed_stamp: u64,
+    made: VecDeque<Made<O>>,
+    kept: VecDeque<Kept<O>>,
+    released: Lsn,
+    armed: bool,
+    ended: Option<Lsn>,
+}
+
+impl<O> Backlog<O> {
+    /// An empty backlog that expects the record after `last`, of a machine that stands at `position`.
+    pub fn new(capacity: u64, last: Lsn, position: u64) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            capacity,
+            received: last,
+            executed: last,
+            told: position,
+            position,
+            stamps: VecDeque::new(),
+            executed_stamp: 0,
+            made: VecDeque::new(),
+            kept: VecDeque::new(),
+            released: last,
+            armed: false,
+            ended: None,
+        }
+    }
+
+    /// Takes in the records of one frame, all or none.
+    pub fn receive(&mut self, records: Vec<LogRecord>, stamp: u64) -> Result<(), BadRecords> {
+        let (mut expected, mut told, mut bytes, mut armed) =
+            (self.received, self.told, self.bytes, self.armed);
+        for record in &records {
+            expected += 1;
+            if record.lsn != expected {
+                return Err(BadRecords::Gap { got: record.lsn, expected });
+            }
+            if record.position < told {
+                return Err(BadRecords::Backwards { lsn: record.lsn, position: record.position });
+            }
+            if (record.body == Body::Armed) == armed {
+                return Err(BadRecords::Misplaced(record.lsn));
+            }
+            armed = true;
+            told = record.position;
+            bytes += record.body.cost();
+        }
+        // The primary keeps within the bound itself, but for markers; more than a record above it is no honest mistake.
+        if bytes > self.capacity + MAX_RECORD_COST {
+            return Err(BadRecords::TooMuch);
+        }
+        (self.received, self.told, self.bytes, self.armed) = (expected, told, bytes, armed);
+        if !records.is_empty() {
+            self.stamps.push_back((expected, stamp));
+        }
+        self.queue.extend(records);
+        Ok(())
+    }
+
+    /// The primary has released the outputs of all markers up to `watermark`: they need no keeping.
+    pub fn released(&mut self, watermark: Lsn) {
+        self.released = self.released.max(watermark);
+        while self.kept.front().is_some_and(|kept| kept.lsn.is_some_and(|lsn| lsn <= self.released)) {
+            self.kept.pop_front();
+        }
+    }
+
+    /// The next record to execute, taken out; [`Self::executed`] must follow for it.
+    pub fn take(&mut self) -> Option<LogRecord> {
+        self.queue.pop_front()
+    }
+
+    /// The machine made an output.
+    pub fn made(&mut self, position: u64, class: OutputClass, digest: u64, keep: Option<O>) {
+        self.made.push_back(Made { position, class, digest, keep });
+    }
+
+    /// The machine stands at the record's position and has done what it says.
+    ///
+    /// # Errors
+    /// The machine's outputs are not those that the primary told of.
+    pub fn executed(&mut self, record: &LogRecord) -> Result<(), Divergence> {
+        assert_eq!(record.lsn, self.executed + 1, "records are executed in order");
+        if let Body::Output { class, digest } = record.body {
+            self.match_marker(record, class, digest)?;
+        } else if let Some(made) = self.made.front()
+            && (made.position < record.position || !matches!(record.body, Body::Input(_)))
+        {
+            // An input may itself make outputs, at its own position; their markers follow.
+            return Err(Divergence {
+                position: made.position,
+                what: format!("this side made {} that the primary did not", describe(made.class)),
+            });
+        }
+        if record.body == Body::Stop {
+            self.ended = Some(record.lsn);
+        }
+        self.executed = record.lsn;
+        self.position = record.position;
+        self.bytes -= record.body.cost();
+        while let Some((last, stamp)) = self.stamps.front().copied()
+            && last <= self.executed
+        {
+            self.executed_stamp = stamp;
+            self.stamps.pop_front();
+        }
+        Ok(())
+    }
+
+    fn match_marker(
+        &mut self,
+        record: &LogRecord,
+        class: OutputClass,
+        digest: u64,
+    ) -> Result<(), Divergence> {
+        let diverged = |what| Err(Divergence { position: record.position, what });
+        let Some(made) = self.made.pop_front() else {
+            return diverged(format!("the primary made {} that this side did not", describe(class)));
+        };
+        if made.position != record.position || made.class != class {
+            return diverged(format!(
+                "this side made {} at position {}, the primary {}",
+                describe(made.class),
+                made.position,
+                describe(class)
+            ));
+        }
+        if made.digest != digest {
+            return diverged(format!("the content of {} differs from the primary's", describe(class)));
+        }
+        if class == OutputClass::End {
+            self.ended = Some(record.lsn);
+        }
+        if record.lsn > self.released {
+            self.kept.push_back(Kept { lsn: Some(record.lsn), class, payload: made.keep });
+        }
+        Ok(())
+    }
+
+    /// Takes what this side must emit when it goes live: outputs not known to be released, then outputs that the primary
+    /// had not told of.
+    pub fn take_kept(&mut self) -> Vec<Kept<O>> {
+        let mut kept: Vec<_> = self.kept.drain(..).collect();
+        kept.extend(self.made.drain(..).map(|made| Kept {
+            lsn: None,
+            class: made.class,
+            payload: made.keep,
+        }));
+        kept
+    }
+
+    /// Everything received was executed.
+    pub fn is_replayed(&self) -> bool {
+        self.executed == self.received
+    }
+
+    /// True once `Armed` was received: this side may ask.
+    pub fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// True if the guest's end, or a stop, was executed here and its release is known.
+    pub fn is_over(&self) -> bool {
+        self.ended.is_some_and(|lsn| lsn <= self.released)
+    }
+
+    /// Highest record received.
+    pub fn received(&self) -> Lsn {
+        self.received
+    }
+
+    /// Highest record executed.
+    pub fn executed_lsn(&self) -> Lsn {
+        self.executed
+    }
+
+    /// Position of the last record executed.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Highest position told.
+    pub fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// Highest watermark heard.
+    pub fn released_lsn(&self) -> Lsn {
+        self.released
+    }
+
+    /// The stamp of the last frame that was wholly executed.
+    pub fn executed_stamp(&self) -> Nanos {
+        self.executed_stamp
+    }
+
+    /// Cost of the records that wait, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Records that wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// True if no record waits (one may be in execution).
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Outputs kept back.
+    pub fn kept(&self) -> usize {
+        self.kept.len() + self.made.len()
+    }
+}
+
+fn describe(class: OutputClass) -> &'static str {
+    match class {
+        OutputClass::Net => "network frames",
+        OutputClass::Console => "console bytes",
+        OutputClass::DiskWrite => "a disk write",
+        OutputClass::End => "a power-off",
+    }
+}

@@ -1,0 +1,124 @@
+//! What goes into a [`super::Replica`], and what comes out.
+
+use ft_policies::{Answer, RegisterState, Unavailable};
+
+use super::Divergence;
+use crate::record::OutputClass;
+use crate::{Lsn, Nanos};
+
+/// Something that happened outside.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The process is ready: sockets are bound, disks are open, the machine is built.
+    Start,
+    /// The log connection stands. One at a time: the last one was [`Event::Disconnected`] before.
+    Connected,
+    /// Bytes from the log connection.
+    Received(&'a [u8]),
+    /// The log connection is gone, in words.
+    Disconnected(String),
+    /// A datagram from the peer's address.
+    Datagram(&'a [u8]),
+    /// The time of [`super::Replica::poll_timeout`] has come.
+    Timeout,
+    /// Answer to [`Effect::ReadRegister`].
+    Register(Result<RegisterState, Unavailable>),
+    /// Answer to [`Effect::Ask`]; expiry of its deadline is `Unavailable`.
+    Answer {
+        /// The ask's `from`.
+        from: u64,
+        /// What came of it.
+        answer: Answer,
+    },
+    /// Answer to [`Effect::Fence`]: nothing of the old primary's can reach a shared disk any more.
+    Fenced {
+        /// The generation of the question.
+        generation: u64,
+    },
+    /// The pending disk requests have been issued again ([`super::Mode::Reissue`]).
+    DisksReissued,
+    /// The backup's machine differs from the primary's.
+    Diverged(Divergence),
+    /// The operator wants the pair to stop.
+    Stop,
+}
+
+/// Something to be done outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Read the register.
+    ReadRegister,
+    /// Ask the register for generation `from + 1`.
+    Ask {
+        /// The generation that this side knows.
+        from: u64,
+    },
+    /// Cut the old primary off from the shared disks.
+    Fence {
+        /// The generation that was won.
+        generation: u64,
+    },
+    /// This replica is live: move the guest's address here. Outputs are released after this only.
+    Live {
+        /// The generation.
+        generation: u64,
+        /// It took over from a primary that was lost.
+        takeover: bool,
+        /// It has no backup.
+        alone: bool,
+        /// Nanoseconds since the peer was last heard; 0 at the first start.
+        silent: Nanos,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The inbound frames up to this switch number are in acknowledged records (or there is no backup).
+    RxAcknowledged {
+        /// Generation.
+        generation: u64,
+        /// Last number.
+        seq: u64,
+    },
+    /// Send this datagram to the peer's address, provided that the thread that runs the guest is at work.
+    Heartbeat(Vec<u8>),
+    /// Close the log connection, if there is one. No [`Event::Disconnected`] is due for it.
+    CloseLink,
+    /// A line for the operator.
+    Notice(String),
+    /// End the process at once; what is in [`super::Replica::poll_transmit`] is sent if that needs no waiting.
+    Halt {
+        /// Why.
+        exit: Exit,
+        /// The same, in words.
+        message: String,
+    },
+    /// The guest's end, or a stop, is complete on this side.
+    End,
+}
+
+/// Why a replica ends on its own; the number is the process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It cannot go on.
+    Failure = 1,
+    /// The other side has the next generation.
+    LostTieBreaker = 3,
+    /// Its machine is not the primary's.
+    Divergence = 5,
+    /// The peer speaks another version, has another config or another guest.
+    Mismatch = 6,
+}
+
+/// An output that may go out now. To be performed in the order in which they are given, then told with
+/// [`super::Replica::released`].
+#[derive(Debug)]
+pub struct Released<O> {
+    /// LSN of its marker.
+    pub lsn: Lsn,
+    /// Generation in which it is released.
+    pub generation: u64,
+    /// Its kind.
+    pub class: OutputClass,
+    /// Its content.
+    pub payload: O,
+}

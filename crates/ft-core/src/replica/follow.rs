@@ -1,0 +1,95 @@
+//! The backup: takes records in, acknowledges them at once, executes them later.
+
+use super::{Ack, Divergence, Effect, Frame, LogFrame, Nanos, Phase, Replica, Stage, timers};
+use crate::record::{LogRecord, OutputClass};
+
+impl<O> Replica<O> {
+    pub(super) fn log_received(&mut self, log: LogFrame, now: Nanos) {
+        let released = log.released;
+        let taken =
+            self.backlog.receive(log.records, log.sent).map_err(|error| error.to_string()).and_then(|()| {
+                if released <= self.backlog.received() {
+                    Ok(())
+                } else {
+                    Err("released what was never sent".to_owned())
+                }
+            });
+        if let Err(error) = taken {
+            self.effects.push_back(Effect::CloseLink);
+            self.link = None;
+            return self.lose_peer(&format!("the primary breaks the protocol: {error}"), now);
+        }
+        self.backlog.released(released);
+        self.heard(ft_policies::Heard::Log, now);
+        self.ack_due = true;
+        self.end_if_over();
+    }
+
+    fn end_if_over(&mut self) {
+        if self.phase == Phase::Backup && self.backlog.is_over() {
+            self.ack_due = true;
+            self.finish();
+        }
+    }
+
+    /// The next record to execute: run the machine until it stands at the record's position, tell its outputs with
+    /// [`Self::made`], do what the record says, then tell [`Self::executed`].
+    pub fn take_record(&mut self) -> Option<LogRecord> {
+        match self.phase {
+            Phase::Backup | Phase::TakingOver(Stage::Replaying) => self.backlog.take(),
+            _ => None,
+        }
+    }
+
+    /// This side's machine made an output. `keep` is its content; `None` for disk writes, which go-live issues again from
+    /// the machine's pending requests.
+    pub fn made(&mut self, position: u64, class: OutputClass, digest: u64, keep: Option<O>) {
+        assert!(
+            keep.is_none() || class != OutputClass::DiskWrite,
+            "disk writes live in the pending set only"
+        );
+        self.backlog.made(position, class, digest, keep);
+    }
+
+    /// A record from [`Self::take_record`] was executed.
+    ///
+    /// # Errors
+    /// This side's outputs are not the primary's. To be told with [`super::Event::Diverged`].
+    pub fn executed(&mut self, record: &LogRecord, now: Nanos) -> Result<(), Divergence> {
+        if !matches!(self.phase, Phase::Backup | Phase::TakingOver(Stage::Replaying)) {
+            return Ok(());
+        }
+        self.backlog.executed(record)?;
+        if self.phase == Phase::Backup && self.exec_ack_due.is_none() && !self.ack_due {
+            // Frames are acknowledged as they arrive; when none arrive (a stalled primary) execution is told by itself.
+            self.exec_ack_due = Some(now + timers::EXEC_ACK_DELAY);
+        }
+        self.end_if_over();
+        self.step_takeover();
+        Ok(())
+    }
+
+    /// An acknowledgement, if one is due and the session is open: after closing it nothing is ever acknowledged.
+    pub(super) fn ack_frame(&mut self) -> Option<Vec<u8>> {
+        self.session?;
+        if !self.ack_due || !matches!(self.phase, Phase::Backup | Phase::Over) {
+            return None;
+        }
+        self.ack_due = false;
+        self.exec_ack_due = None;
+        self.acked = self.backlog.received();
+        Some(Frame::Ack(self.ack()).encode())
+    }
+
+    fn ack(&self) -> Ack {
+        Ack {
+            stamp: self.stamp(),
+            received: self.backlog.received(),
+            executed: self.backlog.executed_lsn(),
+            position: self.backlog.position(),
+            echo: self.backlog.executed_stamp(),
+            released: self.backlog.released_lsn(),
+            stop: self.stop_wanted,
+        }
+    }
+}

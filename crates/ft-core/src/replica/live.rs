@@ -1,0 +1,205 @@
+//! The replica whose guest is the real one: log, gate, acknowledgements, the orderly end.
+
+use super::{Ack, Effect, Frame, LogFrame, Nanos, Phase, Released, Replica, timers};
+use crate::Lsn;
+use crate::input::Input;
+use crate::record::{Body, LogRecord, OutputClass, RECORD_OVERHEAD};
+use crate::wire::{FRAME_BUDGET, VERSION};
+
+impl<O> Replica<O> {
+    /// True if the guest may run now. False while a bound is reached: that is a stall, counted until this is true again.
+    /// To be asked again when an acknowledgement has come.
+    pub fn may_run(&mut self, now: Nanos) -> bool {
+        if self.phase != Phase::Live || !self.started || self.stopping {
+            return false;
+        }
+        let room = !self.gate.is_full() && (self.session.is_none() || self.log.has_room(0));
+        self.count_stall(!room, now);
+        room
+    }
+
+    /// Reserves space for a record of this cost, before its input is applied. False is a stall, as with [`Self::may_run`].
+    pub fn reserve(&mut self, cost: u64, now: Nanos) -> bool {
+        let room = self.session.is_none() || self.log.has_room(cost);
+        self.count_stall(!room, now);
+        room
+    }
+
+    fn count_stall(&mut self, stalled: bool, now: Nanos) {
+        match (self.stalled_since, stalled) {
+            (None, true) => {
+                self.stalled_since = Some(now);
+                self.counters.stalls += 1;
+            }
+            (Some(since), false) => {
+                self.stalled_since = None;
+                self.counters.stalled += now.saturating_sub(since);
+                self.stalls.push_back((since, now));
+                while self.stalls.front().is_some_and(|(_, end)| end + timers::STALL_WINDOW < now) {
+                    self.stalls.pop_front();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Appends a record at the position where the machine stands.
+    pub fn append(&mut self, position: u64, body: Body, now: Nanos) -> Lsn {
+        assert_eq!(self.phase, Phase::Live, "only the live replica writes the log");
+        assert!(position >= self.position, "positions never decrease");
+        self.position = position;
+        self.last += 1;
+        if let Body::Input(Input::NetRx(batch)) = &body
+            && batch.switch_seq != 0
+        {
+            self.rx_unacked.push_back((self.last, batch.switch_seq));
+        }
+        if self.session.is_some() {
+            self.log.append(self.last, position, body, now);
+        }
+        self.acknowledge_frames();
+        self.last
+    }
+
+    /// The machine made an output that the Output Rule holds; `size` is what it takes in the gate, in bytes.
+    #[allow(clippy::too_many_arguments, reason = "an output has as many parts")]
+    pub fn emit(
+        &mut self,
+        position: u64,
+        class: OutputClass,
+        digest: u64,
+        size: u64,
+        payload: O,
+        now: Nanos,
+    ) {
+        let lsn = self.append(position, Body::Output { class, digest }, now);
+        self.gate.hold(lsn, Some(class), Some(payload), size + RECORD_OVERHEAD, now);
+    }
+
+    /// Appends the stop record that [`super::Mode::Stop`] asks for.
+    pub fn append_stop(&mut self, position: u64, now: Nanos) {
+        let lsn = self.append(position, Body::Stop, now);
+        self.stopping = true;
+        self.gate.hold(lsn, None, None, RECORD_OVERHEAD, now);
+    }
+
+    /// The next output that may go out. Call again after anything that may have let one pass.
+    pub fn poll_release(&mut self, now: Nanos) -> Option<Released<O>> {
+        if self.phase != Phase::Live || self.ask.is_some() {
+            return None;
+        }
+        let limit = match self.session {
+            Some(_) if self.settings.hold_outputs => self.log.acked(),
+            _ => Lsn::MAX,
+        };
+        let held = self.gate.pass(limit)?;
+        // The invariant, first step: released in this generation only if acknowledged in it, or if there is no backup.
+        assert!(
+            self.session.is_none() || held.lsn <= self.log.acked() || !self.settings.hold_outputs,
+            "an output is released only when its marker is acknowledged"
+        );
+        self.output_delay.add(now.saturating_sub(held.since));
+        let lsn = held.lsn;
+        match (held.class, held.payload) {
+            (Some(class), Some(payload)) => {
+                Some(Released { lsn, generation: self.generation, class, payload })
+            }
+            _ => {
+                self.end_at(lsn, now);
+                None
+            }
+        }
+    }
+
+    /// All outputs up to this one have gone out. `end` if the last one was the guest's end.
+    pub fn released(&mut self, lsn: Lsn, end: bool, now: Nanos) {
+        self.watermark = self.watermark.max(lsn);
+        if self.session.is_some() && self.watermark_due.is_none() && self.watermark_sent < self.watermark {
+            self.watermark_due = Some(now + timers::WATERMARK_DELAY);
+        }
+        if end && self.phase == Phase::Live {
+            self.end_at(lsn, now);
+        }
+    }
+
+    fn end_at(&mut self, lsn: Lsn, now: Nanos) {
+        self.watermark = self.watermark.max(lsn);
+        if self.session.is_none() {
+            return self.finish();
+        }
+        self.phase = Phase::Ending;
+        self.ends_at = lsn;
+        self.watermark_due = Some(now);
+        self.ending_deadline = Some(now + timers::ENDING_PATIENCE);
+    }
+
+    pub(super) fn ack_received(&mut self, ack: &Ack, now: Nanos) {
+        if !matches!(self.phase, Phase::Live | Phase::Ending) {
+            self.counters.stale += 1;
+            return;
+        }
+        let before = self.log.executed();
+        if let Err(error) = self.log.acknowledge(ack.received, ack.executed, now) {
+            self.effects.push_back(Effect::CloseLink);
+            self.link = None;
+            return self.lose_peer(&error.to_string(), now);
+        }
+        self.heard(ft_policies::Heard::Ack, now);
+        if ack.executed > before && ack.echo != 0 && ack.echo <= now {
+            self.last_lag = now - ack.echo;
+            self.lag.add(self.last_lag);
+            self.pacing.on_lag(now, self.last_lag);
+        }
+        self.armed();
+        self.acknowledge_frames();
+        if ack.stop && !self.stop_wanted {
+            self.stop_wanted = true;
+            self.stop_deadline = Some(now + timers::STOP_PATIENCE);
+        }
+        if self.phase == Phase::Ending && ack.executed >= self.ends_at && ack.released >= self.ends_at {
+            self.finish();
+        }
+    }
+
+    /// Tells the switch which inbound frames it may forget.
+    pub(super) fn acknowledge_frames(&mut self) {
+        if self.ask.is_some() {
+            return;
+        }
+        let limit = if self.session.is_some() { self.log.acked() } else { Lsn::MAX };
+        let mut last = None;
+        while let Some((lsn, seq)) = self.rx_unacked.front().copied()
+            && lsn <= limit
+        {
+            last = Some(seq);
+            self.rx_unacked.pop_front();
+        }
+        if let Some(seq) = last {
+            self.effects.push_back(Effect::RxAcknowledged { generation: self.generation, seq });
+        }
+    }
+
+    /// The next log frame: records that wait, or the watermark alone when that is due.
+    pub(super) fn log_frame(&mut self, now: Nanos) -> Option<Vec<u8>> {
+        self.session?;
+        if !matches!(self.phase, Phase::Live | Phase::Ending) {
+            return None;
+        }
+        let due = self.watermark_due.is_some_and(|at| now >= at);
+        if !self.log.has_unsent() && !due {
+            return None;
+        }
+        let records: Vec<LogRecord> = self.log.take_unsent(FRAME_BUDGET);
+        self.watermark_sent = self.watermark;
+        self.watermark_due = None;
+        let frame = LogFrame { stamp: self.stamp(), released: self.watermark, sent: now.max(1), records };
+        let bytes = Frame::Log(frame).encode();
+        self.counters.log_bytes += bytes.len() as u64;
+        Some(bytes)
+    }
+
+    /// The protocol's version, for status.
+    pub fn version(&self) -> u16 {
+        VERSION
+    }
+}

@@ -1,0 +1,160 @@
+//! When the other side is gone: asking, winning, losing, going live.
+
+use ft_policies::RegisterState;
+
+use super::{Effect, Exit, Nanos, Phase, Replica, Stage};
+use crate::Lsn;
+use crate::wire::PeerRole;
+
+impl<O> Replica<O> {
+    /// The peer is suspected. What follows depends on what it was to this side.
+    pub(super) fn lose_peer(&mut self, reason: &str, now: Nanos) {
+        if self.session.take().is_none() {
+            return;
+        }
+        self.link = None;
+        self.frames.clear();
+        match self.phase {
+            Phase::Live => {
+                self.reason = format!("lost the backup: {reason}");
+                self.count_off(now);
+                self.effects.push_back(Effect::CloseLink);
+                // Binding from here: nothing is released, whatever happens, until this is answered.
+                self.ask(self.generation);
+            }
+            Phase::Backup if self.backlog.is_over() => self.finish(),
+            Phase::Backup if self.backlog.is_armed() => {
+                // The session is closed: nothing received after this, nothing acknowledged after this.
+                self.ack_due = false;
+                self.exec_ack_due = None;
+                assert!(self.acked <= self.backlog.received(), "only what was received was acknowledged");
+                self.reason = format!("lost the primary: {reason}");
+                self.phase = Phase::TakingOver(Stage::Replaying);
+                self.effects.push_back(Effect::CloseLink);
+                self.ask(self.generation);
+            }
+            Phase::Backup => {
+                // It never had a guest: back to the start.
+                self.phase = Phase::Waiting;
+                self.start_alone_at = Some(now + self.settings.start_alone);
+                self.effects.push_back(Effect::CloseLink);
+                self.effects.push_back(Effect::ReadRegister);
+            }
+            Phase::Ending => self.finish(),
+            _ => {}
+        }
+    }
+
+    fn count_off(&mut self, now: Nanos) {
+        if let Some(since) = self.stalled_since.take() {
+            self.counters.stalled += now.saturating_sub(since);
+        }
+        self.stalls.clear();
+    }
+
+    pub(super) fn won(&mut self, generation: u64, now: Nanos) {
+        if self.highest > generation {
+            self.generation = generation;
+            return self.depose();
+        }
+        self.highest = generation;
+        match self.phase {
+            Phase::Waiting => self.claimed(generation, now),
+            Phase::Live => {
+                self.generation = generation;
+                if self.started {
+                    let silent = now.saturating_sub(self.last_heard);
+                    self.go_live(false, silent);
+                } else {
+                    self.send_hello();
+                    self.match_roles(now);
+                    self.start_alone();
+                }
+                self.acknowledge_frames();
+            }
+            Phase::TakingOver(_) => {
+                self.generation = generation;
+                self.step_takeover();
+            }
+            _ => {}
+        }
+    }
+
+    fn go_live(&mut self, takeover: bool, silent: Nanos) {
+        let (generation, alone, reason) = (self.generation, true, self.reason.clone());
+        self.effects.push_back(Effect::Live { generation, takeover, alone, silent, reason });
+    }
+
+    pub(super) fn lost(&mut self, register: RegisterState, now: Nanos) {
+        self.highest = self.highest.max(register.generation);
+        if self.phase == Phase::Waiting {
+            // Somebody else started the guest; this side may still become its backup.
+            self.register = Some(register);
+            self.register_poll_at = Some(now + super::timers::BEHIND_RETRY);
+            return self.match_roles(now);
+        }
+        self.lost_for_good(register);
+    }
+
+    pub(super) fn lost_for_good(&mut self, register: RegisterState) {
+        let winner = register
+            .holder
+            .map_or_else(|| "nobody".to_owned(), |who| format!("replica {}", who.replica.name()));
+        let message = format!(
+            "generation {} belongs to {winner}: this side (generation {}) stops, and has released nothing since",
+            register.generation, self.generation
+        );
+        self.halt(Exit::LostTieBreaker, message);
+    }
+
+    /// Won and replayed? Then the old primary is cut off.
+    pub(super) fn step_takeover(&mut self) {
+        if self.phase == Phase::TakingOver(Stage::Replaying)
+            && self.ask.is_none()
+            && self.backlog.is_replayed()
+        {
+            self.phase = Phase::TakingOver(Stage::Fencing);
+            self.effects.push_back(Effect::Fence { generation: self.generation });
+        }
+    }
+
+    pub(super) fn fenced(&mut self, generation: u64) {
+        if self.phase == Phase::TakingOver(Stage::Fencing) && generation == self.generation {
+            self.phase = Phase::TakingOver(Stage::Reissuing);
+        }
+    }
+
+    /// Last step: the guest's address moves here, then what was kept goes out.
+    pub(super) fn disks_reissued(&mut self, now: Nanos) {
+        if self.phase != Phase::TakingOver(Stage::Reissuing) {
+            return;
+        }
+        // The invariant, last step: everything that could have been acknowledged was replayed.
+        assert!(self.acked <= self.backlog.received(), "acknowledged means received");
+        assert_eq!(
+            self.backlog.executed_lsn(),
+            self.backlog.received(),
+            "received means replayed before going live"
+        );
+        self.last = self.backlog.received();
+        self.position = self.backlog.told();
+        self.watermark = self.backlog.released_lsn();
+        self.started = true;
+        self.phase = Phase::Live;
+        self.go_live(true, now.saturating_sub(self.last_heard));
+        for kept in self.backlog.take_kept() {
+            let lsn: Lsn = kept.lsn.unwrap_or_else(|| {
+                self.last += 1;
+                self.last
+            });
+            if let Some(payload) = kept.payload {
+                self.gate.hold(lsn, Some(kept.class), Some(payload), 0, now);
+            }
+        }
+    }
+
+    /// What the peer says it is, if it was heard lately.
+    pub fn peer(&self) -> Option<(PeerRole, Nanos)> {
+        self.peer_beat
+    }
+}

@@ -1,0 +1,592 @@
+//! One side of a pair: the protocol's state machine.
+//!
+//! The phases and what moves between them:
+//!
+//! ```text
+//!   Waiting --won 0->1, or a cold start--> Live --lost the backup: ask; won--> Live, alone
+//!      |                                    |  \--lost, or deposed--> Halted (3)
+//!      \--offered a session--> Backup --lost the primary--> TakingOver --won, replayed, fenced, disks--> Live, alone
+//! ```
+//!
+//! `start.rs` has everything until the guest runs, `live.rs` the replica whose guest is real, `follow.rs` the backup,
+//! `lose.rs` what happens when the other side is gone, `timers.rs` all that time alone brings about.
+
+mod events;
+mod follow;
+mod live;
+mod lose;
+mod start;
+mod status;
+mod timers;
+
+use std::collections::VecDeque;
+
+use ft_policies::{Answer, Detector, Pacing, RegisterState, Unavailable, Who};
+
+pub use events::{Effect, Event, Exit, Released};
+pub use status::Status;
+
+use crate::backlog::Backlog;
+use crate::gate::Gate;
+use crate::histogram::Histogram;
+use crate::log::Log;
+use crate::wire::{Ack, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp};
+use crate::{Lsn, Nanos};
+
+/// What does not change while a replica lives.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This process.
+    pub me: Who,
+    /// Identity of the pair.
+    pub pair: u128,
+    /// Digest of the part of the config that both sides must share.
+    pub config: u128,
+    /// Digest of the guest's image.
+    pub image: u128,
+    /// Most bytes of log that the backup has yet to execute.
+    pub log_capacity: u64,
+    /// Most bytes of outputs held.
+    pub gate_bytes: u64,
+    /// Most outputs held.
+    pub gate_outputs: usize,
+    /// How long a replica that could start the guest waits for the other one.
+    pub start_alone: Nanos,
+    /// The longest that a record may stay unacknowledged.
+    pub ack_timeout: Nanos,
+    /// The longest that a backup may have records and execute none.
+    pub stuck: Nanos,
+    /// The Output Rule; false is for experiments.
+    pub hold_outputs: bool,
+}
+
+/// Bounds of the output gate of an ordinary replica: bytes and outputs.
+pub const GATE: (u64, usize) = (16 << 20, 4096);
+
+/// [`Settings::stuck`] of an ordinary replica.
+pub const STUCK: Nanos = 2_000_000_000;
+
+/// Where a replica is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// No guest state yet.
+    Waiting,
+    /// Its guest is the real one, or will be as soon as it starts.
+    Live,
+    /// It follows a primary.
+    Backup,
+    /// It has lost its primary.
+    TakingOver(Stage),
+    /// It has seen a higher generation than its own: it releases nothing and reads the register.
+    Deposed,
+    /// The guest's end, or a stop, was released; the backup is given a moment to know.
+    Ending,
+    /// Over: [`Effect::End`] or [`Effect::Halt`] was given.
+    Over,
+}
+
+/// Steps of going live, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Asking for the next generation and executing what was received; both must end.
+    Replaying,
+    /// Won and replayed; the old primary is being cut off.
+    Fencing,
+    /// Cut off; pending disk requests are issued again.
+    Reissuing,
+}
+
+/// What the thread that runs the guest is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: wait for a change.
+    Hold,
+    /// Run live, as far as [`Replica::may_run`] says.
+    Live,
+    /// Append the stop record ([`Replica::append_stop`]).
+    Stop,
+    /// Take records and execute them.
+    Backup,
+    /// Issue the pending disk requests again, then tell with [`Event::DisksReissued`].
+    Reissue,
+    /// Nothing, ever again.
+    Over,
+}
+
+/// The backup's machine is not the primary's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("divergence at position {position}: {what}")]
+pub struct Divergence {
+    /// Where it was found.
+    pub position: u64,
+    /// What differs.
+    pub what: String,
+}
+
+#[derive(Debug)]
+struct Ask {
+    from: u64,
+    retry_at: Option<Nanos>,
+    told: bool,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    reader: FrameReader,
+    hello: Option<Hello>,
+}
+
+/// A log connection in which this side is primary or backup.
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    id: u64,
+    peer: u64,
+    /// LSN of `Armed` on the primary.
+    armed: Lsn,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    stale: u64,
+    bad_datagrams: u64,
+    log_bytes: u64,
+    stalls: u64,
+    stalled: Nanos,
+}
+
+/// One side of a pair. `O` is the content of an output; the protocol only keeps it.
+pub struct Replica<O> {
+    settings: Settings,
+    detector: Box<dyn Detector + Send>,
+    pacing: Box<dyn Pacing + Send>,
+    phase: Phase,
+    generation: u64,
+    highest: u64,
+    register: Option<RegisterState>,
+    ask: Option<Ask>,
+    link: Option<Link>,
+    session: Option<Session>,
+    sessions: u64,
+    last_heard: Nanos,
+    peer_beat: Option<(PeerRole, Nanos)>,
+    reason: String,
+    // Live.
+    last: Lsn,
+    position: u64,
+    started: bool,
+    log: Log,
+    gate: Gate<O>,
+    watermark: Lsn,
+    watermark_sent: Lsn,
+    rx_unacked: VecDeque<(Lsn, u64)>,
+    stalled_since: Option<Nanos>,
+    stalls: VecDeque<(Nanos, Nanos)>,
+    stopping: bool,
+    // Backup.
+    backlog: Backlog<O>,
+    ack_due: bool,
+    acked: Lsn,
+    // Ends.
+    stop_wanted: bool,
+    ends_at: Lsn,
+    // Timers.
+    heartbeat_at: Option<Nanos>,
+    start_alone_at: Option<Nanos>,
+    alone_allowed: bool,
+    watermark_due: Option<Nanos>,
+    exec_ack_due: Option<Nanos>,
+    ending_deadline: Option<Nanos>,
+    stop_deadline: Option<Nanos>,
+    register_poll_at: Option<Nanos>,
+    // Out.
+    frames: VecDeque<Frame>,
+    effects: VecDeque<Effect>,
+    counters: Counters,
+    lag: Histogram,
+    last_lag: Nanos,
+    output_delay: Histogram,
+}
+
+impl<O> Replica<O> {
+    /// A replica that has done nothing yet; begins with [`Event::Start`].
+    pub fn new(
+        settings: Settings,
+        detector: Box<dyn Detector + Send>,
+        pacing: Box<dyn Pacing + Send>,
+        now: Nanos,
+    ) -> Self {
+        Self {
+            log: Log::new(settings.log_capacity, 0, now),
+            gate: Gate::new(settings.gate_bytes, settings.gate_outputs),
+            backlog: Backlog::new(settings.log_capacity, 0, 0),
+            settings,
+            detector,
+            pacing,
+            phase: Phase::Waiting,
+            generation: 0,
+            highest: 0,
+            register: None,
+            ask: None,
+            link: None,
+            session: None,
+            sessions: 0,
+            last_heard: now,
+            peer_beat: None,
+            reason: String::new(),
+            last: 0,
+            position: 0,
+            started: false,
+            watermark: 0,
+            watermark_sent: 0,
+            rx_unacked: VecDeque::new(),
+            stalled_since: None,
+            stalls: VecDeque::new(),
+            stopping: false,
+            ack_due: false,
+            acked: 0,
+            stop_wanted: false,
+            ends_at: 0,
+            heartbeat_at: None,
+            start_alone_at: None,
+            alone_allowed: false,
+            watermark_due: None,
+            exec_ack_due: None,
+            ending_deadline: None,
+            stop_deadline: None,
+            register_poll_at: None,
+            frames: VecDeque::new(),
+            effects: VecDeque::new(),
+            counters: Counters::default(),
+            lag: Histogram::default(),
+            last_lag: 0,
+            output_delay: Histogram::default(),
+        }
+    }
+
+    /// A replica without a peer, a register or the Output Rule: the same virtual machine with no fault tolerance. It is
+    /// live at once.
+    pub fn solo(
+        settings: Settings,
+        detector: Box<dyn Detector + Send>,
+        pacing: Box<dyn Pacing + Send>,
+    ) -> Self {
+        let mut replica = Self::new(settings, detector, pacing, 0);
+        replica.phase = Phase::Live;
+        replica.started = true;
+        let (generation, takeover, reason) = (0, false, "started without fault tolerance".to_owned());
+        replica.effects.push_back(Effect::Live { generation, takeover, alone: true, silent: 0, reason });
+        replica
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, event: Event<'_>, now: Nanos) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        match event {
+            Event::Start => self.start(now),
+            Event::Connected => self.connected(),
+            Event::Received(bytes) => self.received(bytes, now),
+            Event::Disconnected(reason) => {
+                self.link = None;
+                self.lose_peer(&reason, now);
+            }
+            Event::Datagram(bytes) => self.datagram(bytes, now),
+            Event::Timeout => self.timers(now),
+            Event::Register(result) => self.register_read(result, now),
+            Event::Answer { from, answer } => self.answered(from, answer, now),
+            Event::Fenced { generation } => self.fenced(generation),
+            Event::DisksReissued => self.disks_reissued(now),
+            Event::Diverged(divergence) => self.diverged(&divergence),
+            Event::Stop => self.stop(now),
+        }
+    }
+
+    /// The next thing that the runtime is to do. [`Effect::End`] comes only when every released output has been taken.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The next bytes for the log connection. Records are packed, and stamped, as late as here.
+    pub fn poll_transmit(&mut self, now: Nanos) -> Option<Vec<u8>> {
+        if let Some(frame) = self.frames.pop_front() {
+            return Some(frame.encode());
+        }
+        self.log_frame(now).or_else(|| self.ack_frame())
+    }
+
+    /// What the thread that runs the guest is to do now.
+    pub fn mode(&self) -> Mode {
+        match &self.phase {
+            Phase::Live if self.stopping => Mode::Hold,
+            Phase::Live if self.stop_wanted => Mode::Stop,
+            Phase::Live if self.started => Mode::Live,
+            Phase::Backup | Phase::TakingOver(Stage::Replaying) => Mode::Backup,
+            Phase::TakingOver(Stage::Reissuing) => Mode::Reissue,
+            Phase::Over => Mode::Over,
+            _ => Mode::Hold,
+        }
+    }
+
+    /// This process, as the register knows it.
+    pub fn me(&self) -> Who {
+        self.settings.me
+    }
+
+    /// Where this replica is in its life.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The generation of which this replica is, or was last, a part.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// True if it has a peer in a session.
+    pub fn is_paired(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// True if an ask is outstanding: nothing is released until it is answered.
+    pub fn is_asking(&self) -> bool {
+        self.ask.is_some()
+    }
+
+    /// The pacing strategy's share for the primary's vCPU, 1 to 1000 per mille. Full without a backup.
+    pub fn share(&self) -> u32 {
+        if self.session.is_some() { self.pacing.share() } else { ft_policies::FULL_SHARE }
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            pair: self.settings.pair,
+            generation: self.generation,
+            session: self.session.map_or(0, |session| session.id),
+            incarnation: self.settings.me.incarnation,
+        }
+    }
+
+    fn peer_role(&self) -> PeerRole {
+        match self.phase {
+            Phase::Live if !self.started => PeerRole::Fresh,
+            Phase::Live | Phase::Ending => PeerRole::Live,
+            Phase::Backup | Phase::TakingOver(_) => PeerRole::Backup,
+            Phase::Waiting | Phase::Deposed | Phase::Over => PeerRole::Waiting,
+        }
+    }
+
+    fn notice(&mut self, text: impl Into<String>) {
+        self.effects.push_back(Effect::Notice(text.into()));
+    }
+
+    fn halt(&mut self, exit: Exit, message: impl Into<String>) {
+        self.session = None;
+        self.phase = Phase::Over;
+        self.effects.push_back(Effect::Halt { exit, message: message.into() });
+    }
+
+    fn finish(&mut self) {
+        self.phase = Phase::Over;
+        self.effects.push_back(Effect::End);
+    }
+
+    fn received(&mut self, bytes: &[u8], now: Nanos) {
+        let Some(link) = &mut self.link else { return };
+        link.reader.push(bytes);
+        if self.phase == Phase::Backup {
+            self.counters.log_bytes += bytes.len() as u64;
+        }
+        loop {
+            let Some(link) = &mut self.link else { return };
+            match link.reader.next_frame() {
+                Ok(None) => return,
+                Ok(Some(frame)) => self.frame(frame, now),
+                Err(error) => return self.broken_stream(error, now),
+            }
+            if self.phase == Phase::Over {
+                return;
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: Frame, now: Nanos) {
+        match frame {
+            Frame::Hello(hello) => self.hello(hello, now),
+            Frame::Refusal(refusal) => self.refused(&refusal),
+            Frame::Heartbeat(_) => self.counters.stale += 1,
+            Frame::Log(log) if self.is_current(&log.stamp) && self.phase == Phase::Backup => {
+                self.log_received(log, now);
+            }
+            Frame::Ack(ack) if self.is_current(&ack.stamp) => self.ack_received(&ack, now),
+            Frame::Log(LogFrame { stamp, .. }) | Frame::Ack(Ack { stamp, .. }) => {
+                self.counters.stale += 1;
+                if stamp.pair == self.settings.pair {
+                    self.note_generation(stamp.generation);
+                }
+            }
+        }
+    }
+
+    /// True if a frame of the log connection belongs to the current session.
+    fn is_current(&self, stamp: &Stamp) -> bool {
+        self.session.is_some_and(|session| {
+            stamp.pair == self.settings.pair
+                && stamp.generation == self.generation
+                && stamp.session == session.id
+                && stamp.incarnation == session.peer
+        })
+    }
+
+    fn datagram(&mut self, bytes: &[u8], now: Nanos) {
+        let Ok(Frame::Heartbeat(beat)) = Frame::decode(bytes) else {
+            self.counters.bad_datagrams += 1;
+            return;
+        };
+        if beat.stamp.pair != self.settings.pair || beat.replica == self.settings.me.replica {
+            self.counters.bad_datagrams += 1;
+            return;
+        }
+        self.peer_beat = Some((beat.role, now));
+        if self.is_current(&beat.stamp) {
+            self.heard(ft_policies::Heard::Heartbeat, now);
+            self.executed_heard(&beat, now);
+        } else if beat.stamp.generation < self.generation {
+            self.counters.stale += 1;
+        } else {
+            self.note_generation(beat.stamp.generation);
+        }
+    }
+
+    fn executed_heard(&mut self, beat: &Heartbeat, now: Nanos) {
+        if matches!(self.phase, Phase::Live | Phase::Ending) {
+            let acked = self.log.acked();
+            // A heartbeat acknowledges nothing: it only tells how far what was acknowledged has been executed.
+            let _news = self.log.acknowledge(acked, beat.executed.min(acked), now);
+        }
+    }
+
+    fn heard(&mut self, what: ft_policies::Heard, now: Nanos) {
+        self.last_heard = self.last_heard.max(now);
+        self.detector.heard(now, what);
+    }
+
+    /// Somebody of this pair is in `generation`.
+    fn note_generation(&mut self, generation: u64) {
+        self.highest = self.highest.max(generation);
+        let part = matches!(self.phase, Phase::Live | Phase::Backup);
+        // With an ask outstanding its answer decides.
+        if part && self.highest > self.generation && self.ask.is_none() {
+            self.depose();
+        }
+    }
+
+    fn depose(&mut self) {
+        self.session = None;
+        self.phase = Phase::Deposed;
+        self.notice(format!("the pair is in generation {}, this side in {}", self.highest, self.generation));
+        self.effects.push_back(Effect::CloseLink);
+        self.effects.push_back(Effect::ReadRegister);
+    }
+
+    fn diverged(&mut self, divergence: &Divergence) {
+        self.effects.push_back(Effect::CloseLink);
+        self.halt(Exit::Divergence, divergence.to_string());
+    }
+
+    fn stop(&mut self, now: Nanos) {
+        self.stop_wanted = true;
+        self.stop_deadline = Some(now + timers::STOP_PATIENCE);
+        match self.phase {
+            Phase::Waiting | Phase::Deposed => self.finish(),
+            Phase::Backup => self.ack_due = true,
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, from: u64, answer: Answer, now: Nanos) {
+        let Some(ask) = &mut self.ask else { return };
+        if ask.from != from {
+            return;
+        }
+        match answer {
+            Answer::Won => {
+                self.ask = None;
+                self.won(from + 1, now);
+            }
+            Answer::Lost(register) => {
+                self.ask = None;
+                self.lost(register, now);
+            }
+            Answer::Behind(register) => {
+                let text = format!(
+                    "the tie-breaker is in generation {}, behind {from}, which this side knows: its store was restored \
+                     from an old copy; everything is held back",
+                    register.generation
+                );
+                self.ask_again(text, now + timers::BEHIND_RETRY);
+            }
+            Answer::Unavailable(error) => {
+                let text = format!("{error}; asking again until it answers");
+                self.ask_again(text, now + timers::ASK_RETRY);
+            }
+        }
+    }
+
+    fn ask_again(&mut self, text: String, at: Nanos) {
+        let Some(ask) = &mut self.ask else { return };
+        ask.retry_at = Some(at);
+        if !std::mem::replace(&mut ask.told, true) {
+            self.notice(text);
+        }
+    }
+
+    fn ask(&mut self, from: u64) {
+        debug_assert!(self.ask.is_none());
+        self.ask = Some(Ask { from, retry_at: None, told: false });
+        self.effects.push_back(Effect::Ask { from });
+    }
+
+    fn register_read(&mut self, result: Result<RegisterState, Unavailable>, now: Nanos) {
+        match result {
+            Err(error) => {
+                self.register_poll_at = Some(now + timers::ASK_RETRY);
+                if self.phase == Phase::Waiting && self.register.is_none() && self.reason.is_empty() {
+                    self.reason = error.to_string();
+                    self.notice(format!("{error}; trying again until it answers"));
+                }
+            }
+            Ok(register) => {
+                self.register = Some(register);
+                self.highest = self.highest.max(register.generation);
+                self.register_poll_at = Some(now + timers::REGISTER_POLL);
+                match self.phase {
+                    Phase::Waiting => {
+                        self.register_poll_at = Some(now + timers::BEHIND_RETRY);
+                        self.consider_claim(now);
+                    }
+                    Phase::Deposed if register.generation > self.generation => {
+                        self.lost_for_good(register);
+                    }
+                    Phase::Deposed => self.register_poll_at = Some(now + timers::BEHIND_RETRY),
+                    Phase::Live | Phase::Backup if register.generation > self.generation => {
+                        self.note_generation(register.generation);
+                    }
+                    Phase::Live if register.generation < self.generation && self.ask.is_none() => {
+                        self.notice(format!(
+                            "the tie-breaker is in generation {}, behind this side's {}: its store was restored from an \
+                             old copy",
+                            register.generation, self.generation
+                        ));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, mismatch: bool, reason: &str) {
+        let stamp = self.stamp();
+        self.frames.push_back(Frame::Refusal(Refusal { stamp, mismatch, reason: reason.to_owned() }));
+    }
+}

@@ -1,0 +1,204 @@
+//! Until the guest runs: handshake, who starts, arming the backup.
+
+use super::{Effect, Event, Exit, Link, Nanos, Phase, Replica, Session};
+use crate::backlog::Backlog;
+use crate::log::Log;
+use crate::record::Body;
+use crate::wire::{Frame, Hello, PeerRole, Refusal, WireError};
+
+impl<O> Replica<O> {
+    pub(super) fn start(&mut self, now: Nanos) {
+        assert_eq!(self.phase, Phase::Waiting, "a replica starts once");
+        self.start_alone_at = Some(now + self.settings.start_alone);
+        self.heartbeat_at = Some(now);
+        self.last_heard = now;
+        self.effects.push_back(Effect::ReadRegister);
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.frames.clear();
+        self.link = Some(Link::default());
+        self.send_hello();
+    }
+
+    pub(super) fn send_hello(&mut self) {
+        if self.link.is_none() {
+            return;
+        }
+        self.frames.push_back(Frame::Hello(Hello {
+            stamp: self.stamp(),
+            replica: self.settings.me.replica,
+            role: self.peer_role(),
+            config: self.settings.config,
+            image: self.settings.image,
+            next: self.last + 1,
+        }));
+    }
+
+    /// True while a mismatch is the operator's mistake and not a stranger's: nothing runs yet.
+    fn is_starting(&self) -> bool {
+        self.session.is_none() && (self.phase == Phase::Waiting || self.phase == Phase::Live && !self.started)
+    }
+
+    pub(super) fn hello(&mut self, hello: Hello, now: Nanos) {
+        if let Some(reason) = self.mismatch(&hello) {
+            self.refuse(true, reason);
+            if self.is_starting() {
+                self.halt(Exit::Mismatch, reason);
+            } else {
+                self.notice(format!("a connection was turned away: {reason}"));
+            }
+            return;
+        }
+        self.peer_beat = Some((hello.role, now));
+        let generation = hello.stamp.generation;
+        if let Some(link) = &mut self.link {
+            link.hello = Some(hello);
+        }
+        self.note_generation(generation);
+        self.match_roles(now);
+    }
+
+    fn mismatch(&self, hello: &Hello) -> Option<&'static str> {
+        if hello.stamp.pair != self.settings.pair {
+            Some("the peer belongs to another pair (vm.name differs)")
+        } else if hello.replica == self.settings.me.replica {
+            Some("the peer says that it is the same replica as this one")
+        } else if hello.config != self.settings.config {
+            Some("the peer has another config: both sides must be started with the same")
+        } else if hello.image != self.settings.image {
+            Some("the peer has another guest: kernel, initrd or command line differ")
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        if !self.is_starting() {
+            self.notice(format!("the peer turned the connection away: {}", refusal.reason));
+        } else if refusal.mismatch {
+            self.halt(Exit::Mismatch, format!("the peer refused: {}", refusal.reason));
+        } else {
+            self.halt(Exit::Failure, format!("the peer refused: {}", refusal.reason));
+        }
+    }
+
+    pub(super) fn broken_stream(&mut self, error: WireError, now: Nanos) {
+        if let (WireError::Version(_), true) = (error, self.is_starting()) {
+            return self.halt(Exit::Mismatch, error.to_string());
+        }
+        self.link = None;
+        self.effects.push_back(Effect::CloseLink);
+        self.handle(Event::Disconnected(format!("the log connection is broken: {error}")), now);
+    }
+
+    /// Both sides have said what they are: does something follow?
+    pub(super) fn match_roles(&mut self, now: Nanos) {
+        let Some(hello) = self.link.as_ref().and_then(|link| link.hello.clone()) else { return };
+        match (&self.phase, hello.role) {
+            (Phase::Waiting, PeerRole::Waiting) => self.consider_claim(now),
+            (Phase::Waiting, PeerRole::Fresh) if hello.stamp.session != 0 => self.follow(&hello, now),
+            (Phase::Live, PeerRole::Waiting) if self.session.is_none() && self.ask.is_none() => {
+                if self.started {
+                    self.refuse(
+                        false,
+                        "the guest is running already; joining a running guest is not in this version",
+                    );
+                } else {
+                    self.arm(&hello, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts the guest if it falls to this side: in generation 0 to `a`; later to the last winner, as soon as the other
+    /// side is known to have no state, or to either after `start-alone`.
+    pub(super) fn consider_claim(&mut self, now: Nanos) {
+        let Some(register) = self.register else { return };
+        if self.phase != Phase::Waiting || self.ask.is_some() || self.stop_wanted {
+            return;
+        }
+        let me = self.settings.me.replica;
+        let peer_waits = self
+            .link
+            .as_ref()
+            .and_then(|link| link.hello.as_ref())
+            .is_some_and(|hello| hello.role == PeerRole::Waiting);
+        let peer_has_state = self
+            .peer_beat
+            .is_some_and(|(role, at)| role != PeerRole::Waiting && now < at + 10 * self.settings.ack_timeout);
+        let alone = self.alone_allowed && !peer_has_state;
+        let claim = match register.holder {
+            None => me == ft_policies::ReplicaId::A,
+            Some(holder) => alone || peer_waits && holder.replica == me,
+        };
+        if claim {
+            self.ask(register.generation);
+        }
+    }
+
+    /// This side won the right to start the guest.
+    pub(super) fn claimed(&mut self, generation: u64, now: Nanos) {
+        self.generation = generation;
+        self.highest = self.highest.max(generation);
+        self.phase = Phase::Live;
+        self.register_poll_at = Some(now + super::timers::REGISTER_POLL);
+        self.send_hello();
+        self.match_roles(now);
+        self.start_alone();
+    }
+
+    /// Starts without a backup if `start-alone` has passed and none is being armed.
+    pub(super) fn start_alone(&mut self) {
+        let idle = self.session.is_none() && self.ask.is_none();
+        if self.alone_allowed && idle && self.phase == Phase::Live && !self.started {
+            self.notice("no backup came within start-alone: the guest starts without one");
+            self.start_guest(true);
+        }
+    }
+
+    fn start_guest(&mut self, alone: bool) {
+        self.started = true;
+        self.start_alone_at = None;
+        let (generation, takeover) = (self.generation, false);
+        let reason = if alone { "started without a backup" } else { "started" }.to_owned();
+        self.effects.push_back(Effect::Live { generation, takeover, alone, silent: 0, reason });
+    }
+
+    /// Makes the waiting peer a backup. From here on the gate is closed: whether or not the peer gets `Armed`, losing it
+    /// needs the next generation.
+    fn arm(&mut self, hello: &Hello, now: Nanos) {
+        assert!(!self.started && self.gate.is_empty(), "a backup joins before the guest runs");
+        self.sessions += 1;
+        // Never 0, and not to be met again: the incarnation is random.
+        let id = self.settings.me.incarnation.wrapping_add(self.sessions).max(1);
+        self.log = Log::new(self.settings.log_capacity, self.last, now);
+        self.session = Some(Session { id, peer: hello.stamp.incarnation, armed: self.last + 1 });
+        self.send_hello();
+        self.append(self.position, Body::Armed, now);
+        self.heard(ft_policies::Heard::Start, now);
+    }
+
+    /// The backup is armed: the first instruction may run.
+    pub(super) fn armed(&mut self) {
+        if !self.started && self.session.is_some_and(|session| self.log.acked() >= session.armed) {
+            self.start_guest(false);
+        }
+    }
+
+    /// Becomes the backup of the session that the peer offers.
+    fn follow(&mut self, hello: &Hello, now: Nanos) {
+        if self.ask.is_some() || hello.stamp.generation < self.highest || hello.next == 0 {
+            return;
+        }
+        self.generation = hello.stamp.generation;
+        self.highest = self.generation;
+        self.start_alone_at = None;
+        self.session = Some(Session { id: hello.stamp.session, peer: hello.stamp.incarnation, armed: 0 });
+        self.backlog = Backlog::new(self.settings.log_capacity, hello.next - 1, 0);
+        self.acked = hello.next - 1;
+        self.phase = Phase::Backup;
+        self.heard(ft_policies::Heard::Start, now);
+    }
+}

@@ -1,0 +1,158 @@
+//! What time alone brings about.
+
+use super::{Effect, Event, Frame, Heartbeat, Nanos, Phase, Replica};
+use crate::record::LogRecord;
+
+const MS: Nanos = 1_000_000;
+
+/// Between two asks of a register that does not answer.
+pub(super) const ASK_RETRY: Nanos = 100 * MS;
+/// Between two asks of a register that is behind.
+pub(super) const BEHIND_RETRY: Nanos = 1000 * MS;
+/// Between two looks of a live replica at the register.
+pub(super) const REGISTER_POLL: Nanos = 5000 * MS;
+/// How long a released output may go untold to an idle backup.
+pub(super) const WATERMARK_DELAY: Nanos = 20 * MS;
+/// How long execution may go untold while no frames arrive.
+pub(super) const EXEC_ACK_DELAY: Nanos = 5 * MS;
+/// How long a primary whose guest is over waits for its backup to know.
+pub(super) const ENDING_PATIENCE: Nanos = 1000 * MS;
+/// How long a stop may take before the replica ends all the same.
+pub(super) const STOP_PATIENCE: Nanos = 5000 * MS;
+/// Stalls are summed over this window.
+pub(super) const STALL_WINDOW: Nanos = 10_000 * MS;
+
+impl<O> Replica<O> {
+    /// When [`Event::Timeout`] is due; `None` is never.
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        if self.phase == Phase::Over {
+            return None;
+        }
+        let mut next: Option<Nanos> = None;
+        let mut add = |at: Option<Nanos>| next = [next, at].into_iter().flatten().min();
+        add(self.heartbeat_at);
+        add(self.start_alone_at);
+        add(self.watermark_due);
+        add(self.exec_ack_due);
+        add(self.ending_deadline);
+        add(self.stop_deadline);
+        add(self.register_poll_at);
+        add(self.ask.as_ref().and_then(|ask| ask.retry_at));
+        if self.session.is_some() {
+            add(self.detector.deadline());
+            if matches!(self.phase, Phase::Live) {
+                add(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
+                add(self.log.no_progress_since().map(|at| at + self.settings.stuck));
+                add(self.stall_deadline());
+            }
+        }
+        next
+    }
+
+    pub(super) fn timers(&mut self, now: Nanos) {
+        let is_due = |at: Option<Nanos>| at.is_some_and(|at| now >= at);
+        if is_due(self.stop_deadline) {
+            self.notice("the stop took too long");
+            return self.finish();
+        }
+        if is_due(self.ending_deadline) && self.phase == Phase::Ending {
+            return self.finish();
+        }
+        if let Some(reason) = self.suspicion(now) {
+            self.lose_peer(&reason, now);
+        }
+        if is_due(self.heartbeat_at) {
+            self.heartbeat_at = Some(now + self.detector.heartbeat_interval());
+            self.beat();
+        }
+        if is_due(self.exec_ack_due) {
+            self.exec_ack_due = None;
+            self.ack_due = true;
+        }
+        if let Some(ask) = &mut self.ask
+            && is_due(ask.retry_at)
+        {
+            ask.retry_at = None;
+            let from = ask.from;
+            self.effects.push_back(Effect::Ask { from });
+        }
+        if is_due(self.register_poll_at) {
+            self.register_poll_at = None;
+            self.effects.push_back(Effect::ReadRegister);
+        }
+        if is_due(self.start_alone_at) {
+            self.start_alone_due(now);
+        }
+    }
+
+    /// The wait for the other side is over. What cannot be done now is looked at again with every read of the register,
+    /// and after every answer.
+    fn start_alone_due(&mut self, now: Nanos) {
+        self.start_alone_at = None;
+        self.alone_allowed = true;
+        match self.phase {
+            Phase::Waiting => self.consider_claim(now),
+            Phase::Live => self.start_alone(),
+            _ => {}
+        }
+    }
+
+    /// Why the peer must be taken for lost, if it must.
+    fn suspicion(&self, now: Nanos) -> Option<String> {
+        self.session?;
+        let ms = |time: Nanos| time / MS;
+        if self.detector.suspect(now) {
+            return Some(format!("nothing heard for {} ms", ms(now.saturating_sub(self.last_heard))));
+        }
+        if self.phase != Phase::Live {
+            return None;
+        }
+        if self.log.oldest_unacked().is_some_and(|at| now >= at + self.settings.ack_timeout) {
+            return Some(format!("a record was not acknowledged for {} ms", ms(self.settings.ack_timeout)));
+        }
+        if self.log.no_progress_since().is_some_and(|at| now >= at + self.settings.stuck) {
+            return Some(format!("it is stuck: no execution for {} ms", ms(self.settings.stuck)));
+        }
+        if self.stall_deadline().is_some_and(|at| now >= at) {
+            return Some(format!(
+                "it is too slow: the guest stood still for it {} ms of 10 s",
+                ms(self.settings.stuck)
+            ));
+        }
+        None
+    }
+
+    /// When the stalls of the last ten seconds will sum up to `stuck`, if the current one goes on.
+    fn stall_deadline(&self) -> Option<Nanos> {
+        let since = self.stalled_since?;
+        let past: Nanos = self
+            .stalls
+            .iter()
+            .filter(|(_, end)| end + STALL_WINDOW >= since)
+            .map(|(start, end)| end - start)
+            .sum();
+        Some(since + self.settings.stuck.saturating_sub(past))
+    }
+
+    /// A sign of life, also to a peer that is lost: a deposed one hears of the generation this way.
+    fn beat(&mut self) {
+        let (executed, position) = match self.phase {
+            Phase::Live | Phase::Ending => (self.last, self.position),
+            _ => (self.backlog.executed_lsn(), self.backlog.position()),
+        };
+        let (stamp, replica, role) = (self.stamp(), self.settings.me.replica, self.peer_role());
+        let beat = Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position });
+        self.effects.push_back(Effect::Heartbeat(beat.encode()));
+    }
+
+    /// Reports a record as executed, and its error as a divergence, in one step.
+    pub fn execute(&mut self, record: &LogRecord, now: Nanos) -> bool {
+        match self.executed(record, now) {
+            Ok(()) => true,
+            Err(divergence) => {
+                self.handle(Event::Diverged(divergence), now);
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The kinds of frame, and cutting a byte stream into them.
+
+use ft_policies::ReplicaId;
+
+use super::bytes::{Reader, Writer};
+use super::{HEADER, MAX_PAYLOAD, VERSION, WireError, records};
+use crate::record::LogRecord;
+use crate::{Lsn, Nanos};
+
+const MAGIC: [u8; 4] = *b"FTvm";
+const HELLO: u8 = 1;
+const LOG: u8 = 2;
+const ACK: u8 = 3;
+const HEARTBEAT: u8 = 4;
+const REFUSAL: u8 = 5;
+
+/// Longest text of a refusal, in bytes.
+const MAX_TEXT: usize = 512;
+
+/// Who sends, and for what: a receiver drops what does not match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The pair.
+    pub pair: u128,
+    /// The generation in which the sender sends this.
+    pub generation: u64,
+    /// The session: one log connection in one generation. 0 where there is none yet.
+    pub session: u64,
+    /// Random number of the sender's process.
+    pub incarnation: u64,
+}
+
+/// What a replica is, as it tells its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerRole {
+    /// It has no guest state: it may start the guest or become a backup.
+    Waiting,
+    /// It is live, and the guest has not run an instruction yet.
+    Fresh,
+    /// It is live, and its guest is running.
+    Live,
+    /// It follows, or is about to take over.
+    Backup,
+}
+
+/// First frame of a connection, and again when what it says has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Sender. A `session` other than 0 offers it: the receiver becomes the backup of the sender.
+    pub stamp: Stamp,
+    /// Which replica the sender is.
+    pub replica: ReplicaId,
+    /// What it is now.
+    pub role: PeerRole,
+    /// Digest of everything in the config that both must share.
+    pub config: u128,
+    /// Digest of the guest's image.
+    pub image: u128,
+    /// LSN of the first record of the session offered.
+    pub next: Lsn,
+}
+
+/// Records of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFrame {
+    /// Sender.
+    pub stamp: Stamp,
+    /// All outputs whose markers are at or below this have been released.
+    pub released: Lsn,
+    /// The primary's clock when it sent this.
+    pub sent: Nanos,
+    /// Consecutive records; may be empty.
+    pub records: Vec<LogRecord>,
+}
+
+/// What a backup has received and executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// Sender.
+    pub stamp: Stamp,
+    /// Highest record received.
+    pub received: Lsn,
+    /// Highest record executed.
+    pub executed: Lsn,
+    /// Position of that record.
+    pub position: u64,
+    /// `sent` of the last frame that was wholly executed: the primary's own clock, for the lag.
+    pub echo: Nanos,
+    /// The highest watermark heard: what the backup knows to be released.
+    pub released: Lsn,
+    /// The operator asked the backup to stop the pair.
+    pub stop: bool,
+}
+
+/// A sign of life, in a datagram of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Sender.
+    pub stamp: Stamp,
+    /// Which replica the sender is.
+    pub replica: ReplicaId,
+    /// What it is.
+    pub role: PeerRole,
+    /// Highest record executed (of the primary: appended).
+    pub executed: Lsn,
+    /// Position executed.
+    pub position: u64,
+}
+
+/// A connection turned away, with the reason in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Sender.
+    pub stamp: Stamp,
+    /// True if the two can never be a pair (config, guest, version); false if they just cannot now.
+    pub mismatch: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// Any frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`LogFrame`].
+    Log(LogFrame),
+    /// See [`Ack`].
+    Ack(Ack),
+    /// See [`Heartbeat`].
+    Heartbeat(Heartbeat),
+    /// See [`Refusal`].
+    Refusal(Refusal),
+}
+
+impl Frame {
+    /// The frame's bytes, header and all.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer(Vec::with_capacity(128));
+        out.0.resize(HEADER, 0);
+        let kind = self.encode_payload(&mut out);
+        let mut bytes = out.0;
+        let length = bytes.len() - HEADER;
+        assert!(length <= MAX_PAYLOAD, "records are bounded so that a frame is");
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[6] = kind;
+        bytes[8..12].copy_from_slice(&(length as u32).to_le_bytes());
+        let crc = checksum(&bytes);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn encode_payload(&self, out: &mut Writer) -> u8 {
+        match self {
+            Self::Hello(hello) => {
+                put_stamp(out, &hello.stamp);
+                out.byte(hello.replica as u8);
+                out.byte(role_to_wire(hello.role));
+                out.fixed128(hello.config);
+                out.fixed128(hello.image);
+                out.var(hello.next);
+                HELLO
+            }
+            Self::Log(log) => {
+                put_stamp(out, &log.stamp);
+                out.var(log.released);
+                out.var(log.sent);
+                records::encode(out, &log.records);
+                LOG
+            }
+            Self::Ack(ack) => {
+                put_stamp(out, &ack.stamp);
+                for value in [ack.received, ack.executed, ack.position, ack.echo, ack.released] {
+                    out.var(value);
+                }
+                out.byte(u8::from(ack.stop));
+                ACK
+            }
+            Self::Heartbeat(beat) => {
+                put_stamp(out, &beat.stamp);
+                out.byte(beat.replica as u8);
+                out.byte(role_to_wire(beat.role));
+                out.var(beat.executed);
+                out.var(beat.position);
+                HEARTBEAT
+            }
+            Self::Refusal(refusal) => {
+                put_stamp(out, &refusal.stamp);
+                out.byte(u8::from(refusal.mismatch));
+                let mut end = refusal.reason.len().min(MAX_TEXT);
+                while !refusal.reason.is_char_boundary(end) {
+                    end -= 1;
+                }
+                out.string(&refusal.reason.as_bytes()[..end]);
+                REFUSAL
+            }
+        }
+    }
+
+    /// The frame in a datagram.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        match Self::split(bytes)? {
+            Some((frame, used)) if used == bytes.len() => Ok(frame),
+            Some(_) => Err(WireError::Malformed("bytes left over")),
+            None => Err(WireError::Malformed("too short")),
+        }
+    }
+
+    /// The first frame of `bytes` and its length, or `None` if it is not complete yet.
+    fn split(bytes: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
+        let Some(header) = bytes.first_chunk::<HEADER>() else {
+            let known = bytes.len().min(4);
+            return if bytes[..known] == MAGIC[..known] { Ok(None) } else { Err(WireError::Magic) };
+        };
+        if header[..4] != MAGIC {
+            return Err(WireError::Magic);
+        }
+        let version = u16::from_le_bytes([header[4], header[5]]);
+        if version != VERSION {
+            return Err(WireError::Version(version));
+        }
+        let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+        if length as usize > MAX_PAYLOAD {
+            return Err(WireError::TooLong(length));
+        }
+        let end = HEADER + length as usize;
+        let Some(whole) = bytes.get(..end) else { return Ok(None) };
+        if checksum(whole) != u32::from_le_bytes([header[12], header[13], header[14], header[15]]) {
+            return Err(WireError::Checksum);
+        }
+        if header[7] != 0 {
+            return Err(WireError::Malformed("reserved byte"));
+        }
+        Ok(Some((Self::decode_payload(header[6], &whole[HEADER..])?, end)))
+    }
+
+    fn decode_payload(kind: u8, payload: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader(payload);
+        let stamp = get_stamp(&mut reader)?;
+        let frame = match kind {
+            HELLO => Self::Hello(Hello {
+                stamp,
+                replica: get_replica(&mut reader)?,
+                role: get_role(&mut reader)?,
+                config: reader.fixed128()?,
+                image: reader.fixed128()?,
+                next: reader.var()?,
+            }),
+            LOG => Self::Log(LogFrame {
+                stamp,
+                released: reader.var()?,
+                sent: reader.var()?,
+                records: records::decode(&mut reader)?,
+            }),
+            ACK => Self::Ack(Ack {
+                stamp,
+                received: reader.var()?,
+                executed: reader.var()?,
+                position: reader.var()?,
+                echo: reader.var()?,
+                released: reader.var()?,
+                stop: reader.flag()?,
+            }),
+            HEARTBEAT => Self::Heartbeat(Heartbeat {
+                stamp,
+                replica: get_replica(&mut reader)?,
+                role: get_role(&mut reader)?,
+                executed: reader.var()?,
+                position: reader.var()?,
+            }),
+            REFUSAL => {
+                let mismatch = reader.flag()?;
+                let text = reader.string()?;
+                if text.len() > MAX_TEXT {
+                    return Err(WireError::Malformed("text too long"));
+                }
+                let reason = std::str::from_utf8(text).map_err(|_| WireError::Malformed("text"))?.to_owned();
+                Self::Refusal(Refusal { stamp, mismatch, reason })
+            }
+            _ => return Err(WireError::Malformed("frame kind")),
+        };
+        reader.end()?;
+        Ok(frame)
+    }
+}
+
+fn checksum(frame: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&frame[..12]);
+    crc.update(&frame[HEADER..]);
+    crc.finalize()
+}
+
+fn put_stamp(out: &mut Writer, stamp: &Stamp) {
+    out.fixed128(stamp.pair);
+    out.var(stamp.generation);
+    out.fixed64(stamp.session);
+    out.fixed64(stamp.incarnation);
+}
+
+fn get_stamp(reader: &mut Reader<'_>) -> Result<Stamp, WireError> {
+    Ok(Stamp {
+        pair: reader.fixed128()?,
+        generation: reader.var()?,
+        session: reader.fixed64()?,
+        incarnation: reader.fixed64()?,
+    })
+}
+
+fn get_replica(reader: &mut Reader<'_>) -> Result<ReplicaId, WireError> {
+    [ReplicaId::A, ReplicaId::B]
+        .get(usize::from(reader.byte()?))
+        .copied()
+        .ok_or(WireError::Malformed("replica"))
+}
+
+fn role_to_wire(role: PeerRole) -> u8 {
+    match role {
+        PeerRole::Waiting => 0,
+        PeerRole::Fresh => 1,
+        PeerRole::Live => 2,
+        PeerRole::Backup => 3,
+    }
+}
+
+fn get_role(reader: &mut Reader<'_>) -> Result<PeerRole, WireError> {
+    [PeerRole::Waiting, PeerRole::Fresh, PeerRole::Live, PeerRole::Backup]
+        .get(usize::from(reader.byte()?))
+        .copied()
+        .ok_or(WireError::Malformed("role"))
+}
+
+/// Cuts a byte stream into frames. After an error the stream is of no more use.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl FrameReader {
+    /// Appends bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        let Some((frame, used)) = Frame::split(&self.buffer[self.start..])? else { return Ok(None) };
+        self.start += used;
+        Ok(Some(frame))
+    }
+}
