@@ -1,14 +1,16 @@
 //! Reading the executable sections of a guest image.
 
+#![allow(dead_code, reason = "not every user needs all of it")]
+
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 const SHF_EXECINSTR: u64 = 4;
 
 /// An executable section: its bits (32 or 64), address and bytes.
-pub struct Code<'a> {
-    pub bits: u32,
-    pub address: u64,
-    pub bytes: &'a [u8],
+pub(crate) struct Code<'a> {
+    pub(crate) bits: u32,
+    pub(crate) address: u64,
+    pub(crate) bytes: &'a [u8],
 }
 
 fn field<const N: usize>(elf: &[u8], at: usize) -> [u8; N] {
@@ -16,7 +18,7 @@ fn field<const N: usize>(elf: &[u8], at: usize) -> [u8; N] {
 }
 
 /// The executable sections of a 64-bit ELF file.
-pub fn sections(elf: &[u8]) -> Vec<Code<'_>> {
+pub(crate) fn sections(elf: &[u8]) -> Vec<Code<'_>> {
     assert_eq!(elf[..5], *b"\x7fELF\x02", "a 64-bit ELF");
     let u16_at = |at| usize::from(u16::from_le_bytes(field(elf, at)));
     let u64_at = |at| u64::from_le_bytes(field(elf, at));
@@ -38,11 +40,11 @@ pub fn sections(elf: &[u8]) -> Vec<Code<'_>> {
 }
 
 /// Every instruction of the executable sections, in order of address.
-pub fn instructions(elf: &[u8]) -> impl Iterator<Item = Instruction> {
+pub(crate) fn instructions(elf: &[u8]) -> impl Iterator<Item = Instruction> {
     sections(elf).into_iter().flat_map(|code| decode(code.bits, code.address, code.bytes))
 }
 
 /// Every instruction of `bytes`, from its first to its last.
-pub fn decode(bits: u32, address: u64, bytes: &[u8]) -> Vec<Instruction> {
+pub(crate) fn decode(bits: u32, address: u64, bytes: &[u8]) -> Vec<Instruction> {
     Decoder::with_ip(bits, bytes, address, DecoderOptions::NONE).into_iter().collect()
 }

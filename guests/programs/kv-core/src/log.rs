@@ -127,7 +127,8 @@ impl Superblock {
         let mut sector = vec![0; SECTOR];
         sector[..8].copy_from_slice(&SUPERBLOCK_MAGIC.to_le_bytes());
         sector[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        for (index, value) in [self.generation, self.salt, self.half_sectors, self.active].iter().enumerate() {
+        for (index, value) in [self.generation, self.salt, self.half_sectors, self.active].iter().enumerate()
+        {
             sector[16 + 8 * index..][..8].copy_from_slice(&value.to_le_bytes());
         }
         let crc = crc32(&sector[16..]);
@@ -296,7 +297,7 @@ impl Log {
     /// Closes the batch: what to write, and where. The next batch must not be written before this one is durable.
     pub fn take(&mut self) -> (u64, Vec<u8>) {
         let sector = self.superblock.start() + self.tail;
-        let next = Vec::with_capacity(self.pending.capacity().min(COMPACTION_BATCH).max(4096));
+        let next = Vec::with_capacity(self.pending.capacity().clamp(4096, COMPACTION_BATCH));
         let mut data = core::mem::replace(&mut self.pending, next);
         self.pending.resize(BATCH_HEADER, 0);
         close(&mut data, &self.superblock, self.number, self.records);

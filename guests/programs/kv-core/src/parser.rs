@@ -97,7 +97,9 @@ impl Parser {
                             // Redis first waits for the line's end.
                             return match line_end(&buffer[self.position..]) {
                                 Some(_) => Err(ProtocolError::ExpectedDollar(other)),
-                                None if buffer.len() - self.position > MAX_LINE => Err(ProtocolError::BulkTooBig),
+                                None if buffer.len() - self.position > MAX_LINE => {
+                                    Err(ProtocolError::BulkTooBig)
+                                }
                                 None => Ok(Step::Incomplete),
                             };
                         }
@@ -106,7 +108,8 @@ impl Parser {
                         return Ok(Step::Incomplete);
                     };
                     let length = length.and_then(|length| usize::try_from(length).ok());
-                    let length = length.filter(|&length| length <= MAX_BULK && self.total + length <= MAX_COMMAND);
+                    let length =
+                        length.filter(|&length| length <= MAX_BULK && self.total + length <= MAX_COMMAND);
                     let length = length.ok_or(ProtocolError::BulkLength)?;
                     self.bulk = Some(length);
                     length
@@ -127,7 +130,11 @@ impl Parser {
     }
 
     /// Reads a line of one byte and a number. `None`: the line is incomplete; `Some(None)`: it is no number.
-    fn header(&mut self, buffer: &[u8], too_big: ProtocolError) -> Result<Option<Option<i64>>, ProtocolError> {
+    fn header(
+        &mut self,
+        buffer: &[u8],
+        too_big: ProtocolError,
+    ) -> Result<Option<Option<i64>>, ProtocolError> {
         let line = &buffer[self.position..];
         let Some(end) = line_end(line) else {
             return if line.len() > MAX_LINE { Err(too_big) } else { Ok(None) };
@@ -140,7 +147,11 @@ impl Parser {
     fn inline(&mut self, buffer: &[u8]) -> Result<Option<Step>, ProtocolError> {
         let line = &buffer[self.position..];
         let Some(end) = line.iter().position(|&byte| byte == b'\n') else {
-            return if line.len() > MAX_LINE { Err(ProtocolError::InlineTooBig) } else { Ok(Some(Step::Incomplete)) };
+            return if line.len() > MAX_LINE {
+                Err(ProtocolError::InlineTooBig)
+            } else {
+                Ok(Some(Step::Incomplete))
+            };
         };
         self.position += end + 1;
         let line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);

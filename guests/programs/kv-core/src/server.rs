@@ -43,8 +43,7 @@ impl Server {
     /// A server over an opened log, in `memory` bytes. Vectors grow by doubling and allocations are rounded up, so less
     /// than half of it is given out by count.
     pub fn new(store: Store, log: Log, memory: usize, address: String) -> Self {
-        let limits =
-            Limits { memory: memory / 8 * 3, log: log.capacity() as usize / 2, buffers: memory / 8 };
+        let limits = Limits { memory: memory / 8 * 3, log: log.capacity() as usize / 2, buffers: memory / 8 };
         Self { store, log, limits, durable: 0, address, commands: 0, clients: 0, buffered: 0, uptime: 0 }
     }
 

@@ -68,8 +68,14 @@ pub(crate) struct Commit(State);
 enum State {
     #[default]
     Idle,
-    Writing { batch: u64, sector: u64, at: usize },
-    Flushing { batch: u64 },
+    Writing {
+        batch: u64,
+        sector: u64,
+        at: usize,
+    },
+    Flushing {
+        batch: u64,
+    },
 }
 
 impl Commit {

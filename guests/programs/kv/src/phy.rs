@@ -67,7 +67,7 @@ impl Device for Phy {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<TxToken<'_>> {
-        self.net.can_send().then(|| TxToken(&mut self.net))
+        self.net.can_send().then_some(TxToken(&mut self.net))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

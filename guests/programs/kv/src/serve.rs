@@ -242,10 +242,13 @@ impl Loop {
         client.is_listed = false;
         let (socket, connection) = client.parts();
         let ready = connection.sendable(server.durable);
-        if !ready.is_empty() && let Ok(count) = socket.send_slice(ready) {
+        if !ready.is_empty()
+            && let Ok(count) = socket.send_slice(ready)
+        {
             connection.sent(count);
         }
-        let mut again = connection.is_stalled() && !connection.has_output() && server.durable + 1 == server.log.batch();
+        let mut again =
+            connection.is_stalled() && !connection.has_output() && server.durable + 1 == server.log.batch();
         let is_served = !connection.has_output() && !connection.is_stalled() && !socket.can_recv();
         if connection.is_finished() || (is_served && socket.state() == State::CloseWait) {
             socket.close();
@@ -273,7 +276,8 @@ impl Loop {
         }
         self.server.clients = self.clients.len();
         if again {
-            again = self.clients.get(slot).is_some_and(|client| !core::mem::replace(&mut client.is_listed, true));
+            again =
+                self.clients.get(slot).is_some_and(|client| !core::mem::replace(&mut client.is_listed, true));
         }
         again
     }

@@ -110,7 +110,9 @@ impl BootInfo {
 
     /// The values of every `name=value` on the command line, in order.
     pub fn options<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.cmdline.split_ascii_whitespace().filter_map(move |word| word.strip_prefix(name)?.strip_prefix('='))
+        self.cmdline
+            .split_ascii_whitespace()
+            .filter_map(move |word| word.strip_prefix(name)?.strip_prefix('='))
     }
 }
 
@@ -164,9 +166,9 @@ extern "C" fn guest_start(start_info: u64) -> ! {
         core::slice::from_raw_parts(info.memmap_paddr as *const MemoryRange, info.memmap_entries as usize)
     };
     let image_end = &raw const __image_end as u64;
-    let ram = map
-        .iter()
-        .find(|range| range.kind == KIND_RAM && range.addr <= image_end && image_end < range.addr + range.size);
+    let ram = map.iter().find(|range| {
+        range.kind == KIND_RAM && range.addr <= image_end && image_end < range.addr + range.size
+    });
     let end = ram.map(|range| (range.addr + range.size).min(MAPPED)).expect("the image lies in no RAM range");
     // The loader may have put its tables behind the image: what we still need is copied after the heap is set up,
     // so the heap starts behind those that are there.

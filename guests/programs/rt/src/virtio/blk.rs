@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
 
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -79,7 +80,13 @@ impl Blk {
     }
 
     /// Starts a request about `buffer[range]` at `sector`. One may be under way at a time.
-    pub fn start(&mut self, request: Request, sector: u64, mut buffer: Vec<u8>, range: core::ops::Range<usize>) {
+    pub fn start(
+        &mut self,
+        request: Request,
+        sector: u64,
+        mut buffer: Vec<u8>,
+        range: core::ops::Range<usize>,
+    ) {
         assert!(self.pending.is_none(), "one disk request at a time");
         let kind: u32 = match request {
             Request::Read => 0,
@@ -101,6 +108,8 @@ impl Blk {
         };
         let token = token.expect("room for one request");
         self.pending = Some(Pending { token, request, buffer, range });
+        // The device must see the request before we read whether it wants to be told (virtio 1.2, 2.7.13.4.1).
+        fence(Ordering::SeqCst);
         if self.queue.should_notify() {
             self.transport.notify(QUEUE);
         }
@@ -130,9 +139,13 @@ impl Blk {
         self.queue.can_pop()
     }
 
-    /// Turns completion interrupts on or off.
+    /// Turns completion interrupts on or off. Once they are on, [`Blk::is_ready`] has to be asked before halting.
     pub fn set_interrupts(&mut self, on: bool) {
         self.queue.set_dev_notify(on);
+        if on {
+            // The device must see this before we look at its ring, or each side could miss the other.
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Runs one request to its end, halting meanwhile.

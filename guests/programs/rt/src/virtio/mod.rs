@@ -15,8 +15,8 @@ use core::ptr::NonNull;
 pub use blk::{Blk, Request, SECTOR};
 pub use net::{FRAME_MAX, Frame, Net};
 pub use rng::entropy;
-use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 pub use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
 
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -61,7 +62,8 @@ impl Net {
             }
         }
         let receive = VirtQueue::new(&mut transport, RECEIVE, false, false).expect("the receive queue");
-        let mut transmit = VirtQueue::new(&mut transport, TRANSMIT, false, false).expect("the transmit queue");
+        let mut transmit =
+            VirtQueue::new(&mut transport, TRANSMIT, false, false).expect("the transmit queue");
         transmit.set_dev_notify(false);
         transport.finish_init();
         let mut net = Self {
@@ -92,7 +94,8 @@ impl Net {
         let token = self.receive.peek_used()?;
         let mut buffer = self.receiving[usize::from(token)].take().expect("a buffer that the device has");
         // SAFETY: the very buffer that was added with this token.
-        let length = unsafe { self.receive.pop_used(token, &[], &mut [&mut buffer[..]]) }.expect("our buffer");
+        let length =
+            unsafe { self.receive.pop_used(token, &[], &mut [&mut buffer[..]]) }.expect("our buffer");
         let length = (length as usize).clamp(HEADER, buffer.len()) - HEADER;
         Some(Frame { buffer, length })
     }
@@ -104,7 +107,8 @@ impl Net {
 
     fn give(&mut self, mut buffer: Buffer) {
         // SAFETY: the buffer is on the heap and kept in `receiving`, untouched, until the device is done with it.
-        let token = unsafe { self.receive.add(&[], &mut [&mut buffer[..]]) }.expect("a place for each buffer");
+        let token =
+            unsafe { self.receive.add(&[], &mut [&mut buffer[..]]) }.expect("a place for each buffer");
         self.receiving[usize::from(token)] = Some(buffer);
         self.receive_added = true;
     }
@@ -124,7 +128,8 @@ impl Net {
         let result = fill(&mut buffer[HEADER..HEADER + length]);
         let total = HEADER + length;
         // SAFETY: the buffer is on the heap and kept in `transmitting`, untouched, until the device is done with it.
-        let token = unsafe { self.transmit.add(&[&buffer[..total]], &mut []) }.expect("a place for each buffer");
+        let token =
+            unsafe { self.transmit.add(&[&buffer[..total]], &mut []) }.expect("a place for each buffer");
         self.transmitting[usize::from(token)] = Some((buffer, total));
         self.transmit_added = true;
         result
@@ -142,6 +147,11 @@ impl Net {
 
     /// Tells the device about buffers added since the last time.
     pub fn kick(&mut self) {
+        if !self.receive_added && !self.transmit_added {
+            return;
+        }
+        // The device must see the buffers before we read whether it wants to be told (virtio 1.2, 2.7.13.4.1).
+        fence(Ordering::SeqCst);
         if core::mem::take(&mut self.receive_added) && self.receive.should_notify() {
             self.transport.notify(RECEIVE);
         }
@@ -150,11 +160,16 @@ impl Net {
         }
     }
 
-    /// Turns interrupts on or off: for arriving frames, and, when no buffer is left, for sent ones.
+    /// Turns interrupts on or off: for arriving frames, and, when no buffer is left, for sent ones. Once they are on,
+    /// [`Net::is_ready`] has to be asked before halting.
     pub fn set_interrupts(&mut self, on: bool) {
         self.receive.set_dev_notify(on);
         let starved = on && self.free.is_empty();
         self.transmit.set_dev_notify(starved);
+        if on {
+            // The device must see this before we look at its rings, or each side could miss the other.
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Whether something has happened that interrupts were turned on for.
