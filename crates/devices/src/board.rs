@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Clock, TimerId, Timers};
 use crate::digest;
 use crate::ioapic::IoApic;
-use crate::lapic::Lapic;
+use crate::lapic::{Effect, Lapic};
 use crate::layout::{self, IOAPIC_BASE, IOAPIC_SIZE, LAPIC_BASE, LAPIC_SIZE, VIRTIO_BASE, VIRTIO_STRIDE};
 use crate::reset::Reset;
 use crate::serial::Com1;
@@ -266,7 +266,7 @@ impl Board {
                     return Err(ApplyError::AnchorGoesBack { at, anchor: self.clock.position });
                 }
                 self.clock.apply(at, *anchor);
-                self.refresh_timers();
+                self.place_timers();
                 self.fire_timers(at);
             }
             Input::DiskDone(done) => {
@@ -449,6 +449,7 @@ impl Board {
         (self.stream, self.power_button, self.slots) = (stream, power_button, slots);
         self.outputs = state.outputs.clone();
         self.refresh_timers();
+        self.place_timers();
         Ok(())
     }
 
@@ -501,9 +502,18 @@ impl Board {
         }
     }
 
+    /// To be called when a deadline may have changed. The division is worth avoiding: this follows every end of interrupt.
     fn refresh_timers(&mut self) {
+        let before = self.timers;
         self.timers.set(TimerId::Lapic, self.lapic.deadline());
         self.timers.set(TimerId::Console, self.stream.deadline);
+        if self.timers != before {
+            self.place_timers();
+        }
+    }
+
+    /// To be called when the clock changed.
+    fn place_timers(&mut self) {
         self.next_timer =
             self.timers.first().map_or(Position::MAX, |(deadline, _)| self.clock.position_of(deadline));
     }
@@ -576,10 +586,13 @@ impl Platform for Board {
     fn mmio_write(&mut self, at: Position, address: u64, size: u8, value: u64) {
         if let Some(offset) = offset(address, LAPIC_BASE, LAPIC_SIZE).filter(|_| self.lapic.is_enabled()) {
             if size == 4 {
-                let ended = self.lapic.write(offset, value as u32, self.clock.now(at));
-                if let Some(ended) = ended {
-                    let lapic = &mut self.lapic;
-                    self.ioapic.end_of_interrupt(ended.vector, &mut |message| lapic.deliver(message));
+                let effect = self.lapic.write(offset, value as u32, self.clock.now(at));
+                let lapic = &mut self.lapic;
+                let mut send = |message| lapic.deliver(message);
+                match effect {
+                    Some(Effect::Ended(vector)) => self.ioapic.end_of_interrupt(vector, &mut send),
+                    Some(Effect::Reopened) => self.ioapic.resend(&mut send),
+                    None => {}
                 }
                 self.refresh_timers();
             }
@@ -611,7 +624,12 @@ impl Platform for Board {
 
     fn msr_write(&mut self, _at: Position, msr: u32, value: u64) -> bool {
         let fits = match msr {
-            MSR_APIC_BASE => self.lapic.set_base_msr(value),
+            MSR_APIC_BASE => {
+                let fits = self.lapic.set_base_msr(value);
+                let lapic = &mut self.lapic;
+                self.ioapic.resend(&mut |message| lapic.deliver(message));
+                fits
+            }
             MSR_TSC_DEADLINE => {
                 self.lapic.set_tsc_deadline(value);
                 true

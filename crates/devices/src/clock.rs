@@ -69,7 +69,7 @@ pub enum TimerId {
 const TIMERS: [TimerId; 2] = [TimerId::Lapic, TimerId::Console];
 
 /// Deadlines in guest nanoseconds. A cache: each device holds its own deadline in its state.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timers {
     deadlines: [Option<u64>; TIMERS.len()],
 }

@@ -93,9 +93,10 @@ impl<'a> Inner<'a> {
 
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failed> {
         use std::fmt::Write;
-        // A byte writes no path: this is what makes megabytes of them cheap.
+        // In a sequence all elements are of one type, so bytes after a byte write no path: this is what makes megabytes of
+        // them cheap. In a tuple anything may follow.
         let depth = self.flat.path.len();
-        if self.bytes.is_empty() {
+        if self.bytes.is_empty() || !self.sized {
             let _ = write!(self.flat.path, "[{}]", self.index);
         }
         if let Shape::Byte(byte) = value.serialize(&mut *self.flat)? {
@@ -330,4 +331,98 @@ fn leaves_of<T: Serialize + ?Sized>(value: &T) -> Result<Vec<(String, u64)>, Fai
     let mut flat = Flat { path: String::new(), leaves: Vec::new() };
     flat.put(value)?;
     Ok(flat.leaves)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Serialize;
+    use std::collections::BTreeMap;
+
+    #[derive(Serialize, Clone)]
+    enum Kind {
+        Plain,
+        Tuple(u8, u32),
+        Named { value: Option<u8> },
+        Wrapped(Vec<u8>),
+    }
+
+    #[derive(Serialize, Clone)]
+    struct Inside {
+        flag: bool,
+        kinds: Vec<Kind>,
+    }
+
+    #[derive(Serialize, Clone)]
+    struct Outside {
+        number: u64,
+        small: u8,
+        bytes: Vec<u8>,
+        registers: [u32; 2],
+        inside: Inside,
+        map: BTreeMap<u16, i32>,
+        wide: u128,
+        mixed: (u8, u64, u8),
+    }
+
+    fn sample() -> Outside {
+        Outside {
+            number: 7,
+            small: 8,
+            bytes: vec![1, 2, 3],
+            registers: [4, 5],
+            inside: Inside {
+                flag: true,
+                kinds: vec![
+                    Kind::Plain,
+                    Kind::Tuple(1, 2),
+                    Kind::Named { value: None },
+                    Kind::Wrapped(vec![9]),
+                ],
+            },
+            map: [(3, -1)].into(),
+            wide: 1 << 64,
+            mixed: (1, 2, 3),
+        }
+    }
+
+    #[test]
+    fn every_field_has_its_path() {
+        let leaves = leaves(&sample());
+        let value = |path: &str| leaves.iter().find(|(name, _)| name == path).map(|(_, value)| *value);
+        assert_eq!(value("number"), Some(7));
+        assert_eq!(value("small"), Some(8));
+        assert_eq!(value("bytes.len"), Some(3));
+        assert_eq!(value("bytes"), Some(xxh3_64(&[1, 2, 3])));
+        assert_eq!(value("registers[1]"), Some(5));
+        assert_eq!(value("inside.flag"), Some(1));
+        assert_eq!(value("inside.kinds.len"), Some(4));
+        assert_eq!(value("inside.kinds[0]"), Some(xxh3_64(b"Plain")));
+        assert_eq!(value("inside.kinds[1].Tuple[1]"), Some(2));
+        assert_eq!(value("inside.kinds[2].Named.value"), Some(xxh3_64(b"none")));
+        assert_eq!(value("inside.kinds[3].Wrapped"), Some(xxh3_64(&[9])));
+        assert_eq!(value("map.{3}"), Some(-1_i32 as u64));
+        assert_eq!((value("wide.low"), value("wide.high")), (Some(0), Some(1)));
+        assert_eq!(value("mixed[1]"), Some(2));
+    }
+
+    #[test]
+    fn a_change_anywhere_changes_the_leaves() {
+        let base = leaves(&sample());
+        let changes: [fn(&mut Outside); 8] = [
+            |state| state.number += 1,
+            |state| state.small = 0,
+            |state| state.bytes[2] = 4,
+            |state| state.bytes.push(0),
+            |state| state.inside.kinds.truncate(1),
+            |state| state.inside.kinds[2] = Kind::Named { value: Some(0) },
+            |state| state.mixed.2 = 4,
+            |state| state.inside.kinds.push(Kind::Wrapped(Vec::new())),
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            let mut changed = sample();
+            change(&mut changed);
+            assert_ne!(leaves(&changed), base, "change {index}");
+        }
+    }
 }

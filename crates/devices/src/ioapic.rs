@@ -106,6 +106,13 @@ impl IoApic {
         }
     }
 
+    /// Offers asserted levels again, after the local APIC changed in a way that may let it take what it did not.
+    pub fn resend(&mut self, send: &mut dyn FnMut(Message) -> bool) {
+        for pin in 0..IOAPIC_PINS {
+            self.level(pin, send);
+        }
+    }
+
     fn level(&mut self, pin: usize, send: &mut dyn FnMut(Message) -> bool) {
         let entry = self.table[pin];
         let asserted = self.lines & 1 << pin != 0;

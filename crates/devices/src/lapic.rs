@@ -64,11 +64,13 @@ pub struct Message {
     pub level: bool,
 }
 
-/// What a register write asks of the rest of the board.
+/// What a register write means to the I/O APIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Eoi {
-    /// The level-triggered vector that ended.
-    pub vector: u8,
+pub enum Effect {
+    /// This level-triggered vector ended.
+    Ended(u8),
+    /// Messages that were not taken may be taken now.
+    Reopened,
 }
 
 /// Registers and timer of the local APIC. The whole of it is state.
@@ -185,11 +187,11 @@ impl Lapic {
     }
 
     /// Writes the register at `offset` in the page at guest time `now`.
-    pub fn write(&mut self, offset: u64, value: u32, now: u64) -> Option<Eoi> {
-        let mut ended = None;
+    pub fn write(&mut self, offset: u64, value: u32, now: u64) -> Option<Effect> {
+        let mut effect = None;
         match offset {
             TPR => self.tpr = value & 0xff,
-            EOI => ended = self.end_of_interrupt(),
+            EOI => effect = self.end_of_interrupt(),
             LDR => self.ldr = value & 0xff00_0000,
             DFR => self.dfr = value | 0x0fff_ffff,
             SVR => {
@@ -215,7 +217,7 @@ impl Lapic {
             _ => {}
         }
         self.update();
-        ended
+        if matches!(offset, LDR | DFR | SVR) { Some(Effect::Reopened) } else { effect }
     }
 
     /// The TSC-deadline MSR; 0 when it is not armed.
@@ -299,10 +301,10 @@ impl Lapic {
         if tpr & 0xf0 >= serviced & 0xf0 { tpr } else { serviced & 0xf0 }
     }
 
-    fn end_of_interrupt(&mut self) -> Option<Eoi> {
+    fn end_of_interrupt(&mut self) -> Option<Effect> {
         let vector = highest(&self.isr)?;
         set(&mut self.isr, vector, false);
-        get(&self.tmr, vector).then_some(Eoi { vector })
+        get(&self.tmr, vector).then_some(Effect::Ended(vector))
     }
 
     fn is_destination(&self, logical: bool, destination: u8) -> bool {

@@ -101,7 +101,7 @@ impl DiskBackend {
         let path = options.path.clone();
         let io = |error| DiskError::Io { path: path.clone(), error };
         let file = open(options)?;
-        lock(&file, options)?;
+        set_lock(&file, &path, options.lock, options.read_only)?;
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() && !metadata.file_type().is_block_device() {
             return Err(DiskError::NotADisk(path));
@@ -138,6 +138,14 @@ impl DiskBackend {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Changes the lock that is held: a cold start takes it exclusively, then lets the other member in.
+    ///
+    /// # Errors
+    /// Somebody else's lock excludes it; the one held so far stays.
+    pub fn set_lock(&self, lock: Lock) -> Result<(), DiskError> {
+        set_lock(&self.file, &self.path, lock, self.read_only)
     }
 
     /// Carries out a request and waits for its end. A failure of the host is an I/O error to the guest and a line in the log.
@@ -203,9 +211,9 @@ fn open(options: &DiskOptions) -> Result<File, DiskError> {
     })
 }
 
-fn lock(file: &File, options: &DiskOptions) -> Result<(), DiskError> {
+fn set_lock(file: &File, path: &Path, kind: Lock, read_only: bool) -> Result<(), DiskError> {
     // A write lock needs a handle that can write; a read-only disk is shared by nature.
-    let exclusive = options.lock == Lock::Exclusive && !options.read_only;
+    let exclusive = kind == Lock::Exclusive && !read_only;
     // SAFETY: flock is plain integers, for which zero is a value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short;
@@ -216,7 +224,7 @@ fn lock(file: &File, options: &DiskOptions) -> Result<(), DiskError> {
     }
     let error = std::io::Error::last_os_error();
     Err(match error.raw_os_error() {
-        Some(libc::EACCES | libc::EAGAIN) => DiskError::InUse(options.path.clone()),
-        _ => DiskError::Io { path: options.path.clone(), error },
+        Some(libc::EACCES | libc::EAGAIN) => DiskError::InUse(path.to_owned()),
+        _ => DiskError::Io { path: path.to_owned(), error },
     })
 }

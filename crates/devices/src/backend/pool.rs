@@ -113,6 +113,20 @@ impl Drop for DiskPool {
     }
 }
 
+/// A request that runs. It ends even if the callback panics, or the pool could never be closed.
+struct Running<'a> {
+    shared: &'a Shared,
+    disk: u16,
+    request: u64,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().schedules[usize::from(self.disk)].done(self.request);
+        self.shared.changed.notify_all();
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,16 +137,123 @@ impl Shared {
         loop {
             if let Some(request) = state.schedules.iter_mut().find_map(Schedule::start_next) {
                 drop(state);
-                let done = self.disks[usize::from(request.disk)].execute(&request);
-                (self.on_done)(done);
+                {
+                    let _running = Running { shared: self, disk: request.disk, request: request.request };
+                    let done = self.disks[usize::from(request.disk)].execute(&request);
+                    (self.on_done)(done);
+                }
                 state = self.lock();
-                state.schedules[usize::from(request.disk)].done(request.request);
-                self.changed.notify_all();
             } else if state.closing {
                 return;
             } else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::super::disk::{DiskError, DiskOptions, Lock};
+    use super::*;
+    use ft_core::input::DiskStatus;
+    use ft_core::output::DiskOp;
+
+    fn options(dir: &tempfile::TempDir) -> DiskOptions {
+        DiskOptions {
+            path: dir.path().join("disk"),
+            size: Some(64 << 10),
+            create: true,
+            read_only: false,
+            lock: Lock::Shared,
+        }
+    }
+
+    fn pool(options: &DiskOptions) -> (DiskPool, Receiver<DiskDone>) {
+        let (sender, receiver) = channel();
+        let disk = DiskBackend::open(options).unwrap();
+        let pool = DiskPool::new(vec![disk], 3, move |done| sender.send(done).unwrap()).unwrap();
+        (pool, receiver)
+    }
+
+    fn submit(pool: &DiskPool, request: u64, op: DiskOp) {
+        pool.submit(DiskRequest { disk: 0, request, op }).unwrap();
+    }
+
+    #[test]
+    fn writes_of_one_block_land_in_order_and_reads_see_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pool, done) = pool(&options(&dir));
+        for round in 0..100_u64 {
+            submit(&pool, 2 * round, DiskOp::Write { sector: 5, data: vec![round as u8; 1024] });
+            submit(&pool, 2 * round + 1, DiskOp::Read { sector: 6, len: 512 });
+        }
+        submit(&pool, 200, DiskOp::Flush);
+        pool.wait_idle();
+        let mut reads = 0;
+        let mut flushes = 0;
+        for done in done.try_iter() {
+            assert_eq!(done.status, DiskStatus::Ok);
+            if done.request == 200 {
+                flushes += 1;
+            } else if done.request % 2 == 1 {
+                assert_eq!(done.data, vec![(done.request / 2) as u8; 512]);
+                reads += 1;
+            }
+        }
+        assert_eq!((reads, flushes), (100, 1));
+        assert_eq!(pool.submit(DiskRequest { disk: 1, request: 0, op: DiskOp::Flush }), Err(NoSuchDisk(1)));
+    }
+
+    #[test]
+    fn requests_outside_the_disk_fail_and_the_file_does_not_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(&dir);
+        let (pool, done) = pool(&options);
+        submit(&pool, 0, DiskOp::Write { sector: 128, data: vec![1; 512] });
+        submit(&pool, 1, DiskOp::Read { sector: u64::MAX, len: 512 });
+        pool.wait_idle();
+        assert!(done.try_iter().all(|done| done.status == DiskStatus::IoError && done.data.is_empty()));
+        assert_eq!(std::fs::metadata(&options.path).unwrap().len(), 64 << 10);
+    }
+
+    #[test]
+    fn a_panic_in_the_callback_does_not_hang_the_pool() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = DiskBackend::open(&options(&dir)).unwrap();
+        let pool = DiskPool::new(vec![disk], 1, |_| panic!("expected in this test")).unwrap();
+        submit(&pool, 0, DiskOp::Flush);
+        pool.wait_idle();
+    }
+
+    #[test]
+    fn opening_says_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = options(&dir);
+        let missing = DiskOptions { create: false, ..base.clone() };
+        assert!(matches!(DiskBackend::open(&missing), Err(DiskError::Missing(_))));
+        let nowhere = DiskOptions { path: dir.path().join("no/disk"), ..base.clone() };
+        assert!(matches!(DiskBackend::open(&nowhere), Err(DiskError::NoDirectory(_))));
+        let directory = DiskOptions { path: dir.path().to_owned(), ..base.clone() };
+        assert!(matches!(DiskBackend::open(&directory), Err(DiskError::NotADisk(_))));
+
+        let first = DiskBackend::open(&base).unwrap();
+        let longer = DiskOptions { size: Some(1 << 20), ..base.clone() };
+        let error = DiskBackend::open(&longer).unwrap_err();
+        assert!(matches!(error, DiskError::TooShort { found: 65536, wanted: 1048576, .. }), "{error}");
+        let odd = DiskOptions { size: Some(1000), ..base.clone() };
+        assert!(matches!(DiskBackend::open(&odd), Err(DiskError::NotSectors { size: 1000, .. })));
+
+        // Members share; an exclusive user waits for all of them to go.
+        let second = DiskBackend::open(&base).unwrap();
+        let exclusive = DiskOptions { lock: Lock::Exclusive, ..base.clone() };
+        assert!(matches!(DiskBackend::open(&exclusive), Err(DiskError::InUse(_))));
+        drop((first, second));
+        let alone = DiskBackend::open(&exclusive).unwrap();
+        assert!(matches!(DiskBackend::open(&base), Err(DiskError::InUse(_))));
+        alone.set_lock(Lock::Shared).unwrap();
+        assert_eq!(DiskBackend::open(&base).unwrap().len(), 64 << 10);
     }
 }
