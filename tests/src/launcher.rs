@@ -24,19 +24,21 @@ pub struct Launcher {
     _watch: Sender<()>,
 }
 
-/// What the launcher says when a replica goes on alone.
+/// What the launcher says when a replica has no other any more.
 #[derive(Clone, Debug)]
 pub struct Takeover {
     /// The whole line.
     pub line: String,
     /// When it was printed.
     pub at: Instant,
+    /// Who goes on.
+    pub replica: String,
     /// The new generation.
     pub generation: u64,
     /// Where the guest went on.
     pub position: u64,
-    /// For how long the guest was silent, in milliseconds.
-    pub silent_ms: f64,
+    /// For how long the guest was silent, in milliseconds; `None` where the primary lost its backup and never was.
+    pub silent_ms: Option<f64>,
 }
 
 impl Launcher {
@@ -150,23 +152,23 @@ impl Launcher {
 }
 
 impl Takeover {
-    /// Reads a line such as `replica b took over in generation 2 at position 123: the guest was silent for 4.5 ms`.
+    /// Reads `...; replica b took over in generation 2 at position 123; the guest was silent for 4.5 ms`, or `...; replica a
+    /// goes on alone in generation 2 at position 123, ...`.
     pub fn parse(line: &str, at: Instant) -> Option<Self> {
-        let words: Vec<&str> = line
-            .split(|letter: char| {
-                letter.is_whitespace() || matches!(letter, ',' | ':' | ';' | '(' | ')' | '=')
-            })
-            .filter(|word| !word.is_empty())
-            .collect();
+        let (who, what) =
+            line.split_once(" took over in ").or_else(|| line.split_once(" goes on alone in "))?;
+        let replica = who.rsplit(' ').next()?.to_owned();
+        let words: Vec<&str> = what.split([' ', ',', ';']).filter(|word| !word.is_empty()).collect();
         let after = |name: &str| {
-            words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1)).copied()
+            let at = words.iter().position(|word| *word == name)?;
+            words.get(at + 1).copied()
         };
-        let number = |word: &str| word.replace('_', "").trim_end_matches('.').parse::<u64>().ok();
-        let generation = number(after("generation")?)?;
-        let position = number(after("position")?)?;
-        let unit = words.iter().rposition(|word| word.trim_end_matches('.') == "ms")?;
-        let silent_ms = words.get(unit.checked_sub(1)?)?.parse().ok()?;
-        line.contains("silent").then(|| Self { line: line.to_owned(), at, generation, position, silent_ms })
+        let generation = after("generation")?.parse().ok()?;
+        let position = after("position")?.parse().ok()?;
+        let silent_ms = what.split_once("silent for ").and_then(|(_, rest)| rest.split_once(" ms"));
+        let silent_ms = silent_ms.and_then(|(number, _)| number.parse().ok());
+        let complete = silent_ms.is_some() == line.contains(" took over in ");
+        complete.then(|| Self { line: line.to_owned(), at, replica, generation, position, silent_ms })
     }
 }
 
@@ -187,4 +189,32 @@ pub(crate) fn send_signal(pid: u32, signal: i32) {
     // SAFETY: kill touches no memory of this process.
     let sent = unsafe { libc::kill(pid, signal) };
     assert_eq!(sent, 0, "signal {signal} to {pid}: {}", std::io::Error::last_os_error());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_a_loss() {
+        let at = Instant::now();
+        let line = "ft-vm: replica a (process 7) was killed by signal 9; replica b took over in generation 2 at position \
+                    1234; the guest was silent for 4.5 ms";
+        let takeover = Takeover::parse(line, at).expect("it is one");
+        assert_eq!((takeover.replica.as_str(), takeover.generation, takeover.position), ("b", 2, 1234));
+        assert_eq!(takeover.silent_ms, Some(4.5));
+        let line = "ft-vm: replica a goes on alone in generation 3 at position 99, without a backup";
+        let alone = Takeover::parse(line, at).expect("it is one");
+        assert_eq!(
+            (alone.replica.as_str(), alone.generation, alone.position, alone.silent_ms),
+            ("a", 3, 99, None)
+        );
+        for other in [
+            "ft-vm: replica a (process 1) is primary in generation 1 at position 0, replica b (process 2) is its backup",
+            "ft-vm: replica b took over in generation 2 at position 1234",
+            "",
+        ] {
+            assert!(Takeover::parse(other, at).is_none(), "{other}");
+        }
+    }
 }

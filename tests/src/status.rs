@@ -22,7 +22,7 @@ pub struct Replica {
     pub role: String,
     /// Process id.
     pub pid: u32,
-    /// `live`, ...
+    /// `live`, `alone`, `following`, ...
     pub state: String,
     /// Where its guest stands, in guest instructions.
     pub position: u64,
@@ -40,12 +40,16 @@ impl Status {
             let word =
                 |key: &str| entry[key].as_str().map(str::to_owned).ok_or(format!("no {key} in {entry}"));
             let number = |key: &str| entry[key].as_u64().ok_or(format!("no {key} in {entry}"));
+            if entry["state"] == "gone" {
+                continue;
+            }
             replicas.push(Replica {
                 replica: word("replica")?,
                 role: word("role")?,
                 pid: u32::try_from(number("pid")?).map_err(|error| error.to_string())?,
                 state: word("state")?,
-                position: number("position")?,
+                // A replica that does not answer is listed without one.
+                position: entry["position"].as_u64().unwrap_or(0),
                 json: entry.clone(),
             });
         }
@@ -67,9 +71,9 @@ impl Status {
         self.role("backup").unwrap_or_else(|| panic!("no backup in {}", self.json))
     }
 
-    /// How many replicas are live: their guest's outputs are the world's.
+    /// How many replicas are live, with a backup or alone: their guest's outputs are the world's.
     pub fn live(&self) -> usize {
-        self.replicas.iter().filter(|replica| replica.state == "live").count()
+        self.replicas.iter().filter(|replica| ["live", "alone"].contains(&replica.state.as_str())).count()
     }
 }
 

@@ -30,6 +30,15 @@ fn refused(bed: &Bed, name: &str, run: &Finished, code: i32, words: &[&str]) {
     bed.assert_clean();
 }
 
+/// How many messages there are; where a forwarded port leads is no complaint.
+fn messages(run: &Finished) -> usize {
+    let message = |line: &&str| {
+        (line.starts_with("error") || line.starts_with("ft-vm: "))
+            && !line.contains("leads to the guest's port")
+    };
+    run.stderr.lines().filter(message).count()
+}
+
 /// A good pair starts in this folder, serves and stops.
 fn good_start(bed: &Bed, name: &str) {
     let mut pair = bed.start();

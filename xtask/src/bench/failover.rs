@@ -26,7 +26,7 @@ pub(crate) fn measure(effort: &Effort, table: &mut Table) {
         let takeover = pair.wait_takeover(0, LIMIT);
         load.wait_replies(200, LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", pair.said()));
         let record = load.stop().unwrap_or_else(|error| panic!("{error}\n{}", pair.said()));
-        launcher.push(takeover.silent_ms);
+        launcher.extend(takeover.silent_ms);
         client.push(record.silence.as_secs_f64() * 1e3);
         pair.stop();
     }
