@@ -46,7 +46,7 @@ fn fold(state: u64, value: u64) -> u64 {
 /// Multiplications, shifts and rotations in one dependent chain.
 fn hash_loop(seed: u64, _: &[u32; 256]) -> u64 {
     let mut state = seed;
-    for step in 0..20_000_u64 {
+    for step in 0..10_000_u64 {
         state = fold(state, step) ^ (state >> 17);
         state = state.wrapping_add(u64::from(state.count_ones()) + u64::from(state.leading_zeros()));
     }
@@ -219,7 +219,7 @@ fn dispatch(seed: u64, _: &[u32; 256]) -> u64 {
     let program: Vec<u8> = (0..256).map(|_| (random.next() % 12) as u8).collect();
     let mut stack = [seed; 8];
     let mut top = 0_usize;
-    for step in 0..20_000_usize {
+    for step in 0..14_000_usize {
         let value = stack[top];
         let other = stack[(top + 1) % 8];
         stack[top] = match program[step % 256] {
