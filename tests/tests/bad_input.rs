@@ -19,11 +19,7 @@ fn refused(bed: &Bed, name: &str, run: &Finished, code: i32, words: &[&str]) {
     for word in words {
         assert!(run.stderr.contains(word), "{name}: {word:?} is not in: {}", run.stderr);
     }
-    let errors = run
-        .stderr
-        .lines()
-        .filter(|line| line.starts_with("error") || line.starts_with("ft-vm: error"))
-        .count();
+    let errors = messages(run);
     assert_eq!(errors, 1, "{name}: one message, not {errors}: {}", run.stderr);
     assert!(!run.stderr.contains("panicked"), "{name}: {}", run.stderr);
     assert!(run.stdout.is_empty(), "{name}: {}", run.stdout);
@@ -185,12 +181,8 @@ fn a_second_launcher() {
         let second = bed.run(&[START, more].concat());
         assert_eq!(second.code, Some(1), "{}", second.stderr);
         assert!(second.took < SECONDS);
-        assert_eq!(
-            second.stderr.lines().filter(|line| line.starts_with("error")).count(),
-            1,
-            "{}",
-            second.stderr
-        );
+        assert_eq!(messages(&second), 1, "{}", second.stderr);
+        assert!(second.stderr.contains("already running"), "{}", second.stderr);
     }
     assert_eq!(client.call(&["PING"]), Ok(ft_e2e::Reply::Simple("PONG".into())), "the first one goes on");
     assert_eq!(bed.status().replicas.len(), 2);
