@@ -5,7 +5,7 @@
 //! table itself. So one table knows which pages hold cached code and which were written since it was last asked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -38,13 +38,14 @@ pub struct PageFlags {
 struct Shared {
     pages: Box<[AtomicU8]>,
     any_code_written: AtomicBool,
+    dirty_generation: AtomicU64,
 }
 
 impl PageFlags {
     /// A table for `len` bytes.
     pub fn new(len: usize) -> Self {
         let pages = (0..len.div_ceil(PAGE)).map(|_| AtomicU8::new(0)).collect();
-        Self { shared: Arc::new(Shared { pages, any_code_written: AtomicBool::new(false) }), base: 0 }
+        Self { shared: Arc::new(Shared { pages, any_code_written: AtomicBool::new(false), dirty_generation: AtomicU64::new(0) }), base: 0 }
     }
 
     /// The raw flags, one byte a page, for an engine's fast paths.
@@ -58,8 +59,15 @@ impl PageFlags {
             && self.shared.any_code_written.swap(false, Ordering::Relaxed)
     }
 
+    /// Changes whenever [`DIRTY`] was cleared, so that an engine that skips marking pages it has marked knows to begin
+    /// again.
+    pub fn dirty_generation(&self) -> u64 {
+        self.shared.dirty_generation.load(Ordering::Relaxed)
+    }
+
     /// Clears [`DIRTY`] everywhere and gives the numbers of the pages that had it, ascending.
     pub fn take_dirty(&self) -> Vec<usize> {
+        self.shared.dirty_generation.fetch_add(1, Ordering::Relaxed);
         self.take(DIRTY)
     }
 

@@ -1,1 +1,405 @@
-//! The software engine.
+//! The software engine: an interpreter of decoded blocks, exact to the instruction.
+//!
+//! Code is decoded once into compact ops ([`op`]), in blocks that belong to a physical page and a mode ([`block`]), and
+//! run by handlers that jump from one to the next ([`exec`]). What the guest can see never depends on how blocks are cut or
+//! cached: the budget makes every stop exact, and the TLBs ([`tlb`]) change by architectural events only.
+
+mod block;
+mod cpu;
+mod cpuid;
+mod decode;
+mod exec;
+mod fault;
+mod flags;
+mod msr;
+mod op;
+mod paging;
+mod segment;
+mod tlb;
+
+#[cfg(test)]
+mod tests;
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use self::block::{Block, Cache, JUMPS, JumpEntry};
+use self::cpu::{Cpu, Exit};
+use self::fault::{Fault, TripleFault};
+use self::flags::{IF, TF};
+use self::op::Op;
+use self::tlb::{ENTRIES, Entry, FETCH_ENTRIES, FetchEntry};
+use crate::memory::{PAGE, PageFlags};
+use crate::{CpuState, Dead, GuestRam, Kick, Platform, Position, SLICE, Stop, Vcpu};
+
+/// How the engine works inside. Nothing here is visible to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Most blocks that are cached; when there are more, all are dropped.
+    pub blocks: usize,
+    /// If set, all blocks are dropped now and then, at moments drawn from this seed: for tests.
+    pub flush_seed: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { blocks: 128 * 1024, flush_seed: None }
+    }
+}
+
+/// Why an engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// RAM is not one region of whole pages from address 0.
+    #[error("guest RAM must be one region of whole pages from address 0")]
+    Layout,
+    /// The region's memory cannot be reached.
+    #[error("guest RAM has no host address: {0}")]
+    Host(#[source] vm_memory::guest_memory::Error),
+}
+
+/// The software processor.
+#[derive(Debug)]
+pub struct SoftwareVcpu {
+    cpu: Box<Cpu>,
+    /// The block that runs a single instruction, kept while it runs.
+    single: Option<Box<Block>>,
+}
+
+// SAFETY: all pointers inside lead into memory that the engine owns or, like guest RAM, keeps alive; the platform's is set
+// only while run() borrows it.
+unsafe impl Send for SoftwareVcpu {}
+
+impl SoftwareVcpu {
+    /// A processor on this RAM, in the state of [`CpuState::reset_pvh`] at entry 0. [`Vcpu::restore`] gives it a real one.
+    ///
+    /// # Errors
+    /// [`Error`]: RAM of another shape than one region from address 0.
+    pub fn new(ram: GuestRam, options: Options) -> Result<Self, Error> {
+        let mut regions = ram.iter();
+        let (Some(region), None) = (regions.next(), regions.next()) else { return Err(Error::Layout) };
+        let size = region.len();
+        let table: PageFlags = region.bitmap();
+        let flags = table.bytes();
+        if region.start_addr() != GuestAddress(0)
+            || size == 0
+            || size % PAGE as u64 != 0
+            || flags.len() as u64 * (PAGE as u64) < size
+        {
+            return Err(Error::Layout);
+        }
+        let page_flags = flags.as_ptr();
+        let ram_base = ram.get_host_address(GuestAddress(0)).map_err(Error::Host)?;
+        let mut tlbs = vec![Entry::EMPTY; 3 * ENTRIES].into_boxed_slice();
+        let mut jumps = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
+        let (tlb, jump) = (tlbs.as_mut_ptr(), jumps.as_mut_ptr());
+        let cpu = Box::new(Cpu {
+            gpr: [0; 20],
+            flags: flags::Lazy::default(),
+            budget: 0,
+            tlb,
+            head: std::ptr::null(),
+            jump,
+            salt: 0,
+            exit_request: false,
+            op: std::ptr::null(),
+            xmm: [0; 16],
+            rip: 0,
+            next_rip: 0,
+            limit: 0,
+            exit: Exit::Boundary,
+            fault: Fault::ud(),
+            address_vector: 13,
+            system_flags: 0,
+            s: CpuState::default(),
+            mode: 0,
+            view: 0,
+            generation: 0,
+            tlbs,
+            any_large: false,
+            fetch: vec![FetchEntry::EMPTY; FETCH_ENTRIES].into_boxed_slice(),
+            jumps,
+            ram_base,
+            ram_size: size,
+            page_flags,
+            ram: ram.clone(),
+            flag_table: table,
+            platform: None,
+            cache: Cache::new((size / PAGE as u64) as usize, options.blocks, options.flush_seed),
+            unimplemented: Vec::new(),
+            dirty_generation: 0,
+        });
+        let mut this = Self { cpu, single: None };
+        this.restore(&CpuState::reset_pvh(0, 0));
+        Ok(this)
+    }
+
+    /// Runs a chain of handlers from `op` until it leaves.
+    fn enter(&mut self, op: *const Op) {
+        let cpu: *mut Cpu = &raw mut *self.cpu;
+        // SAFETY: the op belongs to a live block; the Cpu is pinned in its box, and nothing else touches it meanwhile.
+        unsafe {
+            (*cpu).gpr[17] = (*cpu).rip & !0xFFF;
+            (*cpu).gpr[18] = (*cpu).gpr[17].wrapping_add(4096);
+            let mut op = op;
+            while !op.is_null() {
+                op = ((*op).run)(cpu, op);
+            }
+        }
+    }
+
+    /// Finds or decodes the block at `rip`; `Ok(None)` if its first instruction straddles two pages.
+    fn block(&mut self) -> Result<Option<*const Op>, Fault> {
+        let c = &mut *self.cpu;
+        if c.cache.must_flush() {
+            c.flush_blocks();
+        }
+        let rip = c.rip;
+        let physical = c.fetch_page(rip)?;
+        let slot = (rip ^ rip >> 12) as usize & (JUMPS - 1);
+        let entry = c.jumps[slot];
+        if entry.tag == rip ^ c.salt {
+            return Ok(Some(entry.head));
+        }
+        if physical >= c.ram_size {
+            c.note("code outside RAM");
+            return Err(Fault::gp());
+        }
+        let (page, offset) = (physical >> 12, (rip & 0xFFF) as u16);
+        let block = match c.cache.find(page, offset, c.mode) {
+            Some(block) => block,
+            None => {
+                let mut bytes = [0; PAGE];
+                let len = PAGE - usize::from(offset);
+                // SAFETY: the page is in RAM.
+                unsafe {
+                    let from = c.ram_base.add(physical as usize + usize::from(offset));
+                    std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len);
+                }
+                match decode::decode(c, page, offset, &bytes[..len], false) {
+                    Some(block) => c.insert_block(block),
+                    None => return Ok(None),
+                }
+            }
+        };
+        // SAFETY: cached blocks are live.
+        let head = unsafe { (*block).ops.as_ptr() };
+        c.jumps[slot] = JumpEntry { tag: rip ^ c.salt, head };
+        Ok(Some(head))
+    }
+
+    /// Decodes and runs one instruction alone. The budget is at least 1.
+    fn step(&mut self) -> Result<(), Fault> {
+        let c = &mut *self.cpu;
+        let rip = c.rip;
+        let physical = c.fetch_page(rip)?;
+        if physical >= c.ram_size {
+            c.note("code outside RAM");
+            return Err(Fault::gp());
+        }
+        let offset = (rip & 0xFFF) as u16;
+        let mut bytes = [0; 2 * decode::LONGEST];
+        let first = (PAGE - usize::from(offset)).min(decode::LONGEST);
+        let copy = |c: &Cpu, physical: u64, bytes: &mut [u8]| {
+            // SAFETY: the bytes lie in one page of RAM.
+            unsafe {
+                let from = c.ram_base.add(physical as usize);
+                std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len());
+            }
+        };
+        copy(c, physical + u64::from(offset), &mut bytes[..first]);
+        let mut block = decode::decode(c, physical >> 12, offset, &bytes[..first], true);
+        if block.is_none() {
+            let next = c.wrap_rip(rip.wrapping_add(first as u64));
+            let second = c.fetch_page(next)?;
+            if second >= c.ram_size {
+                c.note("code outside RAM");
+                return Err(Fault::gp());
+            }
+            copy(c, second, &mut bytes[first..decode::LONGEST]);
+            block = decode::decode(c, physical >> 12, offset, &bytes[..decode::LONGEST], true);
+        }
+        // 15 bytes always decode to something; what is longer is invalid.
+        let Some(block) = block else { return Err(Fault::gp()) };
+        let head = block.ops.as_ptr();
+        self.single = Some(block);
+        self.enter(head);
+        Ok(())
+    }
+
+    /// Delivers an event at the current boundary.
+    fn raise(&mut self, fault: Fault) -> Result<(), TripleFault> {
+        self.cpu.op = std::ptr::null();
+        self.cpu.raise(fault)
+    }
+
+    /// Runs until the machine stands at `limit`, or the platform must be looked at.
+    fn execute(&mut self, limit: Position) -> Result<(), TripleFault> {
+        self.cpu.budget = (limit - self.position()) as i64;
+        self.cpu.limit = limit;
+        self.cpu.exit_request = false;
+        while self.cpu.budget > 0 {
+            let trapping = self.cpu.system_flags & TF != 0;
+            self.cpu.cache.bury();
+            let entered = if trapping {
+                self.step()
+            } else {
+                match self.block() {
+                    Ok(Some(head)) => {
+                        self.enter(head);
+                        if self.cpu.exit == Exit::Budget && self.cpu.budget > 0 { self.step() } else { Ok(()) }
+                    }
+                    Ok(None) => self.step(),
+                    Err(fault) => Err(fault),
+                }
+            };
+            let c = &mut *self.cpu;
+            if let Err(fault) = entered {
+                // The instruction could not even be fetched: it started, and faulted.
+                c.budget -= 1;
+                self.raise(fault)?;
+            } else if c.exit == Exit::Fault {
+                let fault = c.fault;
+                self.raise(fault)?;
+            } else if trapping {
+                c.s.debug[4] |= 1 << 14;
+                self.raise(Fault::new(fault::DB))?;
+            }
+            if self.cpu.exit_request || self.cpu.exit == Exit::Boundary || trapping {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that may happen between two instructions at the platform's hands.
+    fn after_platform(&mut self) {
+        let c = &mut *self.cpu;
+        c.drain_code_written();
+        let generation = c.flag_table.dirty_generation();
+        if generation != c.dirty_generation {
+            c.dirty_generation = generation;
+            c.rearm_write_tags();
+        }
+    }
+
+    fn run_inner(&mut self, until: Position, kick: &Kick, platform: &mut dyn Platform) -> Stop {
+        let mut slice_end = self.position();
+        loop {
+            self.after_platform();
+            let now = self.position();
+            if platform.next_timer() <= now {
+                platform.fire_timers(now);
+                self.after_platform();
+            }
+            if now >= until {
+                return Stop::Reached;
+            }
+            if platform.wants_stop() {
+                return Stop::Platform;
+            }
+            if now >= slice_end {
+                if kick.is_set() {
+                    return Stop::Kicked;
+                }
+                slice_end = now.saturating_add(SLICE);
+            }
+            let c = &mut *self.cpu;
+            if c.system_flags & IF != 0
+                && !c.s.interrupt_shadow
+                && platform.pending_interrupt().is_some()
+            {
+                let vector = platform.acknowledge_interrupt();
+                c.s.halted = false;
+                c.limit = now;
+                c.budget = 0;
+                if self.raise(Fault::external(vector)).is_err() {
+                    return self.triple_fault(now);
+                }
+            } else if c.s.halted {
+                let wakes = c.system_flags & IF != 0;
+                return if wakes { Stop::Halted } else { Stop::Dead(Dead::HaltedForEver) };
+            }
+            let mut limit = until.min(slice_end);
+            let timer = platform.next_timer();
+            if timer > now {
+                limit = limit.min(timer);
+            }
+            if self.cpu.system_flags & TF != 0 {
+                limit = now + 1;
+            }
+            if self.cpu.s.interrupt_shadow {
+                self.cpu.s.interrupt_shadow = false;
+                limit = now + 1;
+            }
+            if self.execute(limit).is_err() {
+                return self.triple_fault(now);
+            }
+            self.cpu.s.position = self.cpu.limit - self.cpu.budget as u64;
+        }
+    }
+
+    fn triple_fault(&mut self, _at: Position) -> Stop {
+        self.cpu.s.position = self.cpu.limit - self.cpu.budget as u64;
+        Stop::Dead(Dead::TripleFault)
+    }
+}
+
+impl Vcpu for SoftwareVcpu {
+    fn position(&self) -> Position {
+        self.cpu.s.position
+    }
+
+    fn run(&mut self, until: Position, kick: &Kick, platform: &mut dyn Platform) -> Stop {
+        let pointer: *mut (dyn Platform + '_) = platform;
+        // SAFETY: only the lifetime is forgotten; the pointer is cleared before this borrow ends.
+        self.cpu.platform = Some(unsafe {
+            std::mem::transmute::<*mut (dyn Platform + '_), *mut (dyn Platform + 'static)>(pointer)
+        });
+        // SAFETY: the handlers use the pointer only inside execute() and raise(), while this reference is not used.
+        let stop = self.run_inner(until, kick, unsafe { &mut *pointer });
+        self.cpu.platform = None;
+        stop
+    }
+
+    fn state(&self) -> CpuState {
+        let c = &*self.cpu;
+        let mut state = c.s.clone();
+        state.gpr.copy_from_slice(&c.gpr[..16]);
+        state.rip = c.rip;
+        state.rflags = c.rflags();
+        for (pair, value) in state.xmm.iter_mut().zip(&c.xmm) {
+            *pair = (*value as u64, (*value >> 64) as u64);
+        }
+        state
+    }
+
+    fn restore(&mut self, state: &CpuState) {
+        let c = &mut *self.cpu;
+        c.s = state.clone();
+        c.gpr = [0; 20];
+        c.gpr[..16].copy_from_slice(&state.gpr);
+        c.rip = state.rip;
+        c.set_rflags(state.rflags);
+        for (value, (low, high)) in c.xmm.iter_mut().zip(&state.xmm) {
+            *value = u128::from(*low) | u128::from(*high) << 64;
+        }
+        c.flush_blocks();
+        c.cache.bury();
+        c.flush_tlbs(false);
+        c.update_mode();
+    }
+
+    fn flush_tlb(&mut self) {
+        self.cpu.flush_tlbs(false);
+    }
+
+    fn take_unimplemented(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.cpu.unimplemented)
+    }
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cpu").field("rip", &self.rip).finish_non_exhaustive()
+    }
+}

@@ -29,7 +29,7 @@ pub(crate) struct Report {
     /// By form and names of what differs: how often, and the first example.
     pub(crate) classes: BTreeMap<(String, String), (usize, String)>,
     /// Forms that the engine says it does not implement.
-    pub(crate) unimplemented: BTreeMap<String, usize>,
+    pub(crate) unimplemented: BTreeMap<String, (usize, String)>,
 }
 
 impl Report {
@@ -46,8 +46,8 @@ impl Report {
             return;
         }
         let mut text = String::new();
-        for (form, count) in &self.unimplemented {
-            let _ = writeln!(text, "not implemented: {form} ({count} cases)");
+        for (form, (count, first)) in &self.unimplemented {
+            let _ = writeln!(text, "not implemented: {form} ({count} cases), first {first}");
         }
         for ((form, what), (count, example)) in &self.classes {
             let _ = writeln!(text, "{form} [{what}] {count} times; first:\n{example}");
@@ -196,7 +196,7 @@ impl Pair {
         let got = self.guest.run_one(case);
         let unimplemented = self.guest.vcpu.take_unimplemented();
         if !unimplemented.is_empty() {
-            *report.unimplemented.entry(form).or_default() += 1;
+            report.unimplemented.entry(form).or_insert_with(|| (0, unimplemented.join("; "))).0 += 1;
             return;
         }
         let got = match got {
@@ -212,6 +212,9 @@ impl Pair {
         let mut found = compare::differences(&want, &got, &latitude);
         let base = self.window + DATA;
         let mut data = self.guest.data();
+        if want.trap.is_some() && latitude.partial_stores {
+            data.copy_from_slice(self.native.data());
+        }
         if !latitude.memory.is_empty()
             && let Some(address) = place::operand_address(instruction, &case.regs)
         {

@@ -194,6 +194,10 @@ pub(crate) fn decode(bytes: &[u8], ip: u64, window: u64) -> Option<Instruction> 
             return None;
         }
     }
+    // With REX.B this is PAUSE or XCHG, by maker.
+    if instruction.code() == Code::Pause && bytes[..instruction.len()].iter().any(|byte| is_prefix(*byte) && byte & 0xF1 == 0x41) {
+        return None;
+    }
     // On a near branch, an operand-size prefix means other things to other makers.
     let near = !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::Exception);
     let prefixes = &bytes[..instruction.len().saturating_sub(1)];
@@ -303,7 +307,7 @@ pub(crate) fn draw(rng: &mut Rng, code: Code, ip: u64, window: u64) -> Option<In
             }
             K::imm16 => {
                 instruction.set_op_kind(operand, OpKind::Immediate16);
-                let small = matches!(code.mnemonic(), Mnemonic::Enter | Mnemonic::Ret);
+                let small = matches!(code.mnemonic(), Mnemonic::Enter | Mnemonic::Ret | Mnemonic::Retf);
                 instruction.set_immediate16(if small { rng.below(64) as u16 } else { rng.value() as u16 });
             }
             K::imm32 => {

@@ -128,6 +128,8 @@ impl Guest {
             ram.write_obj(0xF4_u8, GuestAddress(kernel + STUBS + 16 * vector)).unwrap();
         }
         ram.write_obj(KERNEL + STACK_TOP, GuestAddress(kernel + TSS + 4)).unwrap();
+        // No I/O permission bitmap: it would begin behind the segment's limit.
+        ram.write_obj(0x68_u16, GuestAddress(kernel + TSS + 0x66)).unwrap();
 
         let mut template = CpuState::reset_pvh(0, 0);
         let null = Segment::default();

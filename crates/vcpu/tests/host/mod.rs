@@ -14,6 +14,7 @@
 pub(crate) mod case;
 pub(crate) mod compare;
 pub(crate) mod drive;
+pub(crate) mod engine;
 pub(crate) mod forms;
 pub(crate) mod guest;
 pub(crate) mod kvm;

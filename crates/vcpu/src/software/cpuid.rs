@@ -1,0 +1,54 @@
+//! CPUID: one fixed model, never the host's. Its vendor is GenuineIntel because Linux takes the crystal clock of leaf 0x15
+//! from no other.
+
+use super::paging::PHYSICAL_BITS;
+
+/// EAX, EBX, ECX, EDX of a leaf.
+pub(super) fn cpuid(leaf: u32, subleaf: u32, _cr4: u64) -> [u32; 4] {
+    let text = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+    match leaf {
+        0 => [0x16, text(b"Genu"), text(b"ntel"), text(b"ineI")],
+        // Family 6, model 0x2C. CLFLUSH of 64 bytes, one logical processor.
+        1 => [0x0002_06C2, 0x0001_0800, FEATURES_C, FEATURES_D],
+        // ARAT.
+        6 => [4, 0, 0, 0],
+        // FSGSBASE, TSC_ADJUST, SMEP, SMAP; ARCH_CAPABILITIES.
+        7 if subleaf == 0 => [0, 1 | 1 << 1 | 1 << 7 | 1 << 20, 0, 1 << 29],
+        // TSC = crystal = 1 GHz.
+        0x15 => [1, 1, 1_000_000_000, 0],
+        0x16 => [1000, 1000, 1000, 0],
+        0x4000_0000 => [0x4000_0000, text(b"ft-v"), text(b"m vC"), text(b"PU  ")],
+        0x8000_0000 => [0x8000_0008, 0, 0, 0],
+        // LAHF; SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
+        0x8000_0001 => [0, 0, 1, 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29],
+        0x8000_0002 => [text(b"ft-v"), text(b"m vi"), text(b"rtua"), text(b"l CP")],
+        0x8000_0003 => [text(b"U @ "), text(b"1.00"), text(b"GHz\0"), 0],
+        0x8000_0006 => [0, 0, 0x0100_6040, 0],
+        // Invariant TSC.
+        0x8000_0007 => [0, 0, 0, 1 << 8],
+        0x8000_0008 => [PHYSICAL_BITS | 48 << 8, 0, 0, 0],
+        _ => [0; 4],
+    }
+}
+
+/// SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT, TSC-deadline, hypervisor.
+const FEATURES_C: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 31;
+/// FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, SEP, MTRR, PGE, CMOV, PAT, CLFLUSH, MMX, FXSR, SSE, SSE2.
+const FEATURES_D: u32 = 1
+    | 1 << 2
+    | 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 8
+    | 1 << 9
+    | 1 << 11
+    | 1 << 12
+    | 1 << 13
+    | 1 << 15
+    | 1 << 16
+    | 1 << 19
+    | 1 << 23
+    | 1 << 24
+    | 1 << 25
+    | 1 << 26;

@@ -1,0 +1,304 @@
+//! Decoding: from bytes to a block of ops.
+
+mod interpreted;
+mod select;
+
+use iced_x86::{Code, CodeSize, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+
+use super::block::{Block, Interpret, Interpreted, Side};
+use super::cpu::{Cpu, MODE_SIZE_SHIFT};
+use super::exec::operand::{register_offset, segment_number};
+use super::exec::{self, branch};
+use super::op::{ADDRESS32, Handler, LINEAR32, Op, PAGE_BASE, PAGE_END, SEGMENT_SHIFT, ZERO};
+
+/// Most instructions of a block.
+const MOST: usize = 64;
+
+/// Longest instruction.
+pub(super) const LONGEST: usize = 15;
+
+/// Where the ops of a block are put together.
+struct Builder {
+    ops: Vec<Op>,
+    side: Vec<Side>,
+    interpreted: Vec<Box<Interpreted>>,
+    /// Indices of the jump ops, and targets as distances from the page.
+    jumps: Vec<(usize, u64)>,
+    mode: u8,
+    /// Instructions so far, the one in work excluded.
+    count: u16,
+    offset: u16,
+}
+
+const EMPTY: Op = Op { run: exec::head, disp: 0, base: ZERO, index: ZERO, scale: 0, reg: ZERO, imm: 0 };
+
+impl Builder {
+    fn long64(&self) -> bool {
+        self.mode >> MODE_SIZE_SHIFT & 3 == 2
+    }
+
+    fn put(&mut self, op: Op) {
+        self.side.push(Side { index: self.count, offset: self.offset });
+        self.ops.push(op);
+    }
+
+    /// A jump op to a target; it belongs to the boundary before instruction `index` at `offset`.
+    fn jump(&mut self, target: u64, index: u16, offset: u16) {
+        self.jumps.push((self.ops.len(), target));
+        self.side.push(Side { index, offset });
+        self.ops.push(Op { run: branch::jump, ..EMPTY });
+    }
+
+    fn interpret(&mut self, run: Interpret, instruction: &Instruction) {
+        let boxed = Box::new(Interpreted { run, instruction: *instruction });
+        let imm = &raw const *boxed as u64;
+        self.interpreted.push(boxed);
+        self.put(Op { run: exec::interpret, imm, ..EMPTY });
+    }
+
+    /// The address fields of an op, and whether only a slow form can do it.
+    fn address(&self, i: &Instruction) -> Option<(Op, bool)> {
+        let mut op = EMPTY;
+        let long = self.long64();
+        let mut slow = !long;
+        if !long {
+            op.scale |= LINEAR32;
+        }
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let mut displacement = i.memory_displacement64() as i64;
+        let mut narrow = i.memory_displ_size() == 4 && base == Register::None && index == Register::None;
+        match base {
+            Register::None => {}
+            Register::RIP => {
+                op.base = PAGE_BASE;
+                if i32::try_from(displacement).is_err() {
+                    op.base = PAGE_END;
+                    displacement -= 4096;
+                }
+            }
+            _ if base.is_gpr64() => op.base = register_offset(base),
+            _ if base.is_gpr32() => {
+                op.base = register_offset(base);
+                narrow = true;
+            }
+            _ => return None,
+        }
+        if index != Register::None {
+            if !(index.is_gpr64() || index.is_gpr32()) {
+                return None;
+            }
+            op.index = register_offset(index);
+            op.scale |= i.memory_index_scale().trailing_zeros() as u8;
+            narrow |= index.is_gpr32();
+        }
+        if long && base == Register::None && index == Register::None && i.memory_displ_size() == 4 {
+            // An absolute address with a prefix: rare.
+            return None;
+        }
+        if narrow {
+            op.scale |= ADDRESS32;
+            slow = true;
+            displacement = displacement as i32 as i64;
+        }
+        op.disp = i32::try_from(displacement).ok()?;
+        let segment = segment_number(i.memory_segment());
+        if !long || segment >= 4 {
+            op.scale |= (segment as u8 + 1) << SEGMENT_SHIFT;
+            slow = true;
+        }
+        Some((op, slow))
+    }
+}
+
+/// Decodes a block that starts at `offset` of a page whose bytes from there on are `bytes` (cut at the page's end, or for
+/// a single instruction that straddles, beyond). `None` if not even one instruction fits.
+pub(super) fn decode(cpu: &mut Cpu, page: u64, offset: u16, bytes: &[u8], single: bool) -> Option<Box<Block>> {
+    let mode = cpu.mode;
+    let bitness = match mode >> MODE_SIZE_SHIFT & 3 {
+        2 => 64,
+        1 => 32,
+        _ => 16,
+    };
+    let mut decoder = Decoder::with_ip(bitness, bytes, offset.into(), DecoderOptions::NONE);
+    let mut builder = Builder {
+        ops: vec![EMPTY],
+        side: vec![Side { index: 0, offset }],
+        interpreted: Vec::new(),
+        jumps: Vec::new(),
+        mode,
+        count: 0,
+        offset,
+    };
+    let most = if single { 1 } else { MOST };
+    let mut ended = false;
+    let mut held: Option<Instruction> = None;
+    loop {
+        if usize::from(builder.count) >= most || ended {
+            break;
+        }
+        let instruction = match held.take() {
+            Some(instruction) => instruction,
+            None => match next_instruction(&mut decoder) {
+                Some(instruction) => instruction,
+                None => break,
+            },
+        };
+        builder.offset = instruction.ip() as u16;
+        // CMP or TEST with the Jcc behind it becomes one op.
+        if !single && select::may_fuse(&instruction) && usize::from(builder.count) + 2 <= most {
+            let branch = next_instruction(&mut decoder);
+            if let Some(jcc) = &branch
+                && jcc.is_jcc_short_or_near()
+                && matches!(jcc.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
+            {
+                builder.fuse(&instruction, jcc);
+                ended = true;
+                break;
+            }
+            let position = branch.as_ref().map_or(instruction.next_ip(), Instruction::next_ip);
+            debug_assert!(position >= instruction.next_ip());
+            held = branch;
+            builder.translate(&instruction);
+            builder.count += 1;
+            builder.offset = instruction.next_ip() as u16;
+            if held.is_none() {
+                break;
+            }
+            continue;
+        }
+        ended = builder.translate(&instruction);
+        builder.count += 1;
+        builder.offset = instruction.next_ip() as u16;
+    }
+    if builder.count == 0 {
+        return None;
+    }
+    if !ended {
+        let target = u64::from(builder.offset);
+        builder.jump(target, builder.count, builder.offset);
+    }
+    Some(builder.finish(page, offset))
+}
+
+fn next_instruction(decoder: &mut Decoder<'_>) -> Option<Instruction> {
+    if !decoder.can_decode() {
+        return None;
+    }
+    let instruction = decoder.decode();
+    if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes { None } else { Some(instruction) }
+}
+
+impl Builder {
+    /// Adds one instruction; true if it ends the block.
+    fn translate(&mut self, i: &Instruction) -> bool {
+        if self.select(i) {
+            return i.flow_control() != FlowControl::Next;
+        }
+        let run = interpreted::select(i, self.mode);
+        self.interpret(run, i);
+        // What follows an interpreted instruction is the next op; after a branch that is never reached.
+        let ends = i.flow_control() != FlowControl::Next || interpreted::ends_block(i);
+        if ends {
+            self.jump(i.next_ip(), self.count + 1, i.next_ip() as u16);
+        }
+        ends
+    }
+
+    fn fuse(&mut self, compare: &Instruction, jcc: &Instruction) {
+        let (handler, op) = select::fused(compare, jcc);
+        self.put(Op { run: handler, ..op });
+        let (index, offset) = (self.count + 1, jcc.ip() as u16);
+        self.jump(self.target(jcc), index, offset);
+        self.jump(jcc.next_ip(), index, offset);
+        self.count += 2;
+        self.offset = jcc.next_ip() as u16;
+    }
+
+    /// A direct branch's target as a distance from the page.
+    fn target(&self, i: &Instruction) -> u64 {
+        if i.op0_kind() == OpKind::NearBranch32 {
+            i.near_branch32() as i32 as i64 as u64
+        } else {
+            i.near_branch64()
+        }
+    }
+
+    fn finish(mut self, page: u64, offset: u16) -> Box<Block> {
+        let first_stub = self.ops.len();
+        let far: Handler = if self.long64() { exec::far } else { exec::far32 };
+        let page_bytes = 4096;
+        for (number, (at, target)) in self.jumps.iter().enumerate() {
+            let distance = (first_stub + number - at) as i32;
+            self.ops[*at].disp = distance;
+            let run = if *target < page_bytes { exec::resolve } else { far };
+            self.ops.push(Op { run, disp: -distance, imm: *target, ..EMPTY });
+            self.side.push(Side { index: self.count, offset: self.offset });
+        }
+        let mut block = Box::new(Block {
+            ops: self.ops.into_boxed_slice(),
+            side: self.side,
+            interpreted: self.interpreted,
+            page,
+            offset,
+            len: self.offset - offset,
+            mode: self.mode,
+            count: self.count,
+            dead: true,
+            incoming: Vec::new(),
+            jumps: [std::ptr::null_mut(); 2],
+        });
+        let pointer = &raw const *block as u64;
+        block.ops[0].disp = i32::from(self.count);
+        block.ops[0].imm = pointer;
+        let ops = block.ops.as_mut_ptr();
+        for (number, (at, _)) in self.jumps.iter().enumerate() {
+            let stub = first_stub + number;
+            block.ops[*at].imm = ops.wrapping_add(stub) as u64;
+            block.jumps[number] = ops.wrapping_add(*at);
+        }
+        block
+    }
+}
+
+/// Bytes of an operand's register or memory.
+fn operand_size(i: &Instruction, n: u32) -> usize {
+    exec::operand::size_of_operand(i, n)
+}
+
+/// True for code that was decoded for 64-bit mode.
+fn is_64(i: &Instruction) -> bool {
+    i.code_size() == CodeSize::Code64
+}
+
+/// The condition number of Jcc, SETcc and CMOVcc: the low bits of their opcodes.
+fn condition(i: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match i.condition_code() {
+        C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        _ => 15,
+    }
+}
+
+/// True for `Code`s and mnemonics that the selectors look at by name.
+fn is(i: &Instruction, mnemonics: &[Mnemonic]) -> bool {
+    mnemonics.contains(&i.mnemonic())
+}
+
+/// NOP, in the encodings where it is a plain one.
+fn is_nop(code: Code) -> bool {
+    matches!(code, Code::Nopw | Code::Nopd | Code::Nopq | Code::Nop_rm16 | Code::Nop_rm32 | Code::Nop_rm64)
+}

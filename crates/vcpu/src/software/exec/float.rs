@@ -1,0 +1,127 @@
+//! Floating-point state: FXSAVE, FXRSTOR, MXCSR, and the x87 control instructions. x87 arithmetic comes later.
+
+use iced_x86::{Instruction, Mnemonic};
+
+use crate::software::block::Flow;
+use crate::software::cpu::{CR0_EM, CR0_MP, CR0_TS, Cpu};
+use crate::software::fault::{Fault, NM};
+use crate::state::X87;
+
+/// Bits of MXCSR that exist.
+const MXCSR_MASK: u32 = 0xFFFF;
+
+impl Cpu {
+    fn x87_allowed(&self) -> Result<(), Fault> {
+        if self.s.cr0 & (CR0_EM | CR0_TS) != 0 { Err(Fault::new(NM)) } else { Ok(()) }
+    }
+}
+
+/// FXSAVE, FXSAVE64: the pointers to the last instruction and operand are always 0.
+pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    c.x87_allowed()?;
+    let at = c.linear(i);
+    if at & 15 != 0 {
+        return Err(Fault::gp());
+    }
+    let x87 = c.s.x87;
+    let mut image = [0_u8; 512];
+    image[0..2].copy_from_slice(&x87.control.to_le_bytes());
+    image[2..4].copy_from_slice(&x87.status.to_le_bytes());
+    image[4] = x87.tag;
+    image[24..28].copy_from_slice(&c.s.mxcsr.to_le_bytes());
+    image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
+    let top = usize::from(x87.status >> 11 & 7);
+    for n in 0..8 {
+        image[32 + 16 * n..42 + 16 * n].copy_from_slice(&x87.registers[(top + n) & 7]);
+    }
+    let registers = if c.long64() { 16 } else { 8 };
+    for n in 0..registers {
+        image[160 + 16 * n..176 + 16 * n].copy_from_slice(&c.xmm[n].to_le_bytes());
+    }
+    let used = 160 + 16 * registers;
+    c.check_write(at, used)?;
+    for n in (0..used).step_by(8) {
+        let value = u64::from_le_bytes(std::array::from_fn(|byte| image[n + byte]));
+        let to = c.wrap(at.wrapping_add(n as u64));
+        c.write(to, 8, value)?;
+    }
+    Ok(Flow::Next)
+}
+
+/// FXRSTOR, FXRSTOR64.
+pub(in crate::software) fn fxrstor(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    c.x87_allowed()?;
+    let at = c.linear(i);
+    if at & 15 != 0 {
+        return Err(Fault::gp());
+    }
+    let mut image = [0_u8; 512];
+    for n in (0..416).step_by(8) {
+        let from = c.wrap(at.wrapping_add(n as u64));
+        image[n..n + 8].copy_from_slice(&c.read(from, 8)?.to_le_bytes());
+    }
+    let word = |n: usize| u16::from_le_bytes([image[n], image[n + 1]]);
+    let mxcsr = u32::from(word(24)) | u32::from(word(26)) << 16;
+    if mxcsr & !MXCSR_MASK != 0 {
+        return Err(Fault::gp());
+    }
+    let mut x87 = X87 { control: word(0) & 0x1F3F | 0x40, status: word(2), tag: image[4], ..X87::default() };
+    let top = usize::from(x87.status >> 11 & 7);
+    for n in 0..8 {
+        x87.registers[(top + n) & 7].copy_from_slice(&image[32 + 16 * n..42 + 16 * n]);
+    }
+    c.s.x87 = x87;
+    c.s.mxcsr = mxcsr;
+    let registers = if c.long64() { 16 } else { 8 };
+    for n in 0..registers {
+        c.xmm[n] = u128::from_le_bytes(std::array::from_fn(|byte| image[160 + 16 * n + byte]));
+    }
+    Ok(Flow::Next)
+}
+
+/// LDMXCSR, STMXCSR.
+pub(in crate::software) fn mxcsr(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    if i.mnemonic() == Mnemonic::Stmxcsr {
+        let value = c.s.mxcsr;
+        c.set(i, 0, value.into())?;
+        return Ok(Flow::Next);
+    }
+    let value = c.get(i, 0)? as u32;
+    if value & !MXCSR_MASK != 0 {
+        return Err(Fault::gp());
+    }
+    c.s.mxcsr = value;
+    Ok(Flow::Next)
+}
+
+/// FNINIT, FNCLEX, FLDCW, FNSTCW, FNSTSW, EMMS.
+pub(in crate::software) fn x87_control(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    c.x87_allowed()?;
+    match i.mnemonic() {
+        Mnemonic::Fninit => {
+            c.s.x87.control = 0x37F;
+            c.s.x87.status = 0;
+            c.s.x87.tag = 0;
+        }
+        Mnemonic::Fnclex => c.s.x87.status &= 0x7F00,
+        Mnemonic::Fldcw => {
+            let value = c.get(i, 0)? as u16;
+            c.s.x87.control = value & 0x1F3F | 0x40;
+        }
+        Mnemonic::Fnstcw => {
+            let value = c.s.x87.control;
+            c.set(i, 0, value.into())?;
+        }
+        Mnemonic::Fnstsw => {
+            let value = c.s.x87.status;
+            c.set(i, 0, value.into())?;
+        }
+        _ => c.s.x87.tag = 0,
+    }
+    Ok(Flow::Next)
+}
+
+/// FWAIT.
+pub(in crate::software) fn wait(c: &mut Cpu, _: &Instruction) -> Result<Flow, Fault> {
+    if c.s.cr0 & (CR0_MP | CR0_TS) == CR0_MP | CR0_TS { Err(Fault::new(NM)) } else { Ok(Flow::Next) }
+}

@@ -1,0 +1,313 @@
+//! Handlers: the code of each kind of op, and how they hand over to each other.
+//!
+//! In release builds a handler ends in a call of the next one, which the compiler turns into a jump. In debug builds it
+//! gives the next op to the driver's loop instead, since nothing guarantees the jump there.
+
+pub(super) mod alu;
+pub(super) mod bits;
+pub(super) mod branch;
+pub(super) mod control;
+pub(super) mod float;
+pub(super) mod general;
+pub(super) mod io;
+pub(super) mod mov;
+pub(super) mod muldiv;
+pub(super) mod operand;
+pub(super) mod shift;
+pub(super) mod sse;
+pub(super) mod stack;
+pub(super) mod string;
+pub(super) mod system;
+pub(super) mod transfer;
+
+use super::block::{Block, Flow, Interpreted, JUMPS};
+use super::cpu::{Cpu, Exit, Form, Slow};
+use super::op::Op;
+
+/// Picks the instance of a handler for an operand size and form.
+macro_rules! sized {
+    ($size:expr, $slow:expr, $f:ident $(, $g:ty)*) => {
+        match ($size, $slow) {
+            (1, false) => $f::<u8 $(, $g)*, $crate::software::cpu::Fast> as $crate::software::op::Handler,
+            (2, false) => $f::<u16 $(, $g)*, $crate::software::cpu::Fast>,
+            (4, false) => $f::<u32 $(, $g)*, $crate::software::cpu::Fast>,
+            (_, false) => $f::<u64 $(, $g)*, $crate::software::cpu::Fast>,
+            (1, true) => $f::<u8 $(, $g)*, $crate::software::cpu::Slow>,
+            (2, true) => $f::<u16 $(, $g)*, $crate::software::cpu::Slow>,
+            (4, true) => $f::<u32 $(, $g)*, $crate::software::cpu::Slow>,
+            (_, true) => $f::<u64 $(, $g)*, $crate::software::cpu::Slow>,
+        }
+    };
+}
+
+/// Picks the instance of a handler without memory operand for an operand size.
+macro_rules! reg_sized {
+    ($size:expr, $f:ident $(, $g:ty)*) => {
+        match $size {
+            1 => $f::<u8 $(, $g)*> as $crate::software::op::Handler,
+            2 => $f::<u16 $(, $g)*>,
+            4 => $f::<u32 $(, $g)*>,
+            _ => $f::<u64 $(, $g)*>,
+        }
+    };
+}
+
+/// Unwraps a memory read, or leaves: a fast form to the slow one, the slow one to its fault.
+macro_rules! load {
+    ($value:expr, $f:ty, $cpu:ident, $op:ident, $slow:expr) => {
+        match $value {
+            Some(value) => value,
+            None if <$f as $crate::software::cpu::Form>::SLOW => {
+                return $crate::software::exec::leave_fault($cpu, $op);
+            }
+            None => return $slow($cpu, $op),
+        }
+    };
+}
+
+/// Leaves likewise if a memory write did not happen.
+macro_rules! store {
+    ($done:expr, $f:ty, $cpu:ident, $op:ident, $slow:expr) => {
+        if !$done {
+            if <$f as $crate::software::cpu::Form>::SLOW {
+                return $crate::software::exec::leave_fault($cpu, $op);
+            }
+            return $slow($cpu, $op);
+        }
+    };
+}
+
+pub(super) use {load, reg_sized, sized, store};
+
+/// Goes on with `op`.
+///
+/// # Safety
+/// `op` is a live op of the running block, or the head of a live block of this page and mode.
+#[inline(always)]
+pub(super) unsafe fn go(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    if cfg!(debug_assertions) {
+        op
+    } else {
+        // SAFETY: by contract.
+        unsafe { ((*op).run)(cpu, op) }
+    }
+}
+
+/// Goes on with the op after `op`.
+///
+/// # Safety
+/// `op` is the running op and not the last of its block.
+#[inline(always)]
+pub(super) unsafe fn next<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: by contract.
+    unsafe {
+        if F::SLOW && (*cpu).exit_request {
+            return boundary(cpu, op);
+        }
+        go(cpu, op.add(1))
+    }
+}
+
+/// Goes where the jump op `jump` leads.
+///
+/// # Safety
+/// `jump` is a jump op of the running block.
+#[inline(always)]
+pub(super) unsafe fn follow(cpu: *mut Cpu, jump: *const Op) -> *const Op {
+    // SAFETY: a link is always the stub or the head of a live block.
+    unsafe { go(cpu, (*jump).imm as *const Op) }
+}
+
+/// Goes to an address, through the jump cache.
+///
+/// # Safety
+/// The running block is done.
+#[inline(always)]
+pub(super) unsafe fn jump_to(cpu: *mut Cpu, rip: u64) -> *const Op {
+    // SAFETY: the index is below JUMPS; a matching entry holds a live block, since dropping one empties the cache.
+    unsafe {
+        let c = &mut *cpu;
+        let entry = &*c.jump.add((rip ^ rip >> 12) as usize & (JUMPS - 1));
+        if entry.tag == rip ^ c.salt {
+            let page = rip & !0xFFF;
+            c.gpr[17] = page;
+            c.gpr[18] = page.wrapping_add(4096);
+            return go(cpu, entry.head);
+        }
+        c.rip = rip;
+        c.exit = Exit::Lookup;
+        std::ptr::null()
+    }
+}
+
+/// Ends the chain at `rip` after the last instruction of the block, for the platform to be looked at.
+///
+/// # Safety
+/// The running block is done.
+#[cold]
+pub(super) unsafe fn leave_to(cpu: *mut Cpu, rip: u64) -> *const Op {
+    // SAFETY: by contract.
+    let c = unsafe { &mut *cpu };
+    c.rip = rip;
+    c.exit = Exit::Boundary;
+    std::ptr::null()
+}
+
+/// [`jump_to`], or [`leave_to`] if a slow form asked for it.
+///
+/// # Safety
+/// As [`jump_to`].
+#[inline(always)]
+pub(super) unsafe fn finish<F: Form>(cpu: *mut Cpu, rip: u64) -> *const Op {
+    // SAFETY: by contract.
+    unsafe { if F::SLOW && (*cpu).exit_request { leave_to(cpu, rip) } else { jump_to(cpu, rip) } }
+}
+
+/// The running block.
+///
+/// # Safety
+/// A block is running.
+unsafe fn running<'a>(cpu: *const Cpu) -> &'a Block {
+    // SAFETY: a head's immediate is its block, which is kept at least until the driver is back.
+    unsafe { &*((*(*cpu).head).imm as *const Block) }
+}
+
+/// Leaves with a fault at `op`; what follows it in the block did not start.
+///
+/// # Safety
+/// `op` is the running op; `fault` is set.
+#[cold]
+#[inline(never)]
+pub(super) unsafe extern "C" fn leave_fault(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: by contract.
+    unsafe {
+        let block = running(cpu);
+        let c = &mut *cpu;
+        let side = block.side[op.offset_from(c.head) as usize];
+        c.budget += i64::from(block.count - side.index - 1);
+        c.rip = c.gpr[17].wrapping_add(u64::from(side.offset));
+        c.exit = Exit::Fault;
+    }
+    std::ptr::null()
+}
+
+/// Leaves after `op`, for the platform to be looked at.
+///
+/// # Safety
+/// `op` is the running op and has one after it.
+#[cold]
+#[inline(never)]
+pub(super) unsafe extern "C" fn boundary(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: by contract.
+    unsafe {
+        let block = running(cpu);
+        let c = &mut *cpu;
+        let side = block.side[op.offset_from(c.head) as usize + 1];
+        c.budget += i64::from(block.count - side.index);
+        c.rip = c.gpr[17].wrapping_add(u64::from(side.offset));
+        c.exit = Exit::Boundary;
+    }
+    std::ptr::null()
+}
+
+/// Op 0 of a block: pays for all of its instructions. `disp` is their number, `imm` the block.
+pub(super) unsafe extern "C" fn head(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: handlers are called with the live Cpu and op.
+    unsafe {
+        let c = &mut *cpu;
+        let left = c.budget - i64::from((*op).disp);
+        if left < 0 {
+            return short_of_budget(cpu, op);
+        }
+        c.budget = left;
+        c.head = op;
+        go(cpu, op.add(1))
+    }
+}
+
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn short_of_budget(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as head.
+    unsafe {
+        let c = &mut *cpu;
+        let block = &*((*op).imm as *const Block);
+        c.rip = c.gpr[17].wrapping_add(u64::from(block.offset));
+        c.exit = Exit::Budget;
+    }
+    std::ptr::null()
+}
+
+/// The stub of a jump within the page: links it if the target is cached. `imm` is the target's offset, `disp` the
+/// distance to the jump op.
+pub(super) unsafe extern "C" fn resolve(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: the block is running; blocks found in the cache are live.
+    unsafe {
+        let block = running(cpu);
+        let c = &mut *cpu;
+        if !block.dead
+            && let Some(target) = c.cache.find(block.page, (*op).imm as u16, block.mode)
+        {
+            let jump = op.offset((*op).disp as isize).cast_mut();
+            let head = (*target).ops.as_ptr();
+            (*jump).imm = head as u64;
+            (*target).incoming.push(jump);
+            return go(cpu, head);
+        }
+        c.rip = c.gpr[17].wrapping_add((*op).imm);
+        c.exit = Exit::Lookup;
+    }
+    std::ptr::null()
+}
+
+/// The stub of a jump to another page, in 64-bit mode. `imm` is the target's distance from this page.
+pub(super) unsafe extern "C" fn far(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as resolve.
+    unsafe { jump_to(cpu, (*cpu).gpr[17].wrapping_add((*op).imm)) }
+}
+
+/// As [`far`], with EIP wrapping at 32 bits.
+pub(super) unsafe extern "C" fn far32(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as resolve.
+    unsafe { jump_to(cpu, (*cpu).gpr[17].wrapping_add((*op).imm) & 0xFFFF_FFFF) }
+}
+
+/// An instruction that is interpreted from its decoded form. `imm` is the [`Interpreted`].
+pub(super) unsafe extern "C" fn interpret(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: the immediate belongs to the running block.
+    unsafe {
+        let interpreted = &*((*op).imm as *const Interpreted);
+        let c = &mut *cpu;
+        c.op = op;
+        let instruction = &interpreted.instruction;
+        c.rip = c.gpr[17].wrapping_add(instruction.ip());
+        c.next_rip = c.wrap_rip(c.gpr[17].wrapping_add(instruction.next_ip()));
+        match (interpreted.run)(c, instruction) {
+            Ok(Flow::Next) => next::<Slow>(cpu, op),
+            Ok(Flow::Boundary) => boundary(cpu, op),
+            Ok(flow) => {
+                let block = running(cpu);
+                let side = block.side[op.offset_from(c.head) as usize];
+                c.budget += i64::from(block.count - side.index - 1);
+                if let Flow::Jump(rip) = flow {
+                    c.rip = rip;
+                    c.exit = Exit::Boundary;
+                } else {
+                    c.exit = if c.exit_request { Exit::Boundary } else { Exit::Lookup };
+                }
+                std::ptr::null()
+            }
+            Err(fault) => {
+                c.fault = fault;
+                leave_fault(cpu, op)
+            }
+        }
+    }
+}
+
+impl Cpu {
+    /// EIP is 32 bits wide outside 64-bit mode.
+    pub(super) fn wrap_rip(&self, rip: u64) -> u64 {
+        if self.long64() { rip } else { rip & 0xFFFF_FFFF }
+    }
+}

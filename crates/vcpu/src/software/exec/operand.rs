@@ -1,0 +1,210 @@
+//! Operands of interpreted instructions, taken from their decoded form.
+
+use iced_x86::{Instruction, OpKind, Register};
+
+use crate::software::cpu::{Cpu, RSP, SS, reg};
+use crate::software::fault::Fault;
+use crate::software::tlb::mask;
+
+/// Offset of a general register in [`Cpu`].
+pub(in crate::software) fn register_offset(register: Register) -> u8 {
+    let number = register.number() as u8;
+    if register.is_gpr8() {
+        match number {
+            0..4 => number * 8,
+            4..8 => (number - 4) * 8 + 1,
+            _ => (number - 4) * 8,
+        }
+    } else {
+        number * 8
+    }
+}
+
+/// Number of a segment register in [`crate::CpuState::segments`].
+pub(in crate::software) fn segment_number(register: Register) -> usize {
+    match register {
+        Register::ES => 0,
+        Register::CS => 1,
+        Register::SS => 2,
+        Register::FS => 4,
+        Register::GS => 5,
+        _ => 3,
+    }
+}
+
+/// Bytes of operand `n`.
+pub(in crate::software) fn size_of_operand(i: &Instruction, n: u32) -> usize {
+    match i.op_kind(n) {
+        OpKind::Register => i.op_register(n).size(),
+        _ => i.memory_size().size(),
+    }
+}
+
+impl Cpu {
+    pub(in crate::software) fn register(&self, register: Register) -> u64 {
+        let offset = register_offset(register);
+        // SAFETY: register offsets lie in the register file.
+        unsafe {
+            match register.size() {
+                1 => reg::<u8>(self, offset).into(),
+                2 => reg::<u16>(self, offset).into(),
+                4 => reg::<u32>(self, offset).into(),
+                _ => reg::<u64>(self, offset),
+            }
+        }
+    }
+
+    pub(in crate::software) fn set_register(&mut self, register: Register, value: u64) {
+        self.set_at(register_offset(register), register.size(), value);
+    }
+
+    /// Writes a register by offset and size: 32-bit writes clear the upper half.
+    pub(in crate::software) fn set_at(&mut self, offset: u8, size: usize, value: u64) {
+        let whole = &mut self.gpr[offset as usize / 8];
+        match (size, offset & 1) {
+            (1, 0) => *whole = *whole & !0xFF | value & 0xFF,
+            (1, _) => *whole = *whole & !0xFF00 | (value & 0xFF) << 8,
+            (2, _) => *whole = *whole & !0xFFFF | value & 0xFFFF,
+            (4, _) => *whole = value & 0xFFFF_FFFF,
+            _ => *whole = value,
+        }
+    }
+
+    /// The offset of the memory operand in its segment.
+    pub(in crate::software) fn effective(&self, i: &Instruction) -> u64 {
+        let mut value = i.memory_displacement64();
+        let base = i.memory_base();
+        let mut bits32 = i.code_size() != iced_x86::CodeSize::Code64 && i.memory_displ_size() != 2;
+        let mut bits16 = i.memory_displ_size() == 2 && i.code_size() != iced_x86::CodeSize::Code64;
+        match base {
+            Register::None => {}
+            Register::RIP => value = value.wrapping_add(self.gpr[17]),
+            Register::EIP => {
+                value = value.wrapping_add(self.gpr[17]);
+                bits32 = true;
+            }
+            _ => {
+                value = value.wrapping_add(self.register(base));
+                bits32 |= base.size() == 4;
+                bits16 |= base.size() == 2;
+            }
+        }
+        let index = i.memory_index();
+        if index != Register::None {
+            value = value.wrapping_add(self.register(index).wrapping_mul(u64::from(i.memory_index_scale())));
+            bits32 |= index.size() == 4;
+        }
+        if base == Register::None && index == Register::None && i.memory_displ_size() == 4 {
+            bits32 = true;
+        }
+        if bits16 {
+            value & 0xFFFF
+        } else if bits32 {
+            value & 0xFFFF_FFFF
+        } else {
+            value
+        }
+    }
+
+    /// The linear address of the memory operand.
+    pub(in crate::software) fn linear(&mut self, i: &Instruction) -> u64 {
+        let segment = i.memory_segment();
+        self.address_vector = if segment == Register::SS { 12 } else { 13 };
+        let offset = self.effective(i);
+        self.in_segment(segment_number(segment), offset)
+    }
+
+    /// The linear address of an offset in a segment.
+    pub(in crate::software) fn in_segment(&self, segment: usize, offset: u64) -> u64 {
+        if self.long64() {
+            if segment >= 4 { offset.wrapping_add(self.s.segments[segment].base) } else { offset }
+        } else {
+            offset.wrapping_add(self.s.segments[segment].base) & 0xFFFF_FFFF
+        }
+    }
+
+    /// Operand `n`, zero-extended (immediates sign-extended).
+    pub(in crate::software) fn get(&mut self, i: &Instruction, n: u32) -> Result<u64, Fault> {
+        match i.op_kind(n) {
+            OpKind::Register => Ok(self.register(i.op_register(n))),
+            OpKind::Memory => {
+                let at = self.linear(i);
+                self.read(at, i.memory_size().size())
+            }
+            _ => Ok(i.immediate(n)),
+        }
+    }
+
+    /// Operand `n`, which will be written: any fault of writing it happens here.
+    pub(in crate::software) fn get_modify(&mut self, i: &Instruction, n: u32) -> Result<u64, Fault> {
+        if i.op_kind(n) == OpKind::Memory {
+            let at = self.linear(i);
+            self.check_write(at, i.memory_size().size())?;
+        }
+        self.get(i, n)
+    }
+
+    /// Writes operand `n`.
+    pub(in crate::software) fn set(&mut self, i: &Instruction, n: u32, value: u64) -> Result<(), Fault> {
+        if i.op_kind(n) == OpKind::Register {
+            self.set_register(i.op_register(n), value);
+            return Ok(());
+        }
+        let at = self.linear(i);
+        let size = i.memory_size().size();
+        self.write(at, size, value & mask(size))
+    }
+
+    /// Bytes of the stack pointer in use.
+    pub(in crate::software) fn stack_mask(&self) -> u64 {
+        if self.long64() {
+            u64::MAX
+        } else if self.s.segments[SS].attributes & 0x4000 != 0 {
+            0xFFFF_FFFF
+        } else {
+            0xFFFF
+        }
+    }
+
+    /// Sets the stack pointer, as wide as it is.
+    pub(in crate::software) fn set_stack(&mut self, value: u64) {
+        match self.stack_mask() {
+            0xFFFF => self.gpr[RSP] = self.gpr[RSP] & !0xFFFF | value & 0xFFFF,
+            mask => self.gpr[RSP] = value & mask,
+        }
+    }
+
+    /// The linear address of a stack offset; non-canonical ones raise #SS.
+    pub(in crate::software) fn stack_address(&mut self, offset: u64) -> u64 {
+        self.address_vector = 12;
+        self.in_segment(SS, offset & self.stack_mask())
+    }
+
+    pub(in crate::software) fn push(&mut self, size: usize, value: u64) -> Result<(), Fault> {
+        let to = self.gpr[RSP].wrapping_sub(size as u64);
+        let at = self.stack_address(to);
+        self.write(at, size, value & mask(size))?;
+        self.set_stack(to);
+        Ok(())
+    }
+
+    /// Reads the stack at a distance from its top.
+    pub(in crate::software) fn peek(&mut self, distance: u64, size: usize) -> Result<u64, Fault> {
+        let at = self.stack_address(self.gpr[RSP].wrapping_add(distance));
+        self.read(at, size)
+    }
+
+    pub(in crate::software) fn pop(&mut self, size: usize) -> Result<u64, Fault> {
+        let value = self.peek(0, size)?;
+        self.set_stack(self.gpr[RSP].wrapping_add(size as u64));
+        Ok(value)
+    }
+
+    /// Notes something that is not implemented, for the operator.
+    pub(in crate::software) fn note(&mut self, what: &str) {
+        let text = format!("{what}; rip {:#x}, mode {}", self.rip, self.mode);
+        if self.unimplemented.len() < 256 && !self.unimplemented.contains(&text) {
+            self.unimplemented.push(text);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! SSE instructions in the software engine against the host CPU.
+
+mod host;
+
+use host::drive::Pair;
+use host::forms::{self, Family};
+
+fn family(window: u64, family: Family, name: &str, per_form: usize) {
+    if !host::host_is_an_oracle() {
+        return;
+    }
+    let mut pair = Pair::new(window, host::engine::software);
+    pair.run_forms(family, &forms::forms(family), host::cases(per_form)).conclude(name);
+}
+
+#[test]
+fn sse_and_sse2() {
+    family(0, Family::Sse, "SSE, SSE2", 150);
+}
+
+#[test]
+fn sse3_to_sse4() {
+    family(1, Family::LaterSse, "SSE3 to SSE4.2", 150);
+}
+
+#[test]
+fn sse_out_of_random_bytes() {
+    if !host::host_is_an_oracle() {
+        return;
+    }
+    let mut pair = Pair::new(2, host::engine::software);
+    pair.run_bytes(&[Family::Sse, Family::LaterSse], host::cases(10_000)).conclude("SSE bytes");
+}
