@@ -31,8 +31,9 @@ fn program() -> Vec<u8> {
         a.add(r12, rax).unwrap();
         a.rdtsc().unwrap();
         a.xor(r13, rax).unwrap();
-        // The immediate of the next instruction but one changes in every round.
-        a.mov(byte_ptr(patched) + 1, r14b).unwrap();
+        // The immediate of the instruction after the store changes in every round.
+        a.lea(r9, ptr(patched)).unwrap();
+        a.mov(byte_ptr(r9 + 1), r14b).unwrap();
         a.set_label(&mut patched).unwrap();
         a.mov(edx, 0x11_i32).unwrap();
         a.add(r11, rdx).unwrap();

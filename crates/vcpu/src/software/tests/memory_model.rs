@@ -74,8 +74,9 @@ fn code_may_change_itself_and_be_changed() {
         let mut top = a.create_label();
         let mut patched = a.create_label();
         a.xor(ecx, ecx).unwrap();
+        a.lea(r9, ptr(patched)).unwrap();
         a.set_label(&mut top).unwrap();
-        a.mov(byte_ptr(patched) + 1, cl).unwrap();
+        a.mov(byte_ptr(r9 + 1), cl).unwrap();
         a.set_label(&mut patched).unwrap();
         a.mov(eax, 0_i32).unwrap();
         a.add(rbx, rax).unwrap();
@@ -84,13 +85,13 @@ fn code_may_change_itself_and_be_changed() {
         a.jne(top).unwrap();
         a.jmp(top).unwrap();
     });
-    m.run(1 + 6 * 100 - 1);
+    m.run(2 + 6 * 100 - 1);
     assert_eq!(m.cpu.state().gpr[3], 4950);
     // A device writes over code: the next instruction becomes HLT.
     let rip = m.cpu.state().rip;
     m.write(rip, &[0xF4]);
     assert_eq!(m.run(10_000), Stop::Dead(crate::Dead::HaltedForEver));
-    assert_eq!(m.cpu.position(), 601);
+    assert_eq!(m.cpu.position(), 602);
 }
 
 #[test]
