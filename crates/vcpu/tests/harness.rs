@@ -2,17 +2,18 @@
 
 mod host;
 
-use ft_vcpu::Kick;
+use ft_vcpu::{CpuState, Kick};
 use host::case::{Case, Regs, Trap};
 use host::compare::{self, Latitude};
 use host::drive::{Pair, Source};
+use host::engine::Spoilt;
 use host::forms::{self, Family};
 use host::guest::Quiet;
 use host::kvm::KvmVcpu;
 use host::layout::{self, DATA};
 use host::native::Native;
 use host::rng::Rng;
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Code, Decoder, DecoderOptions};
 
 fn run(native: &mut Native, window: u64, code: &[u8], change: impl FnOnce(&mut Regs)) -> host::case::Outcome {
     let mut regs = Regs { rip: window + 0x100, ..Regs::default() };
@@ -227,4 +228,33 @@ fn kvm_agrees_with_the_host() {
         assert_eq!(want, got);
         assert_eq!(pair.native.data(), pair.guest.data());
     }
+}
+
+/// A wrong engine is found out, whatever part of its state is wrong.
+#[test]
+fn a_wrong_engine_is_found_out() {
+    if !host::host_is_an_oracle() {
+        return;
+    }
+    let faults: [(&str, fn(&mut CpuState)); 6] = [
+        ("flags", |state| state.rflags ^= 1),
+        ("r11", |state| state.gpr[11] = state.gpr[11].wrapping_add(1)),
+        ("rip", |state| state.rip += 1),
+        ("xmm3", |state| state.xmm[3].1 ^= 1 << 40),
+        ("mxcsr", |state| state.mxcsr |= 0x20),
+        ("stands at", |state| state.position += 1),
+    ];
+    for (number, (what, fault)) in (10..).zip(faults) {
+        let mut pair =
+            Pair::new(number, |ram| Box::new(Spoilt { inner: host::engine::software(ram), fault }));
+        let report = pair.run_forms(Family::Integer, &[Code::Add_r32_rm32, Code::Mov_r64_rm64], 50);
+        assert_eq!(report.cases, 100);
+        let found = report.classes.keys().any(|(_, parts)| parts.contains(what));
+        assert!(found, "{what}: only {:?}", report.classes.keys());
+        let text = std::panic::catch_unwind(move || report.conclude("wrong")).expect_err("must fail");
+        assert!(text.downcast_ref::<String>().is_some_and(|text| text.contains(what)));
+    }
+    // The right engine, in the same way.
+    let mut pair = Pair::new(20, host::engine::software);
+    pair.run_forms(Family::Integer, &[Code::Add_r32_rm32, Code::Mov_r64_rm64], 50).conclude("right");
 }

@@ -124,7 +124,10 @@ pub(crate) fn differences(want: &Outcome, got: &Outcome, latitude: &Latitude) ->
     let mut found = Vec::new();
     // Of a large operand, which address of the missing page is reported differs between processors.
     let in_page = |trap: Option<Trap>| {
-        trap.map(|trap| Trap { address: if latitude.faults_by_page { trap.address >> 12 } else { trap.address }, ..trap })
+        trap.map(|trap| Trap {
+            address: if latitude.faults_by_page { trap.address >> 12 } else { trap.address },
+            ..trap
+        })
     };
     if in_page(want.trap) != in_page(got.trap) {
         found.push(format!("trap: want {:x?} got {:x?}", want.trap, got.trap));

@@ -195,7 +195,9 @@ pub(crate) fn decode(bytes: &[u8], ip: u64, window: u64) -> Option<Instruction> 
         }
     }
     // With REX.B this is PAUSE or XCHG, by maker.
-    if instruction.code() == Code::Pause && bytes[..instruction.len()].iter().any(|byte| is_prefix(*byte) && byte & 0xF1 == 0x41) {
+    if instruction.code() == Code::Pause
+        && bytes[..instruction.len()].iter().any(|byte| is_prefix(*byte) && byte & 0xF1 == 0x41)
+    {
         return None;
     }
     // On a near branch, an operand-size prefix means other things to other makers.
