@@ -27,8 +27,6 @@ pub struct Settings {
     /// Silence after which the detector suspects the peer. Long by default: most tests lose a replica by a closed
     /// connection, and a loaded test machine is no reason to suspect one.
     pub timeout: Duration,
-    /// Size of the disk, as written in the config.
-    pub disk: &'static str,
     /// Lines added at the end.
     pub extra: String,
 }
@@ -36,7 +34,7 @@ pub struct Settings {
 impl Settings {
     /// The usual settings for a guest.
     pub fn new(guest: Guest) -> Self {
-        Self { guest, timeout: Duration::from_secs(2), disk: "64 MiB", extra: String::new() }
+        Self { guest, timeout: Duration::from_secs(2), extra: String::new() }
     }
 
     /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas'.
@@ -45,11 +43,7 @@ impl Settings {
         match &self.guest {
             Guest::Kv => {
                 text += "kernel = \"builtin:kv\"\n\n";
-                let _ = writeln!(
-                    text,
-                    "[[disk]]\npath = \"disk.img\"\nsize = \"{}\"\nsharing = \"shared\"\n",
-                    self.disk
-                );
+                text += "[[disk]]\npath = \"disk.img\"\nsize = \"64 MiB\"\nsharing = \"shared\"\n\n";
                 let _ = writeln!(text, "[[net]]\nmac = \"52:54:00:12:34:56\"\n");
                 let _ = writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0));
             }

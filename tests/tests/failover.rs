@@ -23,7 +23,7 @@ fn campaign(victim: Victim, rounds: u32) {
     let mut silences = Vec::new();
     let mut done = 0;
     while done < rounds {
-        let bed = Bed::new(&Settings { disk: "256 MiB", ..Settings::new(Guest::Kv) });
+        let bed = Bed::new(&Settings::new(Guest::Kv));
         let mut ledger = Ledger::default();
         for _ in 0..ROUNDS_PER_DISK.min(rounds - done) {
             let silent = round(&bed, victim, done, &mut ledger, &mut random);

@@ -10,8 +10,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn faithful(guest_time: Duration, busy: bool) {
     let mut random = Random::new("fidelity");
     // A busy host delays heartbeats; that is no fault of the replica.
-    let bed =
-        Bed::new(&Settings { timeout: Duration::from_secs(10), disk: "1 GiB", ..Settings::new(Guest::Kv) });
+    let bed = Bed::new(&Settings { timeout: Duration::from_secs(10), ..Settings::new(Guest::Kv) });
     let _busy = busy.then(Busy::everywhere);
     let mut pair = bed.start_for(&[], guest_time * 4 + Duration::from_secs(120));
     let mut client = pair.wait_service(bed.port());

@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(effort: &Effort, table: &mut Table) {
     let mut random = Random::new("failover");
-    let bed = Bed::new(&Settings { disk: "256 MiB", ..Settings::new(Guest::Kv) });
+    let bed = Bed::new(&Settings::new(Guest::Kv));
     let (mut launcher, mut client) = (Vec::new(), Vec::new());
     for number in 0..effort.kills {
         let mut pair = bed.start();

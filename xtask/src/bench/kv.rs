@@ -11,7 +11,7 @@ const TESTS: [&str; 3] = ["SET", "GET", "INCR"];
 const LIMIT: Duration = Duration::from_secs(100);
 
 fn start(more: &[&str]) -> (Bed, Launcher) {
-    let settings = Settings { timeout: Duration::from_secs(2), disk: "1 GiB", ..Settings::new(Guest::Kv) };
+    let settings = Settings { timeout: Duration::from_secs(2), ..Settings::new(Guest::Kv) };
     let bed = Bed::new(&settings);
     let mut pair = bed.start_with(more);
     pair.wait_service(bed.port());
