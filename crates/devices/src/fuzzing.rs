@@ -124,12 +124,14 @@ impl Fuzzed {
                 self.board.mmio_read(at, address, source.size());
             }
             2 => {
-                let port = if source.byte() % 2 == 0 { 0x3f8 + source.half() % 8 } else { source.half() };
+                let port =
+                    if source.byte().is_multiple_of(2) { 0x3f8 + source.half() % 8 } else { source.half() };
                 let size = source.size().min(4);
                 self.board.pio_write(at, port, size, source.word());
             }
             3 => {
-                let port = if source.byte() % 2 == 0 { 0x3f8 + source.half() % 8 } else { source.half() };
+                let port =
+                    if source.byte().is_multiple_of(2) { 0x3f8 + source.half() % 8 } else { source.half() };
                 self.board.pio_read(at, port, source.size().min(4));
             }
             4 => {
@@ -191,14 +193,14 @@ impl Fuzzed {
 
     fn offer(&mut self, slot: usize, queue: u32, source: &mut Source<'_>) {
         let base = ring_base(slot, queue);
-        if source.byte() % 4 == 0 {
+        if source.byte().is_multiple_of(4) {
             self.offer_disk_request(base, source);
             return;
         }
         let count = source.byte() % 4 + 1;
         for index in 0..count {
             let mut descriptor = Vec::new();
-            let wild = source.byte() % 8 == 0;
+            let wild = source.byte().is_multiple_of(8);
             let address = u64::from(source.word());
             descriptor.extend(if wild { address << 20 } else { address % RAM as u64 }.to_le_bytes());
             let len = u32::from(source.half());
@@ -206,13 +208,13 @@ impl Fuzzed {
                 if wild { len << 16 } else { [1, 12, 16, 512, 600, 4096][len as usize % 6] }.to_le_bytes(),
             );
             let last = index + 1 == count;
-            let flags = u16::from(!last) | if source.byte() % 2 == 0 || last { 2 } else { 0 };
+            let flags = u16::from(!last) | if source.byte().is_multiple_of(2) || last { 2 } else { 0 };
             descriptor.extend(if wild { source.half() % 8 } else { flags }.to_le_bytes());
             descriptor.extend(u16::from(if wild { source.byte() } else { index + 1 }).to_le_bytes());
             let at = GuestAddress(base + 16 * u64::from(index));
             self.ram.write_slice(&descriptor, at).expect("rings are inside memory");
         }
-        let more = if source.byte() % 16 == 0 { source.half() } else { 1 };
+        let more = if source.byte().is_multiple_of(16) { source.half() } else { 1 };
         self.publish(base, more);
     }
 
@@ -335,8 +337,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
         #[test]
         fn no_guest_makes_the_board_panic(data in prop::collection::vec(any::<u8>(), 0..4000)) {
             hostile_guest(&data);

@@ -252,15 +252,15 @@ impl Lapic {
         self.update();
     }
 
-    /// Takes a message from the bus. True if it was for this CPU and of a kind that carries a vector.
+    /// Takes a message from the bus. False if it was not for this CPU, carries no vector, or the APIC is off.
     pub fn deliver(&mut self, message: Message) -> bool {
         let vectored = matches!(u32::from(message.delivery), DELIVERY_FIXED | DELIVERY_LOWEST);
         if !vectored || !self.is_destination(message.logical, message.destination) {
             return false;
         }
-        self.accept(message.vector, message.level);
+        let accepted = self.accept(message.vector, message.level);
         self.update();
-        true
+        accepted
     }
 
     /// The vector that would be delivered now.
@@ -332,10 +332,10 @@ impl Lapic {
         }
     }
 
-    fn accept(&mut self, vector: u8, level: bool) {
+    fn accept(&mut self, vector: u8, level: bool) -> bool {
         // A software-disabled APIC keeps what it has and takes nothing new.
         if !self.is_enabled() || self.svr & SVR_ENABLE == 0 {
-            return;
+            return false;
         }
         if vector < 16 {
             self.esr_pending |= ERROR_RECEIVED_ILLEGAL;
@@ -343,10 +343,11 @@ impl Lapic {
             if self.lvt[LVT_ERROR] as u8 >= 16 {
                 self.local_interrupt(LVT_ERROR);
             }
-            return;
+            return false;
         }
         set(&mut self.irr, vector, true);
         set(&mut self.tmr, vector, level);
+        true
     }
 
     fn local_interrupt(&mut self, entry: usize) {

@@ -24,7 +24,7 @@ fn status(guest: &Guest) -> u8 {
 }
 
 /// Offers one request with the data given as (address, length, writable), and notifies.
-fn submit(guest: &mut Guest, queue: &mut Queue, kind: u32, sector: u64, data: &[(u64, u32, bool)]) -> u16 {
+fn submit(guest: &mut Guest, queue: &mut Queue, kind: u32, sector: u64, data: &[Piece]) -> u16 {
     header(guest, kind, sector);
     let mut chain = vec![(HEADER, 16, false)];
     chain.extend(data);
@@ -92,7 +92,7 @@ fn completions_may_come_in_another_order() {
 #[test]
 fn what_cannot_be_done_fails_at_once() {
     let big = MAX_DISK_DATA as u32 + 512;
-    let cases: [(usize, u32, u64, &[(u64, u32, bool)], u8); 9] = [
+    let cases: [(usize, u32, u64, &[Piece], u8); 9] = [
         (DISK, 0, 4096, &[(DATA, 512, true)], 1),
         (DISK, 0, 4095, &[(DATA, 1024, true)], 1),
         (DISK, 1, u64::MAX, &[(DATA, 512, false)], 1),
@@ -128,8 +128,7 @@ fn the_id_is_given_at_once_and_cut_to_the_buffer() {
 
 #[test]
 fn without_a_status_byte_or_a_header_the_device_needs_a_reset() {
-    let chains: [&[(u64, u32, bool)]; 2] =
-        [&[(HEADER, 16, false)], &[(HEADER, 15, false), (STATUS, 1, true)]];
+    let chains: [&[Piece]; 2] = [&[(HEADER, 16, false)], &[(HEADER, 15, false), (STATUS, 1, true)]];
     for chain in chains {
         let mut guest = Guest::new();
         let mut queue = guest.start(DISK, 1, 16).remove(0);

@@ -46,3 +46,36 @@ pub trait DiskPolicy: Send + Sync + std::fmt::Debug {
 
 /// The policies of a machine's disks, in the order of the config.
 pub type DiskPolicies = Arc<[Box<dyn DiskPolicy>]>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ft_core::output::DiskRequest;
+
+    fn disk(op: DiskOp) -> OutputBody {
+        OutputBody::Disk(DiskRequest { disk: 0, request: 0, op })
+    }
+
+    #[test]
+    fn what_is_seen_outside_waits_for_the_backup_and_is_kept_there() {
+        use Disposition::{AfterAck, Drop, Keep, Now};
+        let disks: DiskPolicies = Arc::from([Box::new(SharedDisk) as Box<dyn DiskPolicy>]);
+        let (recording, replaying) = (Recording::new(Arc::clone(&disks)), Replaying::new(disks));
+        let cases = [
+            (OutputBody::NetTx { nic: 0, frames: vec![] }, AfterAck, Keep),
+            (OutputBody::Console { offset: 0, bytes: vec![] }, AfterAck, Keep),
+            (OutputBody::PowerOff { code: 0 }, AfterAck, Keep),
+            (OutputBody::Reset, AfterAck, Keep),
+            (OutputBody::Dead(String::new()), AfterAck, Keep),
+            (disk(DiskOp::Write { sector: 0, data: vec![] }), AfterAck, Keep),
+            (disk(DiskOp::Read { sector: 0, len: 512 }), Now, Drop),
+            (disk(DiskOp::Flush), Now, Drop),
+            (OutputBody::Entropy { request: 0, len: 1 }, Now, Drop),
+        ];
+        for (output, recorded, replayed) in cases {
+            assert_eq!(recording.decide(&output), recorded, "{output:?}");
+            assert_eq!(replaying.decide(&output), replayed, "{output:?}");
+            assert_eq!(Live.decide(&output), Now);
+        }
+    }
+}

@@ -25,6 +25,9 @@ pub struct Guest {
     pub at: Position,
 }
 
+/// One descriptor: address, length, device-writable.
+pub type Piece = (u64, u32, bool);
+
 /// A queue as its driver sees it.
 pub struct Queue {
     pub slot: usize,
@@ -54,7 +57,7 @@ impl Guest {
         guest.lapic(0xf0, 0x1ff);
         for pin in 0..24_u64 {
             let level = if pin >= 16 { 1 << 15 } else { 0 };
-            guest.ioapic(0x10 + 2 * pin as u32, u32::from(VECTOR) + pin as u32 | level);
+            guest.ioapic(0x10 + 2 * pin as u32, (u32::from(VECTOR) + pin as u32) | level);
             guest.ioapic(0x11 + 2 * pin as u32, 0);
         }
         guest
@@ -117,7 +120,7 @@ impl Guest {
     }
 
     /// Makes a chain of (address, length, device-writable) available; gives its head.
-    pub fn add(&mut self, queue: &mut Queue, chain: &[(u64, u32, bool)]) -> u16 {
+    pub fn add(&mut self, queue: &mut Queue, chain: &[Piece]) -> u16 {
         let head = queue.next % queue.size;
         for (index, (address, len, writable)) in chain.iter().enumerate() {
             let last = index + 1 == chain.len();

@@ -1,0 +1,174 @@
+//! The board as the CPU sees it: ports, memory-mapped registers, MSRs, timers and interrupts.
+
+use ft_core::output::Output;
+use ft_vcpu::{Platform, Position};
+
+use super::Board;
+use crate::clock::TimerId;
+use crate::lapic::Effect;
+use crate::layout::{self, IOAPIC_BASE, IOAPIC_SIZE, LAPIC_BASE, LAPIC_SIZE, VIRTIO_BASE, VIRTIO_STRIDE};
+use crate::reset::Reset;
+
+const MSR_APIC_BASE: u32 = 0x1b;
+const MSR_TSC_DEADLINE: u32 = 0x6e0;
+
+impl Board {
+    fn port_read(&mut self, port: u16) -> u8 {
+        if (layout::COM1_PORT..layout::COM1_PORT + 8).contains(&port) {
+            let value = self.com1.read((port - layout::COM1_PORT) as u8);
+            self.after_com1();
+            value
+        } else if port == layout::EXIT_PORT {
+            u8::from(self.power_button.pressed)
+        } else if Reset::claims(port) {
+            self.reset.read(port)
+        } else {
+            0xff
+        }
+    }
+
+    fn port_write(&mut self, at: Position, port: u16, value: u8) {
+        if (layout::COM1_PORT..layout::COM1_PORT + 8).contains(&port) {
+            if let Some(byte) = self.com1.write((port - layout::COM1_PORT) as u8, value) {
+                self.write_console(at, &[byte]);
+            }
+            self.after_com1();
+        } else if (port == layout::EXIT_PORT || Reset::claims(port))
+            && let Some(body) = self.reset.write(port, value)
+        {
+            // What was written before the end is seen before the end.
+            self.flush_console(at);
+            self.outputs.push(Output { position: at, body });
+        }
+    }
+}
+
+fn offset(address: u64, base: u64, size: u64) -> Option<u64> {
+    address.checked_sub(base).filter(|offset| *offset < size)
+}
+
+fn ones(size: u8) -> u64 {
+    u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)))
+}
+
+impl Platform for Board {
+    fn pio_read(&mut self, _at: Position, port: u16, size: u8) -> u32 {
+        (0..u16::from(size.min(4))).fold(0, |value, index| {
+            value | u32::from(self.port_read(port.wrapping_add(index))) << (8 * index)
+        })
+    }
+
+    fn pio_write(&mut self, at: Position, port: u16, size: u8, value: u32) {
+        for (index, byte) in value.to_le_bytes().into_iter().take(usize::from(size)).enumerate() {
+            self.port_write(at, port.wrapping_add(index as u16), byte);
+        }
+    }
+
+    fn mmio_read(&mut self, at: Position, address: u64, size: u8) -> u64 {
+        if let Some(offset) = offset(address, LAPIC_BASE, LAPIC_SIZE).filter(|_| self.lapic.is_enabled()) {
+            if size == 4 { u64::from(self.lapic.read(offset, self.clock.now(at))) } else { 0 }
+        } else if let Some(offset) = offset(address, IOAPIC_BASE, IOAPIC_SIZE) {
+            if size == 4 { u64::from(self.ioapic.read(offset)) } else { 0 }
+        } else if let Some(offset) = address.checked_sub(VIRTIO_BASE)
+            && let Some(slot) = self.slots.get(usize::try_from(offset / VIRTIO_STRIDE).unwrap_or(usize::MAX))
+        {
+            slot.read(offset % VIRTIO_STRIDE, size)
+        } else {
+            ones(size)
+        }
+    }
+
+    fn mmio_write(&mut self, at: Position, address: u64, size: u8, value: u64) {
+        if let Some(offset) = offset(address, LAPIC_BASE, LAPIC_SIZE).filter(|_| self.lapic.is_enabled()) {
+            if size == 4 {
+                let effect = self.lapic.write(offset, value as u32, self.clock.now(at));
+                let lapic = &mut self.lapic;
+                let mut send = |message| lapic.deliver(message);
+                match effect {
+                    Some(Effect::Ended(vector)) => self.ioapic.end_of_interrupt(vector, &mut send),
+                    Some(Effect::Reopened) => self.ioapic.resend(&mut send),
+                    None => {}
+                }
+                self.refresh_timers();
+            }
+        } else if let Some(offset) = offset(address, IOAPIC_BASE, IOAPIC_SIZE) {
+            if size == 4 {
+                let lapic = &mut self.lapic;
+                self.ioapic.write(offset, value as u32, &mut |message| lapic.deliver(message));
+            }
+        } else if let Some(offset) = address.checked_sub(VIRTIO_BASE) {
+            let index = usize::try_from(offset / VIRTIO_STRIDE).unwrap_or(usize::MAX);
+            if let Some(slot) = self.slots.get(index) {
+                slot.write(offset % VIRTIO_STRIDE, size, value, &self.ram, &mut self.made);
+                self.after_slot(at, index);
+            }
+        }
+    }
+
+    fn tsc(&mut self, at: Position) -> u64 {
+        self.clock.now(at)
+    }
+
+    fn msr_read(&mut self, _at: Position, msr: u32) -> Option<u64> {
+        match msr {
+            MSR_APIC_BASE => Some(self.lapic.base_msr()),
+            MSR_TSC_DEADLINE => Some(self.lapic.tsc_deadline()),
+            _ => None,
+        }
+    }
+
+    fn msr_write(&mut self, _at: Position, msr: u32, value: u64) -> bool {
+        let fits = match msr {
+            MSR_APIC_BASE => {
+                let fits = self.lapic.set_base_msr(value);
+                let lapic = &mut self.lapic;
+                self.ioapic.resend(&mut |message| lapic.deliver(message));
+                fits
+            }
+            MSR_TSC_DEADLINE => {
+                self.lapic.set_tsc_deadline(value);
+                true
+            }
+            _ => false,
+        };
+        self.refresh_timers();
+        fits
+    }
+
+    fn cr8(&self) -> u8 {
+        self.lapic.cr8()
+    }
+
+    fn set_cr8(&mut self, value: u8) {
+        self.lapic.set_cr8(value);
+    }
+
+    fn next_timer(&self) -> Position {
+        self.next_timer
+    }
+
+    fn fire_timers(&mut self, at: Position) {
+        let now = self.clock.now(at);
+        while let Some(timer) = self.timers.due(now) {
+            match timer {
+                TimerId::Lapic => {
+                    self.lapic.fire(now);
+                    self.refresh_timers();
+                }
+                TimerId::Console => self.flush_console(at),
+            }
+        }
+    }
+
+    fn pending_interrupt(&self) -> Option<u8> {
+        self.lapic.pending()
+    }
+
+    fn acknowledge_interrupt(&mut self) -> u8 {
+        self.lapic.acknowledge()
+    }
+
+    fn wants_stop(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+}
