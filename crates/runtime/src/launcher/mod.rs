@@ -1,6 +1,157 @@
-//! The launcher of a local pair.
+//! The launcher of a local pair: two replica processes, the network that leads to whichever of them is live, the guest's
+//! console, and the operator's view.
+//!
+//! ```text
+//!   host's TCP clients ── lan ── LAN sockets ──┐
+//!   terminal ── console ── control sockets ────┼── replica a, replica b (children: process, seat)
+//!   ft-vm status ── status ── control sockets ─┘
+//! ```
+//!
+//! One thread (`pair`) does everything that must not wait; writing the console and reading the terminal, which may wait
+//! for ever, have threads of their own. The launcher decides nothing about who is live: the pair's register does. It moves
+//! the guest's port when a replica that has won says so, and it is the fence on one machine: on request it kills and reaps
+//! the other process.
 
+mod console;
 pub mod lan;
 pub mod messages;
 pub mod packet;
-pub(crate) mod poller;
+mod pair;
+mod poller;
+mod process;
+mod seat;
+pub mod status;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use ft_policies::{Config, NetBackend, ReplicaId};
+use vmm_sys_util::eventfd::EventFd;
+
+pub use self::console::ConsoleError;
+use self::console::{Input, Output, stdin_is_interactive};
+use self::lan::{Lan, LanError};
+use self::pair::{Pair, Parts};
+use self::poller::Poller;
+pub use self::process::Program;
+use self::process::{Process, Signals, raise_descriptor_limit};
+use self::seat::{Seat, index};
+use self::status::{Claim, Place};
+pub use self::status::{StatusError, print_status, status};
+
+/// What is launched.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// The configuration, checked, with `sets` applied.
+    pub config: Config,
+    /// Its file, as the replicas are told.
+    pub config_path: PathBuf,
+    /// `--set` arguments, handed on.
+    pub sets: Vec<String>,
+    /// One machine with no fault tolerance.
+    pub solo: bool,
+    /// `--fault` arguments, handed on to each replica.
+    pub faults: Vec<String>,
+}
+
+/// Why nothing was launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Somebody runs this config, or nobody can.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// The network.
+    #[error(transparent)]
+    Lan(#[from] LanError),
+    /// The console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// A replica's process.
+    #[error("cannot start replica {replica}: {source}")]
+    Spawn {
+        /// Which.
+        replica: ReplicaId,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel refuses something else.
+    #[error("the launcher cannot work: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs a pair, or a solo machine, until it ends. To be called from the process's main thread before it starts others: the
+/// replicas die with this thread, and it takes over SIGINT, SIGTERM and SIGHUP.
+///
+/// Returns the command's exit code; whatever there is to say was said on standard error.
+pub fn run(options: &LaunchOptions) -> u8 {
+    match std::env::current_exe() {
+        Ok(path) => run_program(options, &Program { path, arguments: Vec::new() }),
+        Err(error) => {
+            eprintln!("ft-vm: cannot find the own executable: {error}");
+            1
+        }
+    }
+}
+
+/// The same with another executable as replica.
+pub fn run_program(options: &LaunchOptions, program: &Program) -> u8 {
+    let result = prepare(options, program).and_then(|pair| Ok(pair.run()?));
+    result.unwrap_or_else(|error| {
+        eprintln!("ft-vm: {error}");
+        1
+    })
+}
+
+/// Everything that can be found to be impossible comes before the first process.
+fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchError> {
+    let config = &options.config;
+    raise_descriptor_limit();
+    let claim = Claim::new(Place::of(config))?;
+    let poller = Poller::new()?;
+    let forwards: Vec<_> = config
+        .nets
+        .iter()
+        .flat_map(|net| match &net.backend {
+            NetBackend::User { forward } => forward.iter().copied(),
+        })
+        .collect();
+    let mut lan = Lan::new(&forwards, &poller)?;
+    // Before any thread is started: they inherit the mask.
+    let signals = Signals::new()?;
+    let console_news = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+    let output = Output::open(&config.console.output, console_news.try_clone()?)?;
+
+    let mut seats = Vec::new();
+    for &replica in if options.solo { &[ReplicaId::A][..] } else { &[ReplicaId::A, ReplicaId::B] } {
+        let mut process = Process::spawn(program, replica.name(), &arguments(options))
+            .map_err(|source| LaunchError::Spawn { replica, source })?;
+        if let Some(socket) = process.lan.take() {
+            lan.attach(index(replica), socket, &poller)?;
+        }
+        seats.push(Seat::new(replica, process, &poller)?);
+    }
+    for forward in &forwards {
+        eprintln!("ft-vm: {} leads to the guest's port {}", forward.listen, forward.guest_port);
+    }
+    let input = match stdin_is_interactive() {
+        true => Some(Input::start(console_news.try_clone()?)),
+        false => None,
+    };
+    Ok(Pair::new(Parts { poller, signals, lan, output, input, console_news, claim, seats })?)
+}
+
+/// The arguments of a replica besides its name.
+fn arguments(options: &LaunchOptions) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["--config".into(), options.config_path.clone().into()];
+    for set in &options.sets {
+        arguments.extend(["--set".into(), set.into()]);
+    }
+    for fault in &options.faults {
+        arguments.extend(["--fault".into(), fault.into()]);
+    }
+    if options.solo {
+        arguments.push("--solo".into());
+    }
+    arguments
+}

@@ -31,6 +31,8 @@ const MAX_CONNECTIONS: usize = 4096;
 const BACKLOG: libc::c_int = 1024;
 /// Packets taken from one replica before others get their turn.
 const PACKETS_PER_TURN: usize = 64;
+/// How many such turns a replica gets when it is the last that is heard of it.
+const DRAIN_TURNS: usize = 64;
 /// How often frames go round between stack and connections before other events are looked at.
 const ROUNDS: usize = 8;
 
@@ -125,9 +127,23 @@ impl Lan {
         Ok(())
     }
 
-    /// The replica at `port` is gone.
+    /// The replica at `port` is gone. What it had sent before counts.
     pub(crate) fn detach(&mut self, port: Port) {
+        self.receive_rest(port);
         self.replicas[port] = None;
+    }
+
+    /// Takes all that waits in a replica's socket.
+    fn receive_rest(&mut self, port: Port) {
+        if let Some(replica) = &mut self.replicas[port] {
+            replica.readable = true;
+        }
+        // A socket's buffer is finite, but a replica that goes on sending could refill it for ever.
+        for _ in 0..DRAIN_TURNS {
+            if !matches!(self.receive(port), Ok(true)) {
+                break;
+            }
+        }
     }
 
     /// Forwarded connections that are open.
@@ -160,6 +176,12 @@ impl Lan {
 
     /// The guest is at `port`; see [`Switch::go_live`].
     pub(crate) fn go_live(&mut self, port: Port, generation: u64) -> Result<(), Violation> {
+        if let Some(before) =
+            self.switch.live().filter(|&before| before != port && generation > self.switch.generation())
+        {
+            // Frames that the old primary released while it was live, and that its successor may know to be released.
+            self.receive_rest(before);
+        }
         let mut frames = Vec::new();
         self.switch.go_live(port, generation, &mut frames)?;
         self.stack.receive(frames);

@@ -23,9 +23,11 @@ const ECHO: u16 = 7;
 const CLOSED: u16 = 9;
 const LIMIT: Duration = Duration::from_secs(20);
 
+type Command = Box<dyn FnOnce(&mut Lan, &Poller) + Send>;
+
 /// Runs a LAN in a thread; commands are functions on it.
 struct Running {
-    commands: Sender<Box<dyn FnOnce(&mut Lan, &Poller) + Send>>,
+    commands: Sender<Command>,
     wake: EventFd,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -41,7 +43,7 @@ impl Running {
             .collect();
         let mut lan = Lan::new(&forwards, &poller).unwrap();
         let addresses = lan.addresses();
-        let (commands, queue): (_, Receiver<Box<dyn FnOnce(&mut Lan, &Poller) + Send>>) = channel();
+        let (commands, queue): (_, Receiver<Command>) = channel();
         let wake = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         poller.add_level(&wake, Token::Console).unwrap();
         let stop = Arc::new(AtomicBool::new(false));

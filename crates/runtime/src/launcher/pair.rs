@@ -1,0 +1,591 @@
+//! The launcher's one thread: what it waits for, and the rules by which a pair starts, changes hands and ends.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::console::{Accepted, Input, Output};
+use super::lan::Lan;
+use super::messages::{FromReplica, ToReplica};
+use super::poller::{Poller, Ready, Token};
+use super::process::Signals;
+use super::seat::{CONTROL_MAX, Killed, Received, Seat, is_power_off};
+use super::status::{Asked, Claim, Client, unanswered};
+
+/// How long replicas may take to end once they were told to, or have said that the guest is off.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the operator waits to hear of a death when nobody takes over.
+const ANNOUNCE: Duration = Duration::from_secs(2);
+/// How long a replica may take to tell its status.
+const STATUS_PATIENCE: Duration = Duration::from_millis(300);
+/// Control messages taken from one replica before others get their turn.
+const MESSAGES_PER_TURN: usize = 256;
+/// Clients of `status` at one time.
+const MAX_CLIENTS: usize = 16;
+
+/// A question for the pair's status that is being answered.
+struct Query {
+    client: u32,
+    id: u64,
+    deadline: Instant,
+    answers: Vec<Option<Value>>,
+}
+
+/// How it ends.
+struct Ending {
+    /// When who is still there is killed.
+    deadline: Instant,
+    /// The exit code, if it is decided already.
+    code: Option<u8>,
+}
+
+/// What a pair is made of when it starts.
+pub(crate) struct Parts {
+    pub(crate) poller: Poller,
+    pub(crate) signals: Signals,
+    pub(crate) lan: Lan,
+    pub(crate) output: Output,
+    pub(crate) input: Option<Input>,
+    pub(crate) console_news: EventFd,
+    pub(crate) claim: Claim,
+    pub(crate) seats: Vec<Seat>,
+}
+
+/// A running pair (or a solo machine: one seat).
+pub(crate) struct Pair {
+    parts: Parts,
+    buffer: Vec<u8>,
+    /// A replica has gone live.
+    started: bool,
+    ending: Option<Ending>,
+    /// Who asked for a fence, for which generation, and waits for the end of the other.
+    fence: Option<(usize, u64)>,
+    clients: BTreeMap<u32, Client>,
+    next_client: u32,
+    queries: Vec<Query>,
+    next_query: u64,
+    /// Somebody has more to say than one turn allows.
+    more: bool,
+    /// When the wait for the events at hand ended.
+    round: Instant,
+}
+
+fn say(line: &str) {
+    eprintln!("ft-vm: {line}");
+}
+
+impl Pair {
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        parts.poller.add_level(&parts.signals, Token::Signal)?;
+        parts.poller.add_level(&parts.console_news, Token::Console)?;
+        parts.poller.add_level(&parts.claim.listener, Token::StatusListener)?;
+        Ok(Self {
+            parts,
+            buffer: vec![0; CONTROL_MAX],
+            started: false,
+            ending: None,
+            fence: None,
+            clients: BTreeMap::new(),
+            next_client: 0,
+            queries: Vec::new(),
+            next_query: 0,
+            more: false,
+            round: Instant::now(),
+        })
+    }
+
+    /// Runs the pair to its end. Returns the exit code.
+    pub(crate) fn run(mut self) -> io::Result<u8> {
+        let mut events = Vec::new();
+        loop {
+            self.more = false;
+            self.reap()?;
+            for seat in 0..self.parts.seats.len() {
+                self.listen_to(seat)?;
+            }
+            self.pass_input();
+            let (idle, malformed) = self.parts.lan.service(&self.parts.poller);
+            for (port, problem) in malformed {
+                self.distrust(port, problem.to_string());
+            }
+            self.check_deadlines();
+            if self.parts.seats.iter().all(|seat| seat.gone.is_some()) {
+                break;
+            }
+            let timeout = if self.more { Some(Duration::ZERO) } else { self.next_deadline(idle) };
+            self.parts.poller.wait(timeout, &mut events)?;
+            self.round = Instant::now();
+            for &(token, ready) in &events {
+                self.dispatch(token, ready);
+            }
+        }
+        let code = self.final_code();
+        if !self.parts.output.finish(END_PATIENCE) {
+            say("some of the console's output could not be written");
+        }
+        Ok(code)
+    }
+
+    fn dispatch(&mut self, token: Token, ready: Ready) {
+        match token {
+            Token::Signal => {
+                while let Some(signal) = self.parts.signals.next() {
+                    self.signalled(signal);
+                }
+            }
+            // Looked at in every round.
+            Token::Process(_) => {}
+            Token::Control(index) => {
+                if let Some(seat) = self.parts.seats.get_mut(index as usize) {
+                    seat.readable |= ready.readable && !seat.closed;
+                    if ready.writable {
+                        seat.set_writable();
+                    }
+                }
+            }
+            Token::Lan(port) => self.parts.lan.replica_ready(port, ready),
+            Token::Listener(index) => self.parts.lan.listener_ready(index),
+            Token::Connection(number) => self.parts.lan.connection_ready(number, ready),
+            Token::StatusListener => self.accept_client(),
+            Token::StatusClient(number) => self.client_ready(number),
+            Token::Console => {
+                // Level-triggered and non-blocking: an error means that it was empty.
+                let _ = self.parts.console_news.read();
+                if let Some(error) = self.parts.output.failure() {
+                    say(&format!("cannot write the guest's console output any more: {error}"));
+                }
+            }
+        }
+    }
+
+    // Replicas.
+
+    fn reap(&mut self) -> io::Result<()> {
+        for index in 0..self.parts.seats.len() {
+            if self.parts.seats[index].reap(&self.parts.poller)? {
+                // Its last words come first: they say why.
+                while self.parts.seats[index].readable {
+                    self.listen_to(index)?;
+                }
+                self.gone(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn gone(&mut self, index: usize) {
+        self.parts.lan.detach(index);
+        if let Some((asker, generation)) = self.fence.take_if(|(asker, _)| *asker != index) {
+            self.parts.seats[asker].send(&ToReplica::Fenced { generation });
+        }
+        let seat = &mut self.parts.seats[index];
+        if !self.started && self.ending.is_none() {
+            let code = match (&seat.ended, seat.gone.and_then(|status| status.code())) {
+                (Some((code, _)), _) => *code,
+                (None, Some(code @ 1..=6)) => code as u8,
+                _ => 1,
+            };
+            say(&format!("{} at the start", seat.loss("")));
+            seat.announced = true;
+            self.stop(Some(code));
+        }
+    }
+
+    /// Takes what a replica says.
+    fn listen_to(&mut self, index: usize) -> io::Result<()> {
+        for _ in 0..MESSAGES_PER_TURN {
+            let seat = &mut self.parts.seats[index];
+            // Console bytes that cannot be written hold back who writes them; a dead one's last words are finite.
+            if seat.gone.is_none() && self.parts.lan.switch.live() == Some(index) && self.parts.output.full()
+            {
+                return Ok(());
+            }
+            match seat.receive(&mut self.buffer) {
+                Received::Message(message) => self.heard(index, message)?,
+                Received::Malformed(why) => {
+                    seat.readable = false;
+                    self.distrust(index, why);
+                    return Ok(());
+                }
+                Received::Nothing => return Ok(()),
+            }
+        }
+        self.more = true;
+        Ok(())
+    }
+
+    fn distrust(&mut self, index: usize, why: String) {
+        let seat = &mut self.parts.seats[index];
+        if seat.killed.is_none() && seat.gone.is_none() {
+            say(&format!("{}: {why}; it is killed", seat.name()));
+            seat.kill(Killed::Distrusted(why));
+        }
+    }
+
+    fn heard(&mut self, index: usize, message: FromReplica) -> io::Result<()> {
+        let seat = &mut self.parts.seats[index];
+        if !seat.hello
+            && !matches!(
+                message,
+                FromReplica::Hello { .. } | FromReplica::Ended { .. } | FromReplica::Notice(_)
+            )
+        {
+            self.distrust(index, "its first message is not `hello`".into());
+            return Ok(());
+        }
+        match message {
+            FromReplica::Hello { replica, pid, .. } => {
+                if replica != seat.id.name() || pid != seat.pid {
+                    let why = format!("it says it is replica `{}`, process {pid}", replica.escape_debug());
+                    self.distrust(index, why);
+                } else {
+                    seat.hello = true;
+                }
+            }
+            FromReplica::Notice(text) => say(&format!("replica {}: {}", seat.id, one_line(&text))),
+            FromReplica::Status { id, status } => self.status_answered(index, id, status),
+            FromReplica::Console { offset, bytes } => match self.parts.output.accept(offset, bytes) {
+                Accepted::Yes => {}
+                Accepted::AfterGap(bytes) => {
+                    say(&format!(
+                        "{bytes} bytes of the guest's console output before offset {offset} are lost"
+                    ));
+                }
+                Accepted::Malformed => self.distrust(index, format!("console bytes at offset {offset}")),
+            },
+            FromReplica::RxAcknowledged { generation, seq } => {
+                if let Err(violation) = self.parts.lan.switch.acknowledged(index, generation, seq) {
+                    self.distrust(index, violation.to_string());
+                }
+            }
+            FromReplica::Fence { generation } => self.fence(index, generation),
+            FromReplica::Live { generation, position, takeover, alone, silent_ms, reason } => {
+                // Whether the other one is dead decides what is said, and was perhaps not seen yet.
+                if let Some(other) = self.other(index)
+                    && self.parts.seats[other].reap(&self.parts.poller)?
+                {
+                    while self.parts.seats[other].readable {
+                        self.listen_to(other)?;
+                    }
+                    self.gone(other);
+                }
+                match self.parts.lan.go_live(index, generation) {
+                    Ok(()) => {
+                        let moved = Moved {
+                            generation,
+                            position,
+                            takeover,
+                            alone,
+                            silent_ms,
+                            reason: one_line(&reason),
+                        };
+                        self.went_live(index, &moved);
+                    }
+                    Err(violation) => self.distrust(index, violation.to_string()),
+                }
+            }
+            FromReplica::Ended { code, message } => self.ended(index, code, message),
+        }
+        Ok(())
+    }
+
+    /// The other replica, if there is a pair.
+    fn other(&self, index: usize) -> Option<usize> {
+        (self.parts.seats.len() == 2).then_some(1 - index)
+    }
+
+    fn fence(&mut self, index: usize, generation: u64) {
+        let switch = &self.parts.lan.switch;
+        // The register decided; a question about a generation that is over must not kill its successor.
+        let stale = generation < switch.generation()
+            || (generation == switch.generation() && switch.live() != Some(index));
+        if stale {
+            self.distrust(index, format!("it asks for a fence in generation {generation}, which it has not"));
+            return;
+        }
+        match self.other(index).filter(|&other| self.parts.seats[other].gone.is_none()) {
+            Some(other) => {
+                self.fence = Some((index, generation));
+                let seat = &mut self.parts.seats[other];
+                // Killing what is dead already changes nothing, and must not be said to be the reason.
+                if seat.lost_at.is_none() {
+                    seat.kill(Killed::Fenced);
+                } else {
+                    seat.kill_again();
+                }
+            }
+            None => self.parts.seats[index].send(&ToReplica::Fenced { generation }),
+        }
+    }
+
+    fn went_live(&mut self, index: usize, moved: &Moved) {
+        let Moved { generation, position, takeover, alone, silent_ms, reason } = moved;
+        let id = self.parts.seats[index].id;
+        let first = !std::mem::replace(&mut self.started, true);
+        let Some(other) = self.other(index) else {
+            say(&format!(
+                "the guest runs without fault tolerance, as process {}",
+                self.parts.seats[index].pid
+            ));
+            return;
+        };
+        let lost = &mut self.parts.seats[other];
+        let loss = if lost.announced { String::new() } else { format!("{}; ", lost.loss(reason)) };
+        if *takeover {
+            // The launcher's own view is the better one, unless it sees death and succession in the same moment.
+            let silent = match lost.lost_at.filter(|&at| lost.killed.is_none() && at < self.round) {
+                Some(at) => at.elapsed().as_secs_f64() * 1e3,
+                None => *silent_ms,
+            };
+            say(&format!(
+                "{loss}replica {id} took over in generation {generation} at position {position}; the guest was silent for {silent:.1} ms"
+            ));
+            lost.announced = true;
+        } else if first && !alone {
+            say(&format!(
+                "replica {id} (process {}) is primary in generation {generation} at position {position}, replica {} (process {}) is its backup",
+                self.parts.seats[index].pid, self.parts.seats[other].id, self.parts.seats[other].pid
+            ));
+        } else if first {
+            say(&format!(
+                "replica {id} is primary in generation {generation} at position {position}, without a backup: {reason}"
+            ));
+        } else if *alone {
+            say(&format!(
+                "{loss}replica {id} goes on alone in generation {generation} at position {position}, without a backup"
+            ));
+            lost.announced = true;
+        }
+    }
+
+    fn ended(&mut self, index: usize, code: u8, message: String) {
+        let seat = &mut self.parts.seats[index];
+        let message = message.trim_end();
+        if self.ending.is_none() && !is_power_off(code) {
+            say(&format!("{} ended with code {code}: {message}", seat.name()));
+            seat.announced = true;
+        } else if self.ending.is_none() && !message.is_empty() {
+            say(&format!("replica {}: {message}", seat.id));
+        }
+        seat.ended = Some((code, message.to_owned()));
+        if self.ending.is_some() {
+            return;
+        }
+        let decides = self.parts.lan.switch.live().is_none_or(|live| live == index);
+        if !self.started {
+            self.stop(Some(code));
+        } else if is_power_off(code) && decides {
+            // The guest is off. The backup ends by itself, once it has executed that.
+            self.ending = Some(Ending { deadline: Instant::now() + END_PATIENCE, code: Some(code) });
+        }
+    }
+
+    // The end.
+
+    fn signalled(&mut self, signal: i32) {
+        if let Some(ending) = &mut self.ending {
+            // A second Ctrl-C: no more patience.
+            ending.deadline = Instant::now();
+            return;
+        }
+        say(&format!("stopping (signal {signal})"));
+        self.stop(None);
+    }
+
+    fn stop(&mut self, code: Option<u8>) {
+        for seat in self.parts.seats.iter_mut().filter(|seat| seat.gone.is_none()) {
+            seat.send(&ToReplica::Stop);
+        }
+        self.ending = Some(Ending { deadline: Instant::now() + END_PATIENCE, code });
+    }
+
+    fn final_code(&mut self) -> u8 {
+        if let Some(code) = self.ending.as_ref().and_then(|ending| ending.code) {
+            return code;
+        }
+        let live = self.parts.lan.switch.live();
+        let seats = &self.parts.seats;
+        if let Some(code) =
+            live.and_then(|live| seats[live].power_off()).or(seats.iter().find_map(Seat::power_off))
+        {
+            return code;
+        }
+        if self.ending.is_some() {
+            return u8::from(seats.iter().any(|seat| seat.killed.is_some()));
+        }
+        for seat in seats.iter().filter(|seat| !seat.announced) {
+            say(&seat.loss(""));
+        }
+        let who = if seats.len() == 2 { "both replicas are gone" } else { "the machine is gone" };
+        say(&format!("{who}, and the guest was not switched off"));
+        match live.and_then(|live| seats[live].ended.as_ref()) {
+            Some((code, _)) => *code,
+            None => 1,
+        }
+    }
+
+    fn check_deadlines(&mut self) {
+        let now = Instant::now();
+        if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) {
+            for seat in
+                self.parts.seats.iter_mut().filter(|seat| seat.gone.is_none() && seat.killed.is_none())
+            {
+                say(&format!("{} does not stop; it is killed", seat.name()));
+                seat.kill(Killed::Overdue);
+            }
+        }
+        for seat in &mut self.parts.seats {
+            let Some(at) = seat.lost_at else { continue };
+            if seat.gone.is_none() && now >= at + END_PATIENCE {
+                // It closed its socket, but goes on.
+                seat.kill(Killed::Overdue);
+            }
+            if !seat.announced && self.ending.is_none() && now >= at + ANNOUNCE {
+                seat.announced = true;
+                say(&seat.loss(""));
+            }
+        }
+        let due: Vec<Query> = self
+            .queries
+            .extract_if(.., |query| {
+                let waits = |(seat, answer): (&Seat, &Option<Value>)| answer.is_none() && seat.gone.is_none();
+                now >= query.deadline || !self.parts.seats.iter().zip(&query.answers).any(waits)
+            })
+            .collect();
+        for query in due {
+            self.answer(query);
+        }
+    }
+
+    fn next_deadline(&self, idle: Option<Duration>) -> Option<Duration> {
+        let now = Instant::now();
+        let ending = self.ending.as_ref().map(|ending| ending.deadline).filter(|&at| at > now);
+        let losses = self.parts.seats.iter().flat_map(|seat| {
+            let at = seat.lost_at;
+            let announce = at.filter(|_| !seat.announced && self.ending.is_none()).map(|at| at + ANNOUNCE);
+            let end = at.filter(|_| seat.gone.is_none() && seat.killed.is_none()).map(|at| at + END_PATIENCE);
+            [announce, end]
+        });
+        let queries = self.queries.iter().map(|query| Some(query.deadline));
+        let next = std::iter::once(ending).chain(losses).chain(queries).flatten().min();
+        let next = next.map(|at| at.saturating_duration_since(now));
+        match (next, idle) {
+            (Some(next), Some(idle)) => Some(next.min(idle)),
+            (next, idle) => next.or(idle),
+        }
+    }
+
+    /// What was typed, for the live replica. Without one it waits.
+    fn pass_input(&mut self) {
+        let (Some(input), Some(live)) = (&mut self.parts.input, self.parts.lan.switch.live()) else { return };
+        let seat = &mut self.parts.seats[live];
+        while seat.gone.is_none() && !seat.is_behind() {
+            match input.next() {
+                Some(bytes) => seat.send(&ToReplica::ConsoleInput(bytes)),
+                None => break,
+            }
+        }
+    }
+
+    // Status.
+
+    fn accept_client(&mut self) {
+        while let Ok((stream, _)) = self.parts.claim.listener.accept() {
+            let number = self.next_client;
+            self.next_client = number.wrapping_add(1);
+            if self.clients.len() >= MAX_CLIENTS {
+                continue;
+            }
+            if let Ok(client) = Client::new(stream)
+                && self.parts.poller.add_level(&client.stream, Token::StatusClient(number)).is_ok()
+            {
+                self.clients.insert(number, client);
+            }
+        }
+    }
+
+    fn client_ready(&mut self, number: u32) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        match client.read() {
+            Asked::Nothing => {}
+            Asked::Gone => drop(self.clients.remove(&number)),
+            Asked::Nonsense(why) => {
+                // Whether it reads that or not, it is dropped.
+                let _ = client.answer(&json!({ "error": why }));
+                self.clients.remove(&number);
+            }
+            Asked::Status => {
+                let id = self.next_query;
+                self.next_query += 1;
+                let deadline = Instant::now() + STATUS_PATIENCE;
+                for seat in
+                    self.parts.seats.iter_mut().filter(|seat| seat.gone.is_none() && !seat.is_behind())
+                {
+                    seat.send(&ToReplica::Status { id });
+                }
+                let answers = vec![None; self.parts.seats.len()];
+                self.queries.push(Query { client: number, id, deadline, answers });
+            }
+        }
+    }
+
+    fn status_answered(&mut self, index: usize, id: u64, status: Value) {
+        if let Some(query) = self.queries.iter_mut().find(|query| query.id == id) {
+            query.answers[index] = Some(status);
+        }
+    }
+
+    fn answer(&mut self, query: Query) {
+        let live = self.parts.lan.switch.live();
+        let mut replicas = Vec::new();
+        for (index, (seat, answer)) in self.parts.seats.iter().zip(query.answers).enumerate() {
+            let (role, state) = match (seat.gone, live) {
+                (Some(_), _) => ("none", "gone"),
+                (None, Some(live)) if live == index => ("primary", "silent"),
+                (None, Some(_)) => ("backup", "silent"),
+                (None, None) => ("none", "silent"),
+            };
+            let mut fields = unanswered(seat.id.name(), role, seat.pid, state);
+            if seat.gone.is_none()
+                && let (Some(Value::Object(said)), Value::Object(fields)) = (answer, &mut fields)
+            {
+                let own = |key: &String| key != "replica" && key != "pid";
+                fields.extend(said.into_iter().filter(|(key, _)| own(key)));
+            }
+            replicas.push(fields);
+        }
+        let answer = json!({
+            "generation": self.parts.lan.switch.generation(),
+            "replicas": replicas,
+            "launcher": {
+                "pid": std::process::id(),
+                "connections": self.parts.lan.connections(),
+                "frames_kept": self.parts.lan.switch.kept(),
+                "frames": self.parts.lan.counters(),
+            },
+        });
+        if let Some(client) = self.clients.get_mut(&query.client)
+            && client.answer(&answer).is_err()
+        {
+            self.clients.remove(&query.client);
+        }
+    }
+}
+
+/// The guest's port has moved, or its replica is alone.
+struct Moved {
+    generation: u64,
+    position: u64,
+    takeover: bool,
+    alone: bool,
+    silent_ms: f64,
+    reason: String,
+}
+
+/// A replica's words as part of one line.
+fn one_line(text: &str) -> String {
+    text.trim().replace(['\n', '\r'], " ")
+}
