@@ -7,7 +7,7 @@
 use std::fmt;
 
 use ft_vcpu::GuestRam;
-use ft_vcpu::memory::{PAGE, PageFlags};
+use ft_vcpu::memory::PAGE;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -43,6 +43,19 @@ impl fmt::Display for Difference {
 /// Puts `prefix` before each name.
 pub(crate) fn named(prefix: &str, leaves: Vec<(String, u64)>) -> Vec<(String, u64)> {
     leaves.into_iter().map(|(name, value)| (format!("{prefix}.{name}"), value)).collect()
+}
+
+/// Gives the CPU's leaves the names that people know.
+pub(crate) fn registers(leaves: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    const GENERAL: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    ];
+    let number = |name: &str| name.strip_prefix("gpr[")?.strip_suffix(']')?.parse::<usize>().ok();
+    let known = |name: String| match number(&name).and_then(|number| GENERAL.get(number)) {
+        Some(register) => format!("register {register}"),
+        None => format!("register {name}"),
+    };
+    leaves.into_iter().map(|(name, value)| (known(name), value)).collect()
 }
 
 /// The bytes that travel.
@@ -106,8 +119,7 @@ impl Window {
 
 fn device_written(ram: &GuestRam) -> Vec<usize> {
     ram.iter().next().map_or_else(Vec::new, |region| {
-        let flags: &PageFlags = region.bitmap();
-        flags.take_device_written()
+        region.bitmap().take_device_written()
     })
 }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use ft_core::input::Input;
 use ft_core::output::{DiskRequest, Output, OutputBody};
-use ft_devices::board::{ApplyError, Board, BoardSpec, DiskSpec, NicSpec};
+use ft_devices::board::TooManyDevices;
+use ft_devices::{ApplyError, Board, BoardSpec, DiskSpec, NicSpec};
 use ft_policies::{Config, Kernel};
 use ft_vcpu::software::{Options, SoftwareVcpu};
 use ft_vcpu::{Dead, GuestRam, Kick, Stop, Vcpu};
@@ -63,6 +64,9 @@ pub enum BuildError {
         /// From the host.
         reason: String,
     },
+    /// Devices.
+    #[error("cannot build the machine: {0}")]
+    Devices(#[from] TooManyDevices),
     /// The engine.
     #[error("cannot start the software engine: {0}")]
     Engine(String),
@@ -102,6 +106,8 @@ impl Machine {
         let board = BoardSpec {
             disks: disks.map(|(disk, &sectors)| DiskSpec { sectors, read_only: disk.read_only }).collect(),
             nics: config.nets.iter().map(|net| NicSpec { mac: net.mac }).collect(),
+            rng: true,
+            console: true,
         };
         let spec = MachineSpec {
             memory: config.vm.memory.bytes(),
@@ -120,21 +126,16 @@ impl Machine {
     pub fn new(spec: MachineSpec, name: &str) -> Result<Self, BuildError> {
         let ram = ft_vcpu::memory::allocate(spec.memory as usize)
             .map_err(|reason| BuildError::Memory { mebibytes: spec.memory >> 20, reason })?;
-        let board = Board::new(spec.board, ram.clone());
-        let mut command_line = spec.command_line;
-        for parameter in board.kernel_parameters() {
-            if !command_line.is_empty() {
-                command_line.push(' ');
-            }
-            command_line.push_str(&parameter);
-        }
-        let state = boot::load(&ram, spec.memory, &spec.kernel, &command_line)
+        let board = Board::new(&spec.board, ram.clone())?;
+        let command_line = format!("{} {}", spec.command_line, spec.board.command_line());
+        let command_line = command_line.trim();
+        let state = boot::load(&ram, spec.memory, &spec.kernel, command_line)
             .map_err(|error| BuildError::Boot { kernel: name.to_owned(), error })?;
         let mut vcpu = SoftwareVcpu::new(ram.clone(), spec.engine)
             .map_err(|error| BuildError::Engine(error.to_string()))?;
         vcpu.restore(&state);
 
-        let mut identity = command_line.into_bytes();
+        let mut identity = command_line.as_bytes().to_vec();
         identity.extend_from_slice(&spec.memory.to_le_bytes());
         identity.extend_from_slice(&xxh3_128(&spec.kernel).to_le_bytes());
         Ok(Self {
@@ -163,11 +164,6 @@ impl Machine {
     pub fn run(&mut self, until: u64, kick: &Kick) -> Stop {
         let stop = self.vcpu.run(until, kick, &mut self.board);
         match stop {
-            // Text without a newline would otherwise wait in the board for more of it.
-            Stop::Halted => {
-                self.board.flush_console(self.vcpu.position());
-                if self.board.has_outputs() { Stop::Platform } else { stop }
-            }
             Stop::Dead(dead) if !self.dead => {
                 self.dead = true;
                 self.board.flush_console(self.vcpu.position());
@@ -238,7 +234,7 @@ impl Machine {
     }
 
     fn leaves(&mut self, full: bool) -> Vec<(String, u64)> {
-        let mut leaves = digest::named("cpu", ft_devices::digest::leaves(&self.vcpu.state()));
+        let mut leaves = digest::registers(ft_devices::digest::leaves(&self.vcpu.state()));
         leaves.extend(digest::named("board", self.board.leaves()));
         leaves.extend(self.window.pages(&self.ram, self.ram_size, full));
         leaves
