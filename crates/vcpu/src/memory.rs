@@ -45,7 +45,14 @@ impl PageFlags {
     /// A table for `len` bytes.
     pub fn new(len: usize) -> Self {
         let pages = (0..len.div_ceil(PAGE)).map(|_| AtomicU8::new(0)).collect();
-        Self { shared: Arc::new(Shared { pages, any_code_written: AtomicBool::new(false), dirty_generation: AtomicU64::new(0) }), base: 0 }
+        Self {
+            shared: Arc::new(Shared {
+                pages,
+                any_code_written: AtomicBool::new(false),
+                dirty_generation: AtomicU64::new(0),
+            }),
+            base: 0,
+        }
     }
 
     /// The raw flags, one byte a page, for an engine's fast paths.

@@ -149,11 +149,7 @@ impl Cpu {
     /// Recomputes what follows from CS, SS, CR0, CR4, EFER and AC: mode, memory view, jump cache salt.
     pub(super) fn update_mode(&mut self) {
         let cs = self.s.segments[CS].attributes;
-        let size = if self.long_mode() && cs & 0x2000 != 0 {
-            2
-        } else {
-            u8::from(cs & 0x4000 != 0)
-        };
+        let size = if self.long_mode() && cs & 0x2000 != 0 { 2 } else { u8::from(cs & 0x4000 != 0) };
         let user = self.cpl() == 3;
         let sse_off = self.s.cr0 & (CR0_EM | CR0_TS) != 0 || self.s.cr4 & CR4_OSFXSR == 0;
         self.mode = u8::from(sse_off) << 3 | size << MODE_SIZE_SHIFT | u8::from(user);

@@ -3,7 +3,10 @@
 mod interpreted;
 mod select;
 
-use iced_x86::{Code, CodeSize, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, CodeSize, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
+    Register,
+};
 
 use super::block::{Block, Interpret, Interpreted, Side};
 use super::cpu::{Cpu, MODE_SIZE_SHIFT};
@@ -69,6 +72,10 @@ impl Builder {
         let mut narrow = i.memory_displ_size() == 4 && base == Register::None && index == Register::None;
         match base {
             Register::None => {}
+            Register::EIP => {
+                op.base = PAGE_BASE;
+                narrow = true;
+            }
             Register::RIP => {
                 op.base = PAGE_BASE;
                 if i32::try_from(displacement).is_err() {
@@ -91,10 +98,6 @@ impl Builder {
             op.scale |= i.memory_index_scale().trailing_zeros() as u8;
             narrow |= index.is_gpr32();
         }
-        if long && base == Register::None && index == Register::None && i.memory_displ_size() == 4 {
-            // An absolute address with a prefix: rare.
-            return None;
-        }
         if narrow {
             op.scale |= ADDRESS32;
             slow = true;
@@ -112,7 +115,13 @@ impl Builder {
 
 /// Decodes a block that starts at `offset` of a page whose bytes from there on are `bytes` (cut at the page's end, or for
 /// a single instruction that straddles, beyond). `None` if not even one instruction fits.
-pub(super) fn decode(cpu: &mut Cpu, page: u64, offset: u16, bytes: &[u8], single: bool) -> Option<Box<Block>> {
+pub(super) fn decode(
+    cpu: &mut Cpu,
+    page: u64,
+    offset: u16,
+    bytes: &[u8],
+    single: bool,
+) -> Option<Box<Block>> {
     let mode = cpu.mode;
     let bitness = match mode >> MODE_SIZE_SHIFT & 3 {
         2 => 64,
@@ -185,7 +194,11 @@ fn next_instruction(decoder: &mut Decoder<'_>) -> Option<Instruction> {
         return None;
     }
     let instruction = decoder.decode();
-    if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes { None } else { Some(instruction) }
+    if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+        None
+    } else {
+        Some(instruction)
+    }
 }
 
 impl Builder {
@@ -298,7 +311,11 @@ fn is(i: &Instruction, mnemonics: &[Mnemonic]) -> bool {
     mnemonics.contains(&i.mnemonic())
 }
 
-/// NOP, in the encodings where it is a plain one.
+/// NOP, in the encodings where it is a plain one, and hints that this processor does not know.
 fn is_nop(code: Code) -> bool {
-    matches!(code, Code::Nopw | Code::Nopd | Code::Nopq | Code::Nop_rm16 | Code::Nop_rm32 | Code::Nop_rm64)
+    code.mnemonic() == Mnemonic::Reservednop
+        || matches!(
+            code,
+            Code::Nopw | Code::Nopd | Code::Nopq | Code::Nop_rm16 | Code::Nop_rm32 | Code::Nop_rm64
+        )
 }

@@ -183,8 +183,11 @@ impl Cpu {
             self.write_view(view, bottom + number as u64 * 8, 8, *value)?;
         }
         if outward {
-            self.s.segments[SS] =
-                Segment { selector: u16::from(new_cpl), attributes: u16::from(new_cpl) << 5, ..Segment::default() };
+            self.s.segments[SS] = Segment {
+                selector: u16::from(new_cpl),
+                attributes: u16::from(new_cpl) << 5,
+                ..Segment::default()
+            };
         }
         self.gpr[RSP] = bottom;
         self.s.segments[CS] = Segment { selector: selector & 0xFFFC | u16::from(new_cpl), ..cs };

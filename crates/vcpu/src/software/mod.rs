@@ -246,7 +246,11 @@ impl SoftwareVcpu {
                 match self.block() {
                     Ok(Some(head)) => {
                         self.enter(head);
-                        if self.cpu.exit == Exit::Budget && self.cpu.budget > 0 { self.step() } else { Ok(()) }
+                        if self.cpu.exit == Exit::Budget && self.cpu.budget > 0 {
+                            self.step()
+                        } else {
+                            Ok(())
+                        }
                     }
                     Ok(None) => self.step(),
                     Err(fault) => Err(fault),
@@ -304,10 +308,7 @@ impl SoftwareVcpu {
                 slice_end = now.saturating_add(SLICE);
             }
             let c = &mut *self.cpu;
-            if c.system_flags & IF != 0
-                && !c.s.interrupt_shadow
-                && platform.pending_interrupt().is_some()
-            {
+            if c.system_flags & IF != 0 && !c.s.interrupt_shadow && platform.pending_interrupt().is_some() {
                 let vector = platform.acknowledge_interrupt();
                 c.s.halted = false;
                 c.limit = now;

@@ -45,7 +45,12 @@ impl Cpu {
     /// Translates, setting Accessed and Dirty bits.
     pub(super) fn walk(&mut self, address: u64, access: Access, view: usize) -> Result<Translation, Fault> {
         if self.s.cr0 & CR0_PG == 0 {
-            return Ok(Translation { physical: address & 0xFFFF_FFFF, writable: true, global: false, level: 1 });
+            return Ok(Translation {
+                physical: address & 0xFFFF_FFFF,
+                writable: true,
+                global: false,
+                level: 1,
+            });
         }
         let user = view == USER;
         let nx_on = self.s.efer & EFER_NXE != 0;
@@ -83,7 +88,8 @@ impl Cpu {
             level -= 1;
         }
         let user_page = all & USER_PAGE != 0;
-        let may_write = if user { all & WRITABLE != 0 } else { all & WRITABLE != 0 || self.s.cr0 & CR0_WP == 0 };
+        let may_write =
+            if user { all & WRITABLE != 0 } else { all & WRITABLE != 0 || self.s.cr0 & CR0_WP == 0 };
         let allowed = match access {
             _ if user && !user_page => false,
             Access::Fetch => !no_execute && (user || !user_page || self.s.cr4 & CR4_SMEP == 0),

@@ -103,7 +103,13 @@ impl Machine {
     /// Runs until HLT with interrupts off.
     pub(super) fn finish(&mut self) -> CpuState {
         let stop = self.run(1_000_000_000);
-        assert_eq!(stop, Stop::Dead(crate::Dead::HaltedForEver), "{:?} {:x?}", self.cpu.take_unimplemented(), self.cpu.state());
+        assert_eq!(
+            stop,
+            Stop::Dead(crate::Dead::HaltedForEver),
+            "{:?} {:x?}",
+            self.cpu.take_unimplemented(),
+            self.cpu.state()
+        );
         self.cpu.state()
     }
 

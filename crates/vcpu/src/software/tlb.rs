@@ -4,6 +4,7 @@
 //! alone: fixed geometry, direct-mapped, filled and dropped by architectural events only. Host-side matters (cached code,
 //! dirty tracking) are low bits of a tag that make the fast comparison fail and nothing else.
 
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::cpu::{Cpu, Form, Int};
@@ -66,19 +67,19 @@ impl FetchEntry {
     pub(super) const EMPTY: Self = Self { tag: NONE, physical: 0 };
 }
 
-/// The host address of `[address, address + size)` if the fast comparison holds, else null.
+/// The host address of `[address, address + size)` if the fast comparison holds.
 ///
 /// # Safety
 /// `cpu` is live.
 #[inline(always)]
-pub(super) unsafe fn fast_read(cpu: *mut Cpu, address: u64, size: u64) -> *mut u8 {
-    // SAFETY: the index is below ENTRIES.
+pub(super) unsafe fn fast_read(cpu: *mut Cpu, address: u64, size: u64) -> Option<NonNull<u8>> {
+    // SAFETY: the index is below ENTRIES; a match is RAM of the host, which is not at null.
     unsafe {
         let entry = (*cpu).tlb.add((address >> 12) as usize & (ENTRIES - 1));
         if address.wrapping_add(size - 1) & PAGE_MASK == (*entry).read {
-            address.wrapping_add((*entry).addend) as *mut u8
+            Some(NonNull::new_unchecked(address.wrapping_add((*entry).addend) as *mut u8))
         } else {
-            std::ptr::null_mut()
+            None
         }
     }
 }
@@ -88,14 +89,14 @@ pub(super) unsafe fn fast_read(cpu: *mut Cpu, address: u64, size: u64) -> *mut u
 /// # Safety
 /// `cpu` is live.
 #[inline(always)]
-pub(super) unsafe fn fast_write(cpu: *mut Cpu, address: u64, size: u64) -> *mut u8 {
-    // SAFETY: the index is below ENTRIES.
+pub(super) unsafe fn fast_write(cpu: *mut Cpu, address: u64, size: u64) -> Option<NonNull<u8>> {
+    // SAFETY: the index is below ENTRIES; a match is RAM of the host, which is not at null.
     unsafe {
         let entry = (*cpu).tlb.add((address >> 12) as usize & (ENTRIES - 1));
         if address.wrapping_add(size - 1) & PAGE_MASK == (*entry).write {
-            address.wrapping_add((*entry).addend) as *mut u8
+            Some(NonNull::new_unchecked(address.wrapping_add((*entry).addend) as *mut u8))
         } else {
-            std::ptr::null_mut()
+            None
         }
     }
 }
@@ -117,8 +118,7 @@ pub(super) unsafe fn load<F: Form, T: Int>(cpu: *mut Cpu, address: u64) -> Optio
                 }
             };
         }
-        let host = fast_read(cpu, address, T::SIZE);
-        if host.is_null() { None } else { Some(host.cast::<T>().read_unaligned()) }
+        fast_read(cpu, address, T::SIZE).map(|host| host.cast::<T>().read_unaligned())
     }
 }
 
@@ -139,10 +139,7 @@ pub(super) unsafe fn store<F: Form, T: Int>(cpu: *mut Cpu, address: u64, value: 
                 }
             };
         }
-        let host = fast_write(cpu, address, T::SIZE);
-        if host.is_null() {
-            return false;
-        }
+        let Some(host) = fast_write(cpu, address, T::SIZE) else { return false };
         host.cast::<T>().write_unaligned(value);
         true
     }
@@ -158,7 +155,8 @@ pub(super) unsafe fn modify_load<F: Form, T: Int>(cpu: *mut Cpu, address: u64) -
     unsafe {
         if F::SLOW {
             let c = &mut *cpu;
-            let value = c.check_write(address, T::SIZE as usize).and_then(|()| c.read(address, T::SIZE as usize));
+            let value =
+                c.check_write(address, T::SIZE as usize).and_then(|()| c.read(address, T::SIZE as usize));
             return match value {
                 Ok(value) => Some((T::from64(value), std::ptr::null_mut())),
                 Err(fault) => {
@@ -167,8 +165,8 @@ pub(super) unsafe fn modify_load<F: Form, T: Int>(cpu: *mut Cpu, address: u64) -
                 }
             };
         }
-        let host = fast_write(cpu, address, T::SIZE).cast::<T>();
-        if host.is_null() { None } else { Some((host.read_unaligned(), host)) }
+        let host = fast_write(cpu, address, T::SIZE)?.cast::<T>();
+        Some((host.read_unaligned(), host.as_ptr()))
     }
 }
 
@@ -267,7 +265,8 @@ impl Cpu {
         for index in 0..self.tlbs.len() {
             let entry = self.tlbs[index];
             if entry.write & 0xFFF != NONE && entry.write & MMIO == 0 {
-                self.tlbs[index].write = entry.write & PAGE_MASK | self.write_bits(entry.physical & PAGE_MASK);
+                self.tlbs[index].write =
+                    entry.write & PAGE_MASK | self.write_bits(entry.physical & PAGE_MASK);
             }
         }
     }
@@ -295,7 +294,8 @@ impl Cpu {
             self.place(view, address, false)?;
             self.place(view, self.wrap(address.wrapping_add(in_page as u64)), false)?;
             let low = self.read_view(view, address, in_page)?;
-            let high = self.read_view(view, self.wrap(address.wrapping_add(in_page as u64)), size - in_page)?;
+            let high =
+                self.read_view(view, self.wrap(address.wrapping_add(in_page as u64)), size - in_page)?;
             return Ok(low | high << (in_page * 8));
         }
         match self.place(view, address, false)? {
@@ -324,7 +324,13 @@ impl Cpu {
     }
 
     /// Writes 1-8 bytes.
-    pub(super) fn write_view(&mut self, view: usize, address: u64, size: usize, value: u64) -> Result<(), Fault> {
+    pub(super) fn write_view(
+        &mut self,
+        view: usize,
+        address: u64,
+        size: usize,
+        value: u64,
+    ) -> Result<(), Fault> {
         self.canonical(address, size as u64)?;
         let in_page = 4096 - (address as usize & 0xFFF);
         if size > in_page {
@@ -405,7 +411,13 @@ impl Cpu {
                 return Err(Fault::with_code(13, 0));
             }
             let t = self.walk(rip, Access::Fetch, self.view)?;
-            let size = if t.level == 1 { 0 } else if t.level == 2 { LARGE } else { HUGE };
+            let size = if t.level == 1 {
+                0
+            } else if t.level == 2 {
+                LARGE
+            } else {
+                HUGE
+            };
             self.any_large |= size != 0;
             if self.fetch[index].tag != NONE {
                 self.forget_jumps();

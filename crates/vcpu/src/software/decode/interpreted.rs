@@ -18,11 +18,26 @@ fn nothing(_: &mut Cpu, _: &Instruction) -> Result<Flow, Fault> {
 pub(super) fn ends_block(i: &Instruction) -> bool {
     use Mnemonic::*;
     let control = i.mnemonic() == Mov
-        && (0..2).any(|n| i.op_kind(n) == OpKind::Register && (i.op_register(n).is_cr() || i.op_register(n).is_dr()));
+        && (0..2).any(|n| {
+            i.op_kind(n) == OpKind::Register && (i.op_register(n).is_cr() || i.op_register(n).is_dr())
+        });
     control
         || matches!(
             i.mnemonic(),
-            Hlt | Sti | Popf | Popfd | Popfq | In | Out | Rdtsc | Rdtscp | Rdmsr | Wrmsr | Lmsw | Clts | Invlpg | Ud2
+            Hlt | Sti
+                | Popf
+                | Popfd
+                | Popfq
+                | In
+                | Out
+                | Rdtsc
+                | Rdtscp
+                | Rdmsr
+                | Wrmsr
+                | Lmsw
+                | Clts
+                | Invlpg
+                | Ud2
         )
 }
 
@@ -52,8 +67,8 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         }
         Nop if is_nop(i.code()) => nothing,
         Movzx | Movsx | Movsxd | Lea => memory_form(i),
-        Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Not | Rol | Ror | Rcl | Rcr | Shl
-        | Sal | Shr | Sar | Xchg => general::rare_form,
+        Add | Or | Adc | Sbb | And | Sub | Xor | Cmp | Test | Inc | Dec | Neg | Not | Rol | Ror | Rcl
+        | Rcr | Shl | Sal | Shr | Sar | Xchg => general::rare_form,
         Mul => muldiv::mul,
         Imul if i.op_count() == 1 => muldiv::imul_wide,
         Div => muldiv::div,
@@ -78,7 +93,9 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         Insb | Insw | Insd => string::ins,
         Outsb | Outsw | Outsd => string::outs,
         Push => stack::push,
-        Pop if i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() => transfer::load_segment,
+        Pop if i.op0_kind() == OpKind::Register && i.op0_register().is_segment_register() => {
+            transfer::load_segment
+        }
         Pop => stack::pop,
         Pusha | Pushad => stack::pusha,
         Popa | Popad => stack::popa,
@@ -146,10 +163,12 @@ fn sse_function(i: &Instruction) -> Option<Interpret> {
         return None;
     }
     Some(match i.mnemonic() {
-        Movd | Movq | Movss | Movsd | Movlps | Movlpd | Movhps | Movhpd | Movhlps | Movlhps | Movmskps | Movmskpd
-        | Pmovmskb => sse::move_part,
+        Movd | Movq | Movss | Movsd | Movlps | Movlpd | Movhps | Movhpd | Movhlps | Movlhps | Movmskps
+        | Movmskpd | Pmovmskb => sse::move_part,
         Pshufd | Pshuflw | Pshufhw | Shufps | Shufpd | Pslldq | Psrldq | Pinsrw | Pextrw => sse::shuffle,
-        Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntdq | Movntps | Movntpd => sse::move_whole,
+        Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntdq | Movntps | Movntpd => {
+            sse::move_whole
+        }
         _ if sse::is_packed(i) => sse::packed_operation,
         _ => general::unimplemented,
     })

@@ -201,7 +201,7 @@ impl Builder {
     fn select_move(&mut self, i: &Instruction) -> bool {
         use mov::{lea, mi, mr, ri, rm, rr, xchg_mr, xchg_rr};
         match i.mnemonic() {
-            Mnemonic::Nop if is_nop(i.code()) => self.put(Op { run: mov::nop, ..EMPTY }),
+            _ if is_nop(i.code()) => self.put(Op { run: mov::nop, ..EMPTY }),
             Mnemonic::Pause
             | Mnemonic::Lfence
             | Mnemonic::Mfence
@@ -212,6 +212,8 @@ impl Builder {
             | Mnemonic::Prefetcht2
             | Mnemonic::Prefetchw
             | Mnemonic::Endbr64
+            | Mnemonic::Rdsspd
+            | Mnemonic::Rdsspq
             | Mnemonic::Endbr32 => self.put(Op { run: mov::nop, ..EMPTY }),
             Mnemonic::Mov => {
                 let size = operand_size(i, 0);
@@ -219,9 +221,19 @@ impl Builder {
                     return false;
                 }
                 if is_register(i, 0) && is_register(i, 1) {
-                    self.put(Op { run: reg_sized!(size, rr), base: offset(i, 0), reg: offset(i, 1), ..EMPTY });
+                    self.put(Op {
+                        run: reg_sized!(size, rr),
+                        base: offset(i, 0),
+                        reg: offset(i, 1),
+                        ..EMPTY
+                    });
                 } else if is_register(i, 0) && is_immediate(i, 1) {
-                    self.put(Op { run: reg_sized!(size, ri), base: offset(i, 0), imm: i.immediate(1), ..EMPTY });
+                    self.put(Op {
+                        run: reg_sized!(size, ri),
+                        base: offset(i, 0),
+                        imm: i.immediate(1),
+                        ..EMPTY
+                    });
                 } else if is_register(i, 0) {
                     let handlers = [sized!(size, false, rm), sized!(size, true, rm)];
                     return self.put_memory(i, handlers, offset(i, 0), 0);
@@ -260,7 +272,9 @@ impl Builder {
         use mov::{extend_rm, extend_rr};
         let (to, from, sign, a, b) = match i.mnemonic() {
             Mnemonic::Movzx => (operand_size(i, 0), operand_size(i, 1), false, offset(i, 0), 0),
-            Mnemonic::Movsx | Mnemonic::Movsxd => (operand_size(i, 0), operand_size(i, 1), true, offset(i, 0), 0),
+            Mnemonic::Movsx | Mnemonic::Movsxd => {
+                (operand_size(i, 0), operand_size(i, 1), true, offset(i, 0), 0)
+            }
             Mnemonic::Cbw => (2, 1, true, 0, 1),
             Mnemonic::Cwde => (4, 2, true, 0, 1),
             Mnemonic::Cdqe => (8, 4, true, 0, 1),
@@ -450,8 +464,8 @@ fn is_cmov(i: &Instruction) -> bool {
     is(
         i,
         &[
-            Cmova, Cmovae, Cmovb, Cmovbe, Cmove, Cmovg, Cmovge, Cmovl, Cmovle, Cmovne, Cmovno, Cmovnp, Cmovns, Cmovo,
-            Cmovp, Cmovs,
+            Cmova, Cmovae, Cmovb, Cmovbe, Cmove, Cmovg, Cmovge, Cmovl, Cmovle, Cmovne, Cmovno, Cmovnp,
+            Cmovns, Cmovo, Cmovp, Cmovs,
         ],
     )
 }

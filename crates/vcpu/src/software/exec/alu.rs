@@ -106,7 +106,11 @@ pub(in crate::software) unsafe extern "C" fn ri<T: Int, A: Alu>(cpu: *mut Cpu, o
 }
 
 /// Register and memory.
-pub(in crate::software) unsafe extern "C" fn rm<T: Int, A: Alu, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+#[inline(never)]
+pub(in crate::software) unsafe extern "C" fn rm<T: Int, A: Alu, F: Form>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as rr.
     unsafe {
         let b = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, rm::<T, A, Slow>);
@@ -136,13 +140,21 @@ unsafe fn memory<T: Int, A: Alu, F: Form>(cpu: *mut Cpu, op: *const Op, b: T, sl
 }
 
 /// Memory and register.
-pub(in crate::software) unsafe extern "C" fn mr<T: Int, A: Alu, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+#[inline(never)]
+pub(in crate::software) unsafe extern "C" fn mr<T: Int, A: Alu, F: Form>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as rr.
     unsafe { memory::<T, A, F>(cpu, op, reg(cpu, (*op).reg), mr::<T, A, Slow>) }
 }
 
 /// Memory and immediate.
-pub(in crate::software) unsafe extern "C" fn mi<T: Int, A: Alu, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+#[inline(never)]
+pub(in crate::software) unsafe extern "C" fn mi<T: Int, A: Alu, F: Form>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as rr.
     unsafe { memory::<T, A, F>(cpu, op, T::from64((*op).imm), mi::<T, A, Slow>) }
 }
@@ -199,7 +211,10 @@ impl Unary for Not {
 }
 
 /// One-operand operation on a register (base).
-pub(in crate::software) unsafe extern "C" fn unary_r<T: Int, U: Unary>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+pub(in crate::software) unsafe extern "C" fn unary_r<T: Int, U: Unary>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as rr.
     unsafe {
         U::run::<T>(&mut (*cpu).flags, reg(cpu, (*op).base)).write(cpu, (*op).base);
@@ -208,6 +223,7 @@ pub(in crate::software) unsafe extern "C" fn unary_r<T: Int, U: Unary>(cpu: *mut
 }
 
 /// One-operand operation on memory.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn unary_m<T: Int, U: Unary, F: Form>(
     cpu: *mut Cpu,
     op: *const Op,
@@ -239,15 +255,29 @@ fn fused_condition<T: Int, const SUBTRACT: bool, const C: u8>(flags: &Lazy, a: T
 }
 
 /// CMP or TEST of two registers (base, reg), then Jcc: two jump ops follow, for taken and not.
-unsafe extern "C" fn fused_rr<T: Int, const SUBTRACT: bool, const C: u8>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+unsafe extern "C" fn fused_rr<T: Int, const SUBTRACT: bool, const C: u8>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as rr.
     unsafe { fused::<T, SUBTRACT, C>(cpu, op, reg(cpu, (*op).reg)) }
 }
 
 /// As [`fused_rr`] with an immediate.
-unsafe extern "C" fn fused_ri<T: Int, const SUBTRACT: bool, const C: u8>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+unsafe extern "C" fn fused_ri<T: Int, const SUBTRACT: bool, const C: u8>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as rr.
     unsafe { fused::<T, SUBTRACT, C>(cpu, op, T::from64((*op).imm)) }
+}
+
+/// Keeps the compiler from turning a branch into a choice of the op to follow: a predicted branch and two indirect jumps,
+/// each with its own history, are faster than one indirect jump that waits for the choice.
+#[inline(always)]
+pub(super) fn two_jumps() {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) };
 }
 
 #[inline(always)]
@@ -262,6 +292,7 @@ unsafe fn fused<T: Int, const SUBTRACT: bool, const C: u8>(cpu: *mut Cpu, op: *c
             Test::run(flags, a, b);
         }
         if fused_condition::<T, SUBTRACT, C>(flags, a, b) {
+            two_jumps();
             follow(cpu, op.add(1))
         } else {
             follow(cpu, op.add(2))
@@ -281,7 +312,12 @@ macro_rules! conditions {
 }
 
 /// The fused handler for an operand size.
-pub(in crate::software) fn fused_handler(size: usize, immediate: bool, subtract: bool, condition: u8) -> Handler {
+pub(in crate::software) fn fused_handler(
+    size: usize,
+    immediate: bool,
+    subtract: bool,
+    condition: u8,
+) -> Handler {
     fn table<T: Int>(immediate: bool, subtract: bool) -> [Handler; 16] {
         match (immediate, subtract) {
             (false, false) => conditions!(fused_rr, T, false),

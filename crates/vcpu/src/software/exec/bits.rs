@@ -18,16 +18,13 @@ pub(in crate::software) fn bit_test(c: &mut Cpu, i: &Instruction) -> Result<Flow
     let number = c.get(i, 1)?;
     let mut at = None;
     let value = if i.op_kind(0) == OpKind::Memory {
-        let mut place = c.linear(i);
+        let mut away = 0;
         if i.op_kind(1) == OpKind::Register {
             let unused = 64 - bits as u32;
             let signed = ((number << unused) as i64) >> unused;
-            let away = (signed >> bits.ilog2()).wrapping_mul(size as i64) as u64;
-            place = place.wrapping_add(away);
-            if !c.long64() {
-                place &= 0xFFFF_FFFF;
-            }
+            away = (signed >> bits.ilog2()).wrapping_mul(size as i64) as u64;
         }
+        let place = c.linear_from(i, away);
         at = Some(place);
         if write {
             c.check_write(place, size)?;

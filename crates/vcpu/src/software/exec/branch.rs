@@ -1,6 +1,6 @@
 //! Jumps, calls and returns of 64-bit mode; Jcc, SETcc and CMOVcc of any mode.
 
-use super::alu::conditions;
+use super::alu::{conditions, two_jumps};
 use super::{finish, follow, leave_to, load, next, store};
 use crate::software::cpu::{Cpu, Fast, Form, Int, RSP, Slow, address, reg};
 use crate::software::flags::condition;
@@ -17,15 +17,20 @@ pub(in crate::software) unsafe extern "C" fn jump(cpu: *mut Cpu, op: *const Op) 
 unsafe extern "C" fn jcc<const C: u8>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
-        if condition::<C>(&(*cpu).flags) { follow(cpu, op.add(1)) } else { follow(cpu, op.add(2)) }
+        if condition::<C>(&(*cpu).flags) {
+            two_jumps();
+            follow(cpu, op.add(1))
+        } else {
+            follow(cpu, op.add(2))
+        }
     }
 }
 
 macro_rules! bare_conditions {
     ($f:ident) => {
         [
-            $f::<0>, $f::<1>, $f::<2>, $f::<3>, $f::<4>, $f::<5>, $f::<6>, $f::<7>, $f::<8>, $f::<9>, $f::<10>,
-            $f::<11>, $f::<12>, $f::<13>, $f::<14>, $f::<15>,
+            $f::<0>, $f::<1>, $f::<2>, $f::<3>, $f::<4>, $f::<5>, $f::<6>, $f::<7>, $f::<8>, $f::<9>,
+            $f::<10>, $f::<11>, $f::<12>, $f::<13>, $f::<14>, $f::<15>,
         ]
     };
 }
@@ -44,6 +49,7 @@ unsafe extern "C" fn setcc_r<const C: u8>(cpu: *mut Cpu, op: *const Op) -> *cons
     }
 }
 
+#[inline(never)]
 unsafe extern "C" fn setcc_m<F: Form, const C: u8>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -73,6 +79,7 @@ unsafe extern "C" fn cmov_rr<T: Int, const C: u8>(cpu: *mut Cpu, op: *const Op) 
     }
 }
 
+#[inline(never)]
 unsafe extern "C" fn cmov_rm<T: Int, F: Form, const C: u8>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -122,6 +129,7 @@ unsafe fn push<F: Form>(cpu: *mut Cpu, op: *const Op, value: u64) -> bool {
 }
 
 /// CALL of a fixed target: a jump op and its stub follow. `disp` is the return address's offset from the page.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn call<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -135,6 +143,7 @@ pub(in crate::software) unsafe extern "C" fn call<F: Form>(cpu: *mut Cpu, op: *c
 }
 
 /// CALL of a register (reg).
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn call_r<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -146,6 +155,7 @@ pub(in crate::software) unsafe extern "C" fn call_r<F: Form>(cpu: *mut Cpu, op: 
 }
 
 /// CALL through memory. `imm` is the return address's offset.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn call_m<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -163,6 +173,7 @@ pub(in crate::software) unsafe extern "C" fn jump_r(cpu: *mut Cpu, op: *const Op
 }
 
 /// JMP through memory.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn jump_m<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -172,6 +183,7 @@ pub(in crate::software) unsafe extern "C" fn jump_m<F: Form>(cpu: *mut Cpu, op: 
 }
 
 /// RET; `imm` more bytes leave the stack.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn ret<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -187,6 +199,7 @@ pub(in crate::software) unsafe extern "C" fn ret<F: Form>(cpu: *mut Cpu, op: *co
 }
 
 /// PUSH of a 64-bit register (reg).
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn push_r<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -196,6 +209,7 @@ pub(in crate::software) unsafe extern "C" fn push_r<F: Form>(cpu: *mut Cpu, op: 
 }
 
 /// PUSH of an immediate, 64 bits.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn push_i<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -205,6 +219,7 @@ pub(in crate::software) unsafe extern "C" fn push_i<F: Form>(cpu: *mut Cpu, op: 
 }
 
 /// POP of a 64-bit register (reg).
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn pop_r<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
@@ -221,6 +236,7 @@ pub(in crate::software) unsafe extern "C" fn pop_r<F: Form>(cpu: *mut Cpu, op: *
 }
 
 /// LEAVE of 64 bits.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn leave<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {

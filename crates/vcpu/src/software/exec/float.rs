@@ -16,6 +16,12 @@ impl Cpu {
     }
 }
 
+/// The status word with ES and B as its exception flags and the masks make them.
+fn summarised(status: u16, control: u16) -> u16 {
+    let pending = status & !control & 0x3F != 0;
+    status & !0x8080 | if pending { 0x8080 } else { 0 }
+}
+
 /// FXSAVE, FXSAVE64: the pointers to the last instruction and operand are always 0.
 pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     c.x87_allowed()?;
@@ -66,6 +72,7 @@ pub(in crate::software) fn fxrstor(c: &mut Cpu, i: &Instruction) -> Result<Flow,
         return Err(Fault::gp());
     }
     let mut x87 = X87 { control: word(0) & 0x1F3F | 0x40, status: word(2), tag: image[4], ..X87::default() };
+    x87.status = summarised(x87.status, x87.control);
     let top = usize::from(x87.status >> 11 & 7);
     for n in 0..8 {
         x87.registers[(top + n) & 7].copy_from_slice(&image[32 + 16 * n..42 + 16 * n]);
@@ -107,6 +114,7 @@ pub(in crate::software) fn x87_control(c: &mut Cpu, i: &Instruction) -> Result<F
         Mnemonic::Fldcw => {
             let value = c.get(i, 0)? as u16;
             c.s.x87.control = value & 0x1F3F | 0x40;
+            c.s.x87.status = summarised(c.s.x87.status, c.s.x87.control);
         }
         Mnemonic::Fnstcw => {
             let value = c.s.x87.control;

@@ -204,7 +204,6 @@ pub(in crate::software) fn undefined(_: &mut Cpu, _: &Instruction) -> Result<Flo
     Err(Fault::ud())
 }
 
-
 /// CRC32 (SSE4.2).
 pub(in crate::software) fn crc32(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let size = size_of_operand(i, 1);

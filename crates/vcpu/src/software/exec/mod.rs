@@ -282,6 +282,8 @@ pub(super) unsafe extern "C" fn interpret(cpu: *mut Cpu, op: *const Op) -> *cons
         let instruction = &interpreted.instruction;
         c.rip = c.gpr[17].wrapping_add(instruction.ip());
         c.next_rip = c.wrap_rip(c.gpr[17].wrapping_add(instruction.next_ip()));
+        // Not what an earlier instruction left: it is no part of the architectural state.
+        c.address_vector = 13;
         match (interpreted.run)(c, instruction) {
             Ok(Flow::Next) => next::<Slow>(cpu, op),
             Ok(Flow::Boundary) => boundary(cpu, op),

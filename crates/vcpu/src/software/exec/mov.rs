@@ -24,6 +24,7 @@ pub(in crate::software) unsafe extern "C" fn ri<T: Int>(cpu: *mut Cpu, op: *cons
 }
 
 /// Register from memory.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn rm<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
@@ -34,6 +35,7 @@ pub(in crate::software) unsafe extern "C" fn rm<T: Int, F: Form>(cpu: *mut Cpu, 
 }
 
 /// Memory from register.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn mr<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
@@ -44,6 +46,7 @@ pub(in crate::software) unsafe extern "C" fn mr<T: Int, F: Form>(cpu: *mut Cpu, 
 }
 
 /// Memory from immediate.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn mi<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
@@ -72,6 +75,7 @@ pub(in crate::software) unsafe extern "C" fn extend_rr<D: Int, S: Int, const SIG
 }
 
 /// MOVZX, MOVSX, MOVSXD from memory.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn extend_rm<D: Int, S: Int, const SIGN: bool, F: Form>(
     cpu: *mut Cpu,
     op: *const Op,
@@ -86,6 +90,7 @@ pub(in crate::software) unsafe extern "C" fn extend_rm<D: Int, S: Int, const SIG
 }
 
 /// LEA.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn lea<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
@@ -107,7 +112,11 @@ pub(in crate::software) unsafe extern "C" fn xchg_rr<T: Int>(cpu: *mut Cpu, op: 
 }
 
 /// XCHG with memory.
-pub(in crate::software) unsafe extern "C" fn xchg_mr<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+#[inline(never)]
+pub(in crate::software) unsafe extern "C" fn xchg_mr<T: Int, F: Form>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as rr.
     unsafe {
         let at = address::<F>(cpu, op);

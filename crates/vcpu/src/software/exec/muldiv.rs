@@ -48,7 +48,11 @@ pub(in crate::software) unsafe extern "C" fn imul_rri<T: Int>(cpu: *mut Cpu, op:
 }
 
 /// IMUL register (reg) by memory.
-pub(in crate::software) unsafe extern "C" fn imul_rm<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+#[inline(never)]
+pub(in crate::software) unsafe extern "C" fn imul_rm<T: Int, F: Form>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as imul_rr.
     unsafe {
         let b = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, imul_rm::<T, Slow>);
@@ -58,7 +62,11 @@ pub(in crate::software) unsafe extern "C" fn imul_rm<T: Int, F: Form>(cpu: *mut 
 }
 
 /// IMUL register (reg) from memory by immediate.
-pub(in crate::software) unsafe extern "C" fn imul_rmi<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+#[inline(never)]
+pub(in crate::software) unsafe extern "C" fn imul_rmi<T: Int, F: Form>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as imul_rr.
     unsafe {
         let a = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, imul_rmi::<T, Slow>);
@@ -171,7 +179,8 @@ pub(in crate::software) fn idiv(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
     let divisor = i128::from(sign(c.get(i, 0)?, size));
     let unused = 128 - 16 * size as u32;
     let dividend = ((c.wide(size) << unused) as i128) >> unused;
-    let (Some(quotient), Some(remainder)) = (dividend.checked_div(divisor), dividend.checked_rem(divisor)) else {
+    let (Some(quotient), Some(remainder)) = (dividend.checked_div(divisor), dividend.checked_rem(divisor))
+    else {
         return Err(Fault::new(DE));
     };
     if quotient != i128::from(sign(quotient as u64, size)) {

@@ -40,6 +40,24 @@ pub(in crate::software) fn size_of_operand(i: &Instruction, n: u32) -> usize {
     }
 }
 
+/// Bytes of the memory operand's address.
+fn address_size(i: &Instruction) -> usize {
+    for register in [i.memory_base(), i.memory_index()] {
+        match register {
+            Register::None => {}
+            Register::EIP => return 4,
+            Register::RIP => return 8,
+            _ => return register.size(),
+        }
+    }
+    match i.memory_displ_size() {
+        2 => 2,
+        4 => 4,
+        _ if i.code_size() == iced_x86::CodeSize::Code64 => 8,
+        _ => 4,
+    }
+}
+
 impl Cpu {
     pub(in crate::software) fn register(&self, register: Register) -> u64 {
         let offset = register_offset(register);
@@ -73,45 +91,31 @@ impl Cpu {
     /// The offset of the memory operand in its segment.
     pub(in crate::software) fn effective(&self, i: &Instruction) -> u64 {
         let mut value = i.memory_displacement64();
-        let base = i.memory_base();
-        let mut bits32 = i.code_size() != iced_x86::CodeSize::Code64 && i.memory_displ_size() != 2;
-        let mut bits16 = i.memory_displ_size() == 2 && i.code_size() != iced_x86::CodeSize::Code64;
-        match base {
+        match i.memory_base() {
             Register::None => {}
-            Register::RIP => value = value.wrapping_add(self.gpr[17]),
-            Register::EIP => {
-                value = value.wrapping_add(self.gpr[17]);
-                bits32 = true;
-            }
-            _ => {
-                value = value.wrapping_add(self.register(base));
-                bits32 |= base.size() == 4;
-                bits16 |= base.size() == 2;
-            }
+            Register::RIP | Register::EIP => value = value.wrapping_add(self.gpr[17]),
+            base => value = value.wrapping_add(self.register(base)),
         }
         let index = i.memory_index();
         if index != Register::None {
             value = value.wrapping_add(self.register(index).wrapping_mul(u64::from(i.memory_index_scale())));
-            bits32 |= index.size() == 4;
         }
-        if base == Register::None && index == Register::None && i.memory_displ_size() == 4 {
-            bits32 = true;
-        }
-        if bits16 {
-            value & 0xFFFF
-        } else if bits32 {
-            value & 0xFFFF_FFFF
-        } else {
-            value
-        }
+        value & mask(address_size(i))
     }
 
     /// The linear address of the memory operand.
     pub(in crate::software) fn linear(&mut self, i: &Instruction) -> u64 {
-        let segment = i.memory_segment();
-        self.address_vector = if segment == Register::SS { 12 } else { 13 };
-        let offset = self.effective(i);
-        self.in_segment(segment_number(segment), offset)
+        self.linear_from(i, 0)
+    }
+
+    /// The linear address some bytes from the memory operand's; the sum wraps as wide as addresses are.
+    pub(in crate::software) fn linear_from(&mut self, i: &Instruction, away: u64) -> u64 {
+        let base = i.memory_base();
+        let stack = matches!(base.full_register(), Register::RSP | Register::RBP);
+        let own = matches!(i.segment_prefix(), Register::None | Register::SS);
+        self.address_vector = if stack && own { 12 } else { 13 };
+        let offset = self.effective(i).wrapping_add(away) & mask(address_size(i));
+        self.in_segment(segment_number(i.memory_segment()), offset)
     }
 
     /// The linear address of an offset in a segment.

@@ -99,7 +99,10 @@ fn count_mask<T: Int>() -> u32 {
 }
 
 /// Register (base) by an immediate that is masked and not 0.
-pub(in crate::software) unsafe extern "C" fn r_imm<T: Int, S: Shift>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+pub(in crate::software) unsafe extern "C" fn r_imm<T: Int, S: Shift>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: handlers are called with the live Cpu and op; the decoder chose valid offsets.
     unsafe {
         S::run::<T>(&mut (*cpu).flags, reg(cpu, (*op).base), (*op).imm as u32).write(cpu, (*op).base);
@@ -108,7 +111,10 @@ pub(in crate::software) unsafe extern "C" fn r_imm<T: Int, S: Shift>(cpu: *mut C
 }
 
 /// Register (base) by CL.
-pub(in crate::software) unsafe extern "C" fn r_cl<T: Int, S: Shift>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+pub(in crate::software) unsafe extern "C" fn r_cl<T: Int, S: Shift>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as r_imm.
     unsafe {
         let count = (*cpu).gpr[1] as u32 & count_mask::<T>();
@@ -121,7 +127,11 @@ pub(in crate::software) unsafe extern "C" fn r_cl<T: Int, S: Shift>(cpu: *mut Cp
 }
 
 /// Memory by an immediate (`imm`) or, if `imm` is 256, by CL.
-pub(in crate::software) unsafe extern "C" fn m<T: Int, S: Shift, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+#[inline(never)]
+pub(in crate::software) unsafe extern "C" fn m<T: Int, S: Shift, F: Form>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
     // SAFETY: as r_imm.
     unsafe {
         let at = address::<F>(cpu, op);
@@ -135,7 +145,14 @@ pub(in crate::software) unsafe extern "C" fn m<T: Int, S: Shift, F: Form>(cpu: *
 }
 
 /// SHLD and SHRD: the result and its flags. `count` is masked, and not 0.
-pub(in crate::software) fn double(flags: &mut Lazy, left: bool, bits: u32, a: u64, b: u64, count: u32) -> u64 {
+pub(in crate::software) fn double(
+    flags: &mut Lazy,
+    left: bool,
+    bits: u32,
+    a: u64,
+    b: u64,
+    count: u32,
+) -> u64 {
     fn set(flags: &mut Lazy, bits: u32, result: u64, explicit: u64) {
         match bits {
             16 => flags.result(result as u16, explicit),

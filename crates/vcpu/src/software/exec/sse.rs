@@ -61,6 +61,7 @@ impl Cpu {
 }
 
 /// MOVUPS, MOVAPS and their kind, to a register (reg: number). `ALIGNED` ones fault on unaligned addresses.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn load128<const ALIGNED: bool, F: Form>(
     cpu: *mut Cpu,
     op: *const Op,
@@ -71,11 +72,9 @@ pub(in crate::software) unsafe extern "C" fn load128<const ALIGNED: bool, F: For
         let value = if F::SLOW {
             (*cpu).read128(at, ALIGNED).map_err(|fault| (*cpu).fault = fault).ok()
         } else {
-            let from = fast_read(cpu, at, 16);
-            if from.is_null() || (ALIGNED && at & 15 != 0) {
-                None
-            } else {
-                Some(from.cast::<u128>().read_unaligned())
+            match fast_read(cpu, at, 16) {
+                Some(from) if !ALIGNED || at & 15 == 0 => Some(from.cast::<u128>().read_unaligned()),
+                _ => None,
             }
         };
         let value = load!(value, F, cpu, op, load128::<ALIGNED, Slow>);
@@ -85,6 +84,7 @@ pub(in crate::software) unsafe extern "C" fn load128<const ALIGNED: bool, F: For
 }
 
 /// The same to memory.
+#[inline(never)]
 pub(in crate::software) unsafe extern "C" fn store128<const ALIGNED: bool, F: Form>(
     cpu: *mut Cpu,
     op: *const Op,
@@ -96,12 +96,12 @@ pub(in crate::software) unsafe extern "C" fn store128<const ALIGNED: bool, F: Fo
         let done = if F::SLOW {
             (*cpu).write128(at, ALIGNED, value).map_err(|fault| (*cpu).fault = fault).is_ok()
         } else {
-            let to = fast_write(cpu, at, 16);
-            if to.is_null() || (ALIGNED && at & 15 != 0) {
-                false
-            } else {
-                to.cast::<u128>().write_unaligned(value);
-                true
+            match fast_write(cpu, at, 16) {
+                Some(to) if !ALIGNED || at & 15 == 0 => {
+                    to.cast::<u128>().write_unaligned(value);
+                    true
+                }
+                _ => false,
             }
         };
         store!(done, F, cpu, op, store128::<ALIGNED, Slow>);

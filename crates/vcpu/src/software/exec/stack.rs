@@ -135,13 +135,15 @@ pub(in crate::software) fn enter(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
     }
     let end = c.stack_address(rsp.wrapping_sub(depth + locals));
     c.check_write(end, size)?;
-    let mut pointers = Vec::new();
     for level in 1..levels {
         let at = c.stack_address(rbp.wrapping_sub(step * level));
-        pointers.push(c.read(at, size)?);
+        c.read(at, size)?;
     }
     c.push(size, rbp)?;
-    for pointer in pointers {
+    // The frames may overlap: what was pushed is read again.
+    for level in 1..levels {
+        let at = c.stack_address(rbp.wrapping_sub(step * level));
+        let pointer = c.read(at, size)?;
         c.push(size, pointer)?;
     }
     if levels > 0 {
@@ -201,4 +203,3 @@ fn near_operand(c: &mut Cpu, i: &Instruction) -> Result<u64, Fault> {
         _ => Ok(near_target(c, i)),
     }
 }
-

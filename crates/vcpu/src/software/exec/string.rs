@@ -192,8 +192,10 @@ pub(in crate::software) fn stos(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
             unsafe {
                 match p.size {
                     1 => std::ptr::write_bytes(low, value as u8, bytes),
-                    2 => (0..count as usize).for_each(|n| low.cast::<u16>().add(n).write_unaligned(value as u16)),
-                    4 => (0..count as usize).for_each(|n| low.cast::<u32>().add(n).write_unaligned(value as u32)),
+                    2 => (0..count as usize)
+                        .for_each(|n| low.cast::<u16>().add(n).write_unaligned(value as u16)),
+                    4 => (0..count as usize)
+                        .for_each(|n| low.cast::<u32>().add(n).write_unaligned(value as u32)),
                     _ => (0..count as usize).for_each(|n| low.cast::<u64>().add(n).write_unaligned(value)),
                 }
             }

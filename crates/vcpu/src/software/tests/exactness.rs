@@ -58,10 +58,13 @@ const HANDLER: u64 = CODE + 0x1800;
 
 fn machine(options: Options) -> Machine {
     let mut m = Machine::with(options, &program());
-    m.write(HANDLER, &assemble(HANDLER, |a| {
-        a.inc(rbp).unwrap();
-        a.iretq().unwrap();
-    }));
+    m.write(
+        HANDLER,
+        &assemble(HANDLER, |a| {
+            a.inc(rbp).unwrap();
+            a.iretq().unwrap();
+        }),
+    );
     m.gate(0x40, HANDLER, 0);
     // Device memory at 0xE0000000, by a 1 GiB page.
     m.write(0x2018, &(0xC000_0000_u64 | 0x83).to_le_bytes());
@@ -148,11 +151,14 @@ fn interrupts_wait_for_the_shadow_and_wake_halts() {
         a.cli().unwrap();
         a.hlt().unwrap();
     });
-    m.write(HANDLER, &assemble(HANDLER, |a| {
-        a.shl(rbx, 8).unwrap();
-        a.mov(bl, byte_ptr(rsp)).unwrap();
-        a.iretq().unwrap();
-    }));
+    m.write(
+        HANDLER,
+        &assemble(HANDLER, |a| {
+            a.shl(rbx, 8).unwrap();
+            a.mov(bl, byte_ptr(rsp)).unwrap();
+            a.iretq().unwrap();
+        }),
+    );
     m.gate(0x40, HANDLER, 0);
     m.platform.pending = Some(0x40);
     // After STI the NOP still runs: the handler sees the address after it.

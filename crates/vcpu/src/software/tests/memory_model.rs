@@ -27,14 +27,17 @@ fn a_page_fault_can_be_repaired_and_restarted() {
     // The second page is missing; the handler maps it, and notes error code and address.
     let table = entry(0x20_1000);
     m.write(table, &0_u64.to_le_bytes());
-    m.write(HANDLER, &assemble(HANDLER, |a| {
-        a.pop(r8).unwrap();
-        a.mov(r9, cr2).unwrap();
-        a.mov(rcx, table as i64).unwrap();
-        a.mov(qword_ptr(rcx), 0x20_1007_i32).unwrap();
-        a.inc(r10).unwrap();
-        a.iretq().unwrap();
-    }));
+    m.write(
+        HANDLER,
+        &assemble(HANDLER, |a| {
+            a.pop(r8).unwrap();
+            a.mov(r9, cr2).unwrap();
+            a.mov(rcx, table as i64).unwrap();
+            a.mov(qword_ptr(rcx), 0x20_1007_i32).unwrap();
+            a.inc(r10).unwrap();
+            a.iretq().unwrap();
+        }),
+    );
     m.gate(14, HANDLER, 0);
     let state = m.finish();
     assert_eq!((state.gpr[8], state.gpr[9], state.gpr[10]), (2, 0x20_1000, 1));
@@ -100,15 +103,18 @@ fn an_instruction_may_lie_on_two_pages() {
     let mut m = Machine::new(|a| {
         a.jmp(at).unwrap();
     });
-    m.write(at, &assemble(at, |a| {
-        let mut top = a.create_label();
-        a.set_label(&mut top).unwrap();
-        a.mov(rax, 0x1122_3344_5566_7788_i64).unwrap();
-        a.inc(rbx).unwrap();
-        a.cmp(rbx, 5).unwrap();
-        a.jne(top).unwrap();
-        a.hlt().unwrap();
-    }));
+    m.write(
+        at,
+        &assemble(at, |a| {
+            let mut top = a.create_label();
+            a.set_label(&mut top).unwrap();
+            a.mov(rax, 0x1122_3344_5566_7788_i64).unwrap();
+            a.inc(rbx).unwrap();
+            a.cmp(rbx, 5).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        }),
+    );
     let state = m.finish();
     assert_eq!((state.gpr[0], state.gpr[3]), (0x1122_3344_5566_7788, 5));
     assert_eq!(state.position, 1 + 4 * 5 + 1);
@@ -138,16 +144,22 @@ fn user_pages_are_protected() {
         a.mov(r11, 2_i64).unwrap();
         a.sysretq().unwrap();
     });
-    m.write(CODE + 0x400, &assemble(CODE + 0x400, |a| {
-        a.mov(rbx, 0x20_0000_i64).unwrap();
-        a.mov(qword_ptr(rbx), rbx).unwrap();
-    }));
+    m.write(
+        CODE + 0x400,
+        &assemble(CODE + 0x400, |a| {
+            a.mov(rbx, 0x20_0000_i64).unwrap();
+            a.mov(qword_ptr(rbx), rbx).unwrap();
+        }),
+    );
     m.write(entry(0x20_0000), &0x20_0003_u64.to_le_bytes());
-    m.write(HANDLER, &assemble(HANDLER, |a| {
-        a.pop(r8).unwrap();
-        a.mov(rbx, qword_ptr(rsp + 24)).unwrap();
-        a.hlt().unwrap();
-    }));
+    m.write(
+        HANDLER,
+        &assemble(HANDLER, |a| {
+            a.pop(r8).unwrap();
+            a.mov(rbx, qword_ptr(rsp + 24)).unwrap();
+            a.hlt().unwrap();
+        }),
+    );
     m.gate(14, HANDLER, 0);
     let mut state = super::long_mode();
     state.star = 0x0010_0008_0000_0000;

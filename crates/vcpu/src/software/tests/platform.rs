@@ -3,7 +3,7 @@
 use crate::{Platform, Position};
 
 #[derive(Debug, Default)]
-pub(super) struct Bench {
+pub(in crate::software) struct Bench {
     /// Every access, with its position.
     pub log: Vec<(Position, &'static str, u64, u64)>,
     /// Positions at which the timer fires, ascending, and raises `vector`.

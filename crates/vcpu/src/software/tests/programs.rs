@@ -105,10 +105,13 @@ fn divide_error_goes_through_the_idt() {
         a.hlt().unwrap();
     });
     let handler = CODE + 0x800;
-    m.write(handler, &assemble(handler, |a| {
-        a.mov(rbx, qword_ptr(rsp)).unwrap();
-        a.hlt().unwrap();
-    }));
+    m.write(
+        handler,
+        &assemble(handler, |a| {
+            a.mov(rbx, qword_ptr(rsp)).unwrap();
+            a.hlt().unwrap();
+        }),
+    );
     m.gate(0, handler, 0);
     let state = m.finish();
     assert_eq!(state.gpr[3], CODE + 14);
@@ -171,14 +174,20 @@ fn user_mode_system_calls_and_privilege() {
         a.mov(r11, 0x202_i64).unwrap();
         a.sysretq().unwrap();
     });
-    m.write(CODE + 0x400, &assemble(CODE + 0x400, |a| {
-        a.mov(rbx, 5_i64).unwrap();
-        a.syscall().unwrap();
-    }));
-    m.write(CODE + 0x800, &assemble(CODE + 0x800, |a| {
-        a.cli().unwrap();
-        a.hlt().unwrap();
-    }));
+    m.write(
+        CODE + 0x400,
+        &assemble(CODE + 0x400, |a| {
+            a.mov(rbx, 5_i64).unwrap();
+            a.syscall().unwrap();
+        }),
+    );
+    m.write(
+        CODE + 0x800,
+        &assemble(CODE + 0x800, |a| {
+            a.cli().unwrap();
+            a.hlt().unwrap();
+        }),
+    );
     let mut state = super::long_mode();
     state.star = 0x0010_0008_0000_0000;
     state.lstar = CODE + 0x800;
