@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::input::Input;
 use crate::record::{Body, LogRecord, MAX_RECORD_COST, OutputClass};
 use crate::replica::Divergence;
 use crate::{Lsn, Nanos};
@@ -69,6 +70,7 @@ pub struct Backlog<O> {
     kept: VecDeque<Kept<O>>,
     released: Lsn,
     armed: bool,
+    switch_seq: u64,
     ended: Option<Lsn>,
 }
 
@@ -89,6 +91,7 @@ impl<O> Backlog<O> {
             kept: VecDeque::new(),
             released: last,
             armed: false,
+            switch_seq: 0,
             ended: None,
         }
     }
@@ -158,6 +161,9 @@ impl<O> Backlog<O> {
                 position: made.position,
                 what: format!("this side made {} that the primary did not", describe(made.class)),
             });
+        }
+        if let Body::Input(Input::NetRx(batch)) = &record.body {
+            self.switch_seq = self.switch_seq.max(batch.switch_seq);
         }
         if record.body == Body::Stop {
             self.ended = Some(record.lsn);
@@ -244,6 +250,11 @@ impl<O> Backlog<O> {
     /// Position of the last record executed.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// The switch's number of the last inbound frame executed.
+    pub fn switch_seq(&self) -> u64 {
+        self.switch_seq
     }
 
     /// Highest position told.

@@ -56,6 +56,11 @@ impl<O> Gate<O> {
         Some(held)
     }
 
+    /// True if the next output may pass already.
+    pub fn is_releasable(&self, acknowledged: Lsn) -> bool {
+        self.held.front().is_some_and(|held| held.lsn <= acknowledged)
+    }
+
     /// Outputs held now.
     pub fn len(&self) -> usize {
         self.held.len()

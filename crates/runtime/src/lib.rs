@@ -4,3 +4,4 @@ pub mod boot;
 pub mod digest;
 pub mod launcher;
 pub mod machine;
+pub mod replica;

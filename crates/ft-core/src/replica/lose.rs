@@ -142,6 +142,10 @@ impl<O> Replica<O> {
         self.started = true;
         self.phase = Phase::Live;
         self.go_live(true, now.saturating_sub(self.last_heard));
+        if self.backlog.switch_seq() > 0 {
+            let (generation, seq) = (self.generation, self.backlog.switch_seq());
+            self.effects.push_back(Effect::RxAcknowledged { generation, seq });
+        }
         for kept in self.backlog.take_kept() {
             let lsn: Lsn = kept.lsn.unwrap_or_else(|| {
                 self.last += 1;

@@ -315,6 +315,21 @@ impl<O> Replica<O> {
         self.log_frame(now).or_else(|| self.ack_frame())
     }
 
+    /// True if [`Self::poll_effect`] has something.
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
+    /// True once the peer on the log connection has said who it is.
+    pub fn has_hello(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.hello.is_some())
+    }
+
+    /// When the peer was last heard.
+    pub fn last_heard(&self) -> Nanos {
+        self.last_heard
+    }
+
     /// What the thread that runs the guest is to do now.
     pub fn mode(&self) -> Mode {
         match &self.phase {

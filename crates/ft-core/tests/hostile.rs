@@ -1,0 +1,408 @@
+//! One replica against a peer made by hand: frames that no honest peer sends, sockets that take nothing, answers that
+//! come when they should not. Nothing here may panic, spin, grow without bound or release what it must hold.
+
+use ft_core::replica::{Effect, Event, Mode, Phase, Replica, STUCK, Settings};
+use ft_core::wire::{Ack, Frame, Heartbeat, Hello, LogFrame, PeerRole, Stamp};
+use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
+use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Who};
+
+const MS: u64 = 1_000_000;
+const PAIR: u128 = 77;
+const PEER: u64 = 4242;
+
+struct Never;
+impl Detector for Never {
+    fn heard(&mut self, _now: u64, _what: Heard) {}
+    fn suspect(&self, _now: u64) -> bool {
+        false
+    }
+    fn deadline(&self) -> Option<u64> {
+        None
+    }
+    fn heartbeat_interval(&self) -> u64 {
+        20 * MS
+    }
+}
+impl Pacing for Never {
+    fn on_lag(&mut self, _now: u64, _lag: u64) {}
+    fn share(&self) -> u32 {
+        1000
+    }
+}
+
+fn settings(me: ReplicaId) -> Settings {
+    Settings {
+        me: Who { replica: me, incarnation: 11 },
+        pair: PAIR,
+        config: 5,
+        image: 6,
+        log_capacity: 16 << 20,
+        gate_bytes: 1 << 20,
+        gate_outputs: 4,
+        start_alone: 30_000 * MS,
+        ack_timeout: 60_000 * MS,
+        stuck: STUCK,
+        hold_outputs: true,
+    }
+}
+
+fn replica_with(settings: Settings) -> Replica<u64> {
+    let mut replica = Replica::new(settings, Box::new(Never), Box::new(Never), 0);
+    replica.handle(Event::Start, 0);
+    replica
+}
+
+fn effects(replica: &mut Replica<u64>) -> Vec<Effect> {
+    std::iter::from_fn(|| replica.poll_effect()).collect()
+}
+
+/// All frames that it wants to send now.
+fn frames(replica: &mut Replica<u64>, now: u64) -> Vec<Frame> {
+    std::iter::from_fn(|| replica.poll_transmit(now)).map(|bytes| Frame::decode(&bytes).unwrap()).collect()
+}
+
+fn hello(generation: u64, session: u64, role: PeerRole, replica: ReplicaId, next: u64) -> Frame {
+    let stamp = Stamp { pair: PAIR, generation, session, incarnation: PEER };
+    Frame::Hello(Hello { stamp, replica, role, config: 5, image: 6, next })
+}
+
+/// `a`, live in generation 1 with a backup that has acknowledged `Armed`; and the stamp that its peer has to use.
+fn primary(settings: Settings) -> (Replica<u64>, Stamp) {
+    let mut replica = replica_with(settings);
+    replica.handle(Event::Register(Ok(RegisterState { generation: 0, holder: None })), MS);
+    replica.handle(Event::Answer { from: 0, answer: Answer::Won }, MS);
+    replica.handle(Event::Connected, MS);
+    replica.handle(Event::Received(&hello(0, 0, PeerRole::Waiting, ReplicaId::B, 1).encode()), MS);
+    let session = frames(&mut replica, MS)
+        .into_iter()
+        .find_map(|frame| match frame {
+            Frame::Log(log) => Some(log.stamp.session),
+            _ => None,
+        })
+        .unwrap();
+    let stamp = Stamp { pair: PAIR, generation: 1, session, incarnation: PEER };
+    replica.handle(Event::Received(&ack(stamp, 1, 1)), MS);
+    assert_eq!(replica.mode(), Mode::Live);
+    effects(&mut replica);
+    (replica, stamp)
+}
+
+fn ack(stamp: Stamp, received: u64, executed: u64) -> Vec<u8> {
+    Frame::Ack(Ack { stamp, received, executed, position: 0, echo: 0, released: 0, stop: false }).encode()
+}
+
+/// `b`, an armed backup in generation 1, and its primary's stamp.
+fn backup() -> (Replica<u64>, Stamp) {
+    let mut replica = replica_with(settings(ReplicaId::B));
+    replica.handle(Event::Connected, MS);
+    replica.handle(Event::Received(&hello(1, 9, PeerRole::Fresh, ReplicaId::A, 1).encode()), MS);
+    let stamp = Stamp { pair: PAIR, generation: 1, session: 9, incarnation: PEER };
+    tell(&mut replica, stamp, 0, vec![LogRecord { lsn: 1, position: 0, body: Body::Armed }]);
+    execute_all(&mut replica);
+    assert_eq!(replica.mode(), Mode::Backup);
+    effects(&mut replica);
+    (replica, stamp)
+}
+
+fn tell(replica: &mut Replica<u64>, stamp: Stamp, released: u64, records: Vec<LogRecord>) {
+    let frame = Frame::Log(LogFrame { stamp, released, sent: 5, records });
+    replica.handle(Event::Received(&frame.encode()), 2 * MS);
+}
+
+/// Executes what was received; each marker is preceded by its output.
+fn execute_all(replica: &mut Replica<u64>) {
+    while let Some(record) = replica.take_record() {
+        if let Body::Output { class, digest } = record.body {
+            replica.made(record.position, class, digest, Some(digest));
+        }
+        assert!(replica.execute(&record, 2 * MS));
+    }
+}
+
+fn end_marker() -> LogRecord {
+    LogRecord { lsn: 2, position: 10, body: Body::Output { class: OutputClass::End, digest: 3 } }
+}
+
+fn beat(generation: u64) -> Vec<u8> {
+    let stamp = Stamp { pair: PAIR, generation, session: 0, incarnation: PEER };
+    let (role, replica) = (PeerRole::Live, ReplicaId::B);
+    Frame::Heartbeat(Heartbeat { stamp, replica, role, executed: 0, position: 0 }).encode()
+}
+
+#[test]
+fn an_end_whose_release_is_known_ends_a_slow_backup_too() {
+    let (mut replica, stamp) = backup();
+    // The primary has released its power-off and is gone before this side has executed it.
+    tell(&mut replica, stamp, 2, vec![end_marker()]);
+    replica.handle(Event::Disconnected("closed".into()), 3 * MS);
+    execute_all(&mut replica);
+    replica.handle(Event::Answer { from: 1, answer: Answer::Won }, 4 * MS);
+    assert!(effects(&mut replica).contains(&Effect::End), "a guest that is over must not go live");
+    assert_eq!(replica.mode(), Mode::Over);
+}
+
+#[test]
+fn a_stop_that_was_received_stops_the_survivor() {
+    let (mut replica, stamp) = backup();
+    let console =
+        LogRecord { lsn: 2, position: 5, body: Body::Output { class: OutputClass::Console, digest: 8 } };
+    tell(&mut replica, stamp, 0, vec![console, LogRecord { lsn: 3, position: 10, body: Body::Stop }]);
+    replica.handle(Event::Disconnected("closed".into()), 3 * MS);
+    execute_all(&mut replica);
+    replica.handle(Event::Answer { from: 1, answer: Answer::Won }, 4 * MS);
+    replica.handle(Event::Fenced { generation: 2 }, 4 * MS);
+    replica.handle(Event::DisksReissued, 4 * MS);
+    assert!(!replica.may_run(5 * MS), "nothing runs after a stop");
+    assert_eq!(replica.mode(), Mode::Hold);
+    let released = replica.poll_release(5 * MS).expect("what was kept goes out first");
+    assert_eq!((released.payload, released.generation), (8, 2));
+    replica.released(released.lsn, false, 5 * MS);
+    assert!(replica.poll_release(5 * MS).is_none());
+    assert_eq!(effects(&mut replica).last(), Some(&Effect::End));
+}
+
+#[test]
+fn without_the_output_rule_nothing_is_said_to_be_released_before_it_is_sent() {
+    let (mut replica, stamp) = primary(Settings { hold_outputs: false, ..settings(ReplicaId::A) });
+    for n in 0..40 {
+        let body = Body::Input(ft_core::input::Input::Entropy { request: n, bytes: vec![0; 60_000] });
+        replica.append(n, body, 2 * MS);
+        replica.emit(n, OutputClass::Net, n, 100, n, 2 * MS);
+        let released = replica.poll_release(2 * MS).expect("not held");
+        replica.released(released.lsn, false, 2 * MS);
+    }
+    let mut last = 0;
+    for frame in frames(&mut replica, 30 * MS) {
+        let Frame::Log(log) = frame else { continue };
+        last = log.records.last().map_or(last, |record| record.lsn);
+        assert!(log.released <= last, "released {} in a frame up to {last}", log.released);
+    }
+    replica.handle(Event::Received(&ack(stamp, last, last)), 30 * MS);
+    assert!(replica.is_paired());
+}
+
+#[test]
+fn time_never_stands_still_while_the_socket_is_full() {
+    let (mut replica, stamp) = primary(settings(ReplicaId::A));
+    replica.emit(7, OutputClass::Net, 1, 100, 1, 2 * MS);
+    frames(&mut replica, 2 * MS);
+    replica.handle(Event::Received(&ack(stamp, 2, 1)), 3 * MS);
+    let released = replica.poll_release(3 * MS).unwrap();
+    replica.released(released.lsn, false, 3 * MS);
+    // Nothing can be sent: after a time-out was handled the next one must lie ahead.
+    for now in (4..60).map(|ms| ms * MS) {
+        if replica.poll_timeout().is_some_and(|at| at <= now) {
+            replica.handle(Event::Timeout, now);
+        }
+        assert!(replica.poll_timeout().unwrap() > now, "a time-out that is always due: the event loop spins");
+        effects(&mut replica);
+    }
+    let told = frames(&mut replica, 60 * MS);
+    assert!(told.iter().any(|frame| matches!(frame, Frame::Log(log) if log.released == 2)), "{told:?}");
+}
+
+#[test]
+fn a_guest_that_runs_while_its_replica_is_deposed_is_cut_off_without_a_panic() {
+    let (mut replica, stamp) = primary(settings(ReplicaId::A));
+    assert!(replica.may_run(2 * MS));
+    // The event loop hears of generation 2 while the guest's thread is inside the guest.
+    replica.handle(Event::Datagram(&beat(2)), 2 * MS);
+    assert_eq!(*replica.phase(), Phase::Deposed);
+    replica.emit(9, OutputClass::Net, 1, 100, 1, 2 * MS);
+    replica.append(9, Body::Progress, 2 * MS);
+    replica.append_stop(9, 2 * MS);
+    replica.handle(Event::Received(&ack(stamp, 2, 2)), 3 * MS);
+    assert!(replica.poll_release(3 * MS).is_none());
+    replica.handle(Event::Register(Ok(RegisterState { generation: 2, holder: None })), 4 * MS);
+    replica.emit(10, OutputClass::Net, 1, 100, 1, 4 * MS);
+    assert!(replica.poll_release(4 * MS).is_none());
+    let rx = effects(&mut replica).into_iter().any(|effect| matches!(effect, Effect::RxAcknowledged { .. }));
+    assert!(!rx, "a deposed side tells the switch nothing");
+}
+
+#[test]
+fn numbers_at_the_end_of_their_range_are_survived() {
+    for (generation, next, position) in [
+        (1, u64::MAX, 0),
+        (1, u64::MAX - 1, 0),
+        (u64::MAX, 1, 0),
+        (1, 1, u64::MAX),
+        (u64::MAX - 1, 1, u64::MAX),
+    ] {
+        let mut replica = replica_with(settings(ReplicaId::B));
+        replica.handle(Event::Connected, MS);
+        replica
+            .handle(Event::Received(&hello(generation, 9, PeerRole::Fresh, ReplicaId::A, next).encode()), MS);
+        let stamp = Stamp { pair: PAIR, generation, session: 9, incarnation: PEER };
+        tell(&mut replica, stamp, 0, vec![LogRecord { lsn: next, position: 0, body: Body::Armed }]);
+        let lsn = next.saturating_add(1);
+        tell(&mut replica, stamp, 0, vec![LogRecord { lsn, position, body: Body::Progress }]);
+        replica.handle(Event::Disconnected("closed".into()), 3 * MS);
+        execute_all(&mut replica);
+        let at_all = replica.generation() < u64::MAX && replica.is_asking();
+        if at_all {
+            let from = replica.generation();
+            replica.handle(Event::Answer { from, answer: Answer::Won }, 4 * MS);
+            replica.handle(Event::Fenced { generation: from + 1 }, 4 * MS);
+            replica.handle(Event::DisksReissued, 4 * MS);
+        }
+        let stands = replica.status(5 * MS).position;
+        assert!(stands < 1 << 63, "told to run to {stands}");
+        if replica.mode() == Mode::Live {
+            replica.emit(stands, OutputClass::Net, 0, 0, 0, 5 * MS);
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_talks_and_never_listens_takes_no_memory() {
+    let (mut replica, _) = primary(settings(ReplicaId::A));
+    replica.handle(Event::Disconnected("closed".into()), 2 * MS);
+    replica.handle(Event::Answer { from: 1, answer: Answer::Won }, 2 * MS);
+    replica.handle(Event::Connected, 3 * MS);
+    let waiting = hello(1, 0, PeerRole::Waiting, ReplicaId::B, 1).encode();
+    let stranger = hello(1, 0, PeerRole::Waiting, ReplicaId::A, 1).encode();
+    for _ in 0..1000 {
+        replica.handle(Event::Received(&waiting), 3 * MS);
+        replica.handle(Event::Received(&stranger), 3 * MS);
+    }
+    assert!(effects(&mut replica).len() < 10);
+    assert!(frames(&mut replica, 3 * MS).len() < 10);
+}
+
+#[test]
+fn a_gate_that_stays_full_is_a_stall_whatever_else_is_asked() {
+    let (mut replica, stamp) = primary(settings(ReplicaId::A));
+    for n in 0..4 {
+        replica.emit(n, OutputClass::Net, 1, 100, n, 2 * MS);
+    }
+    frames(&mut replica, 2 * MS);
+    // The backup executes all the time, slowly, and acknowledges just enough not to be given up.
+    let mut lost = false;
+    for now in (2..4000).map(|ms| ms * MS) {
+        assert!(!replica.may_run(now));
+        let _room = replica.reserve(100, now);
+        if now % (500 * MS) == 0 {
+            let body = Body::Progress;
+            replica.append(100 + now, body, now);
+            frames(&mut replica, now);
+            replica.handle(Event::Received(&ack(stamp, 1, 1)), now);
+        }
+        if replica.poll_timeout().is_some_and(|at| at <= now) {
+            replica.handle(Event::Timeout, now);
+        }
+        lost |= replica.is_asking();
+        if lost {
+            break;
+        }
+    }
+    assert!(lost);
+    let status = replica.status(4000 * MS);
+    assert_eq!(status.stalls, 1, "one stall, not one for every question");
+    assert!(status.stalled_ms >= 1900.0, "{}", status.stalled_ms);
+}
+
+#[test]
+fn two_threads_clocks_may_differ_a_little() {
+    let (mut replica, stamp) = primary(settings(ReplicaId::A));
+    for n in 0..4 {
+        replica.emit(n, OutputClass::Net, 1, 100, n, 2 * MS);
+    }
+    frames(&mut replica, 2 * MS);
+    assert!(!replica.may_run(10 * MS));
+    replica.handle(Event::Received(&ack(stamp, 5, 5)), 9 * MS);
+    while replica.poll_release(9 * MS).is_some() {}
+    assert!(replica.may_run(9 * MS), "told with an earlier time than the stall");
+    for n in 4..8 {
+        replica.emit(n, OutputClass::Net, 1, 100, n, 9 * MS);
+    }
+    assert!(!replica.may_run(8 * MS));
+    assert!(replica.poll_timeout().is_some());
+    replica.handle(Event::Timeout, 10 * MS);
+    assert!(replica.is_paired());
+}
+
+#[test]
+fn a_winner_that_is_overtaken_before_it_is_live_releases_nothing() {
+    let (mut replica, stamp) = backup();
+    let console =
+        LogRecord { lsn: 2, position: 5, body: Body::Output { class: OutputClass::Console, digest: 8 } };
+    tell(&mut replica, stamp, 0, vec![console]);
+    replica.handle(Event::Disconnected("closed".into()), 3 * MS);
+    execute_all(&mut replica);
+    replica.handle(Event::Answer { from: 1, answer: Answer::Won }, 4 * MS);
+    // Fencing takes long; meanwhile somebody has won generation 3.
+    let register =
+        RegisterState { generation: 3, holder: Some(Who { replica: ReplicaId::A, incarnation: 1 }) };
+    replica.handle(Event::Register(Ok(register)), 5 * MS);
+    replica.handle(Event::Register(Ok(register)), 5 * MS);
+    replica.handle(Event::Fenced { generation: 2 }, 6 * MS);
+    replica.handle(Event::DisksReissued, 6 * MS);
+    assert!(replica.poll_release(6 * MS).is_none());
+    assert_eq!(replica.mode(), Mode::Over);
+    assert!(!effects(&mut replica).iter().any(|effect| matches!(effect, Effect::Live { .. })));
+}
+
+#[test]
+fn acknowledgements_of_what_was_never_sent_end_the_session() {
+    for (received, executed) in [(1000, 0), (u64::MAX, u64::MAX), (1, 2), (2, 2)] {
+        let (mut replica, stamp) = primary(settings(ReplicaId::A));
+        replica.emit(7, OutputClass::Net, 1, 100, 1, 2 * MS);
+        // Appended, never sent.
+        replica.handle(Event::Received(&ack(stamp, received, executed)), 2 * MS);
+        assert!(replica.is_asking());
+        assert!(replica.poll_release(2 * MS).is_none());
+    }
+}
+
+#[test]
+fn acknowledgements_of_others_are_dropped() {
+    let (mut replica, stamp) = primary(settings(ReplicaId::A));
+    replica.emit(7, OutputClass::Net, 1, 100, 1, 2 * MS);
+    frames(&mut replica, 2 * MS);
+    for wrong in [
+        Stamp { session: stamp.session + 1, ..stamp },
+        Stamp { incarnation: stamp.incarnation + 1, ..stamp },
+        Stamp { generation: 0, ..stamp },
+        Stamp { pair: 1, ..stamp },
+    ] {
+        replica.handle(Event::Received(&ack(wrong, 2, 2)), 2 * MS);
+        assert!(replica.poll_release(2 * MS).is_none(), "{wrong:?}");
+        assert!(replica.is_paired());
+    }
+    replica.handle(Event::Received(&ack(stamp, 2, 2)), 2 * MS);
+    assert!(replica.poll_release(2 * MS).is_some());
+}
+
+#[test]
+fn records_out_of_order_end_the_session_and_are_not_acknowledged() {
+    let progress = |lsn, position| LogRecord { lsn, position, body: Body::Progress };
+    for bad in [
+        vec![progress(3, 5)],
+        vec![progress(1, 5)],
+        vec![progress(2, 5), progress(3, 6), LogRecord { lsn: 4, position: 6, body: Body::Armed }],
+    ] {
+        let (mut replica, stamp) = backup();
+        frames(&mut replica, 2 * MS);
+        tell(&mut replica, stamp, 0, bad);
+        assert!(replica.is_asking() && frames(&mut replica, 2 * MS).is_empty());
+        assert!(replica.take_record().is_none(), "all of a frame or nothing");
+    }
+    // Positions that go back, in two frames.
+    let (mut replica, stamp) = backup();
+    tell(&mut replica, stamp, 0, vec![progress(2, 50)]);
+    tell(&mut replica, stamp, 0, vec![progress(3, 49)]);
+    assert!(replica.is_asking() && frames(&mut replica, 2 * MS).is_empty());
+}
+
+#[test]
+fn more_log_than_agreed_ends_the_session() {
+    let (mut replica, stamp) = backup();
+    let mut lsn = 1;
+    while replica.is_paired() && lsn < 1000 {
+        lsn += 1;
+        let body = Body::Input(ft_core::input::Input::Console(vec![0; 1 << 20]));
+        tell(&mut replica, stamp, 0, vec![LogRecord { lsn, position: 0, body }]);
+    }
+    assert!((16..20).contains(&lsn), "{lsn} MiB");
+}

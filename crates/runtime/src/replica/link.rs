@@ -1,0 +1,120 @@
+//! The log connection: replica b dials, replica a listens, whatever role each has. So there is one connection, and no
+//! question of who dials whom when roles change.
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ft_core::{Event, Phase};
+use ft_policies::{Config, ReplicaId};
+
+use super::exit::Startup;
+use super::shared::Shared;
+
+/// Between two attempts to reach the peer, while the guest has not started and afterwards.
+const REDIAL: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// How long an attempt may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection may stay without a hello: a stranger must not keep the peer out.
+const HELLO_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes read at once.
+const READ: usize = 256 * 1024;
+
+/// A replica's own sockets.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    listener: TcpListener,
+    pub(super) udp: UdpSocket,
+    pub(super) peer: SocketAddr,
+}
+
+impl Sockets {
+    /// Takes the replica's address, TCP and UDP.
+    pub(super) fn bind(config: &Config, replica: ReplicaId) -> Result<Self, Startup> {
+        let address = config.replicas.address(replica);
+        let peer = config.replicas.address(replica.peer());
+        let failed = |error| Startup::Listen { address, replica, error };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        let udp = UdpSocket::bind(address).map_err(failed)?;
+        udp.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { listener, udp, peer })
+    }
+}
+
+/// Starts the thread of the log connection.
+pub(super) fn spawn(shared: &Arc<Shared>, sockets: Sockets, replica: ReplicaId) -> io::Result<()> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name("link".into()).spawn(move || match replica {
+        ReplicaId::A => accept(&shared, &sockets.listener),
+        ReplicaId::B => dial(&shared, &sockets),
+    })?;
+    Ok(())
+}
+
+fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let shared = Arc::clone(shared);
+                let reader = std::thread::Builder::new().name("link reader".into());
+                // Out of threads: the connection closes, and the peer dials again.
+                let _ = reader.spawn(move || read(&shared, stream));
+            }
+            // Out of descriptors, or the peer was gone again: it dials again.
+            Err(_) => std::thread::sleep(REDIAL[0]),
+        }
+    }
+}
+
+fn dial(shared: &Shared, sockets: &Sockets) -> ! {
+    // Holds the address; nobody is expected there.
+    let _listener = &sockets.listener;
+    loop {
+        if let Ok(stream) = TcpStream::connect_timeout(&sockets.peer, DIAL_TIMEOUT) {
+            read(shared, stream);
+        }
+        let waiting = *shared.core().phase() == Phase::Waiting;
+        std::thread::sleep(REDIAL[usize::from(!waiting)]);
+    }
+}
+
+/// Reads a connection to its end.
+fn read(shared: &Shared, mut stream: TcpStream) {
+    let id = match prepare(shared, &stream) {
+        Ok(Some(id)) => id,
+        // There is one already, or it is gone again.
+        Ok(None) | Err(_) => return,
+    };
+    let mut buffer = vec![0; READ];
+    let mut known = false;
+    let reason = loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break "the connection was closed".to_owned(),
+            Ok(count) => {
+                shared.handle(Event::Received(&buffer[..count]));
+                shared.pump();
+                if !known && shared.core().has_hello() {
+                    known = true;
+                    if let Err(error) = stream.set_read_timeout(None) {
+                        break error.to_string();
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                if !shared.core().has_hello() {
+                    break "nothing was heard on the connection".to_owned();
+                }
+            }
+            Err(error) => break format!("the connection failed: {error}"),
+        }
+    };
+    shared.disconnected(id, reason);
+}
+
+fn prepare(shared: &Shared, stream: &TcpStream) -> io::Result<Option<u64>> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(HELLO_PATIENCE))?;
+    shared.connected(stream)
+}

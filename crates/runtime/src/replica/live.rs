@@ -1,0 +1,257 @@
+//! The live loop: solo, alone and primary are the same; the protocol knows whether anybody follows.
+
+use std::sync::atomic::Ordering;
+
+use ft_core::input::{Anchor, Input};
+use ft_core::{Body, Mode, Nanos};
+use ft_vcpu::Stop;
+
+use super::inputs;
+use super::vcpu::{NAP, Runner};
+
+/// Between two digests, in instructions.
+const DIGEST_INTERVAL: u64 = 1 << 26;
+/// About how long the guest runs between two looks around: a backup may run that much behind for want of being told.
+const SLICE: Nanos = 1_000_000;
+/// Longest sleep of a halted guest before an anchor says that time goes on.
+const LONG_IDLE: Nanos = 500_000_000;
+/// Inputs applied before the guest runs again.
+const BATCH: usize = 64;
+/// Pacing sleeps when this much is due, and not longer than that at a time.
+const PACE: (Nanos, Nanos) = (200_000, 10_000_000);
+
+impl Runner {
+    /// Runs the guest until the protocol wants something else.
+    pub(super) fn live(&mut self) {
+        loop {
+            self.shared.beat();
+            self.shared.kick.take();
+            let (mode, room, share, paired) = {
+                let now = self.shared.now();
+                let mut core = self.shared.core();
+                (core.mode(), core.may_run(now), core.share(), core.is_paired())
+            };
+            if mode != Mode::Live {
+                return;
+            }
+            if !room || !self.take_inputs() {
+                // A stall. What would end it wakes this thread.
+                self.flush();
+                self.shared.park(self.shared.now() + NAP);
+                continue;
+            }
+            let before = self.shared.now();
+            let from = self.machine.position();
+            let digest = (from / DIGEST_INTERVAL + 1) * DIGEST_INTERVAL;
+            let until = digest.min(from + self.clock.instructions(SLICE));
+            let stop = self.machine.run(until, &self.shared.kick);
+            let held = self.outputs_live();
+            let after = self.shared.now();
+            let position = self.machine.position();
+            self.shared.position.store(position, Ordering::Release);
+            match stop {
+                Stop::Reached => {
+                    if self.clock.is_due(after) {
+                        self.anchor_here(after);
+                    } else {
+                        self.progress();
+                    }
+                    if paired && position == digest && !self.log_digest() {
+                        continue;
+                    }
+                    self.flush();
+                }
+                Stop::Halted => {
+                    // The log is told before this thread blocks: the backup may run up to here.
+                    self.progress();
+                    self.flush();
+                    self.idle();
+                    continue;
+                }
+                Stop::Dead(_) => {
+                    self.flush();
+                    self.shared.park(self.shared.now() + NAP);
+                    continue;
+                }
+                Stop::Platform | Stop::Kicked => {
+                    if held || stop == Stop::Kicked && position - self.logged > until - from {
+                        self.flush();
+                    }
+                    if self.clock.is_due(after) {
+                        self.anchor_here(after);
+                        self.flush();
+                    }
+                }
+            }
+            self.pace(share, after.saturating_sub(before));
+        }
+    }
+
+    /// Applies what has arrived. False if there is no room for its records: a stall.
+    fn take_inputs(&mut self) -> bool {
+        if !self.shared.inputs.any() {
+            return true;
+        }
+        let (now, position) = (self.shared.now(), self.machine.position());
+        if !self.clock.is_virtual() && !self.clock.is_fresh(now, position) {
+            if !self.shared.core().reserve(Body::Progress.cost(), now) {
+                return false;
+            }
+            self.anchor_here(now);
+        }
+        for _ in 0..BATCH {
+            let mut room = true;
+            let shared = &self.shared;
+            let input = shared.inputs.pop_if(|input| {
+                room = shared.core().reserve(inputs::cost(input), shared.now());
+                room
+            });
+            match input {
+                Some(input) => self.apply(input),
+                None if room => break,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Applies an input here and logs it. Room is reserved.
+    fn apply(&mut self, input: Input) {
+        let position = self.machine.position();
+        if let Err(error) = self.machine.apply(&input) {
+            // Nothing has changed, and nothing is logged: an answer that came twice, say.
+            self.shared.control.notice(format!("an input does not fit the machine and was dropped: {error}"));
+            return;
+        }
+        let now = self.shared.now();
+        self.shared.core().append(position, Body::Input(input), now);
+        self.logged = position;
+        if self.outputs_live() {
+            self.flush();
+        }
+    }
+
+    /// Logs an anchor at this position.
+    fn anchor_here(&mut self, now: Nanos) {
+        let anchor = self.clock.anchor(now, self.machine.now_ns(), self.machine.position());
+        self.shared.paused.store(self.clock.paused, Ordering::Relaxed);
+        self.apply_anchor(anchor);
+    }
+
+    fn apply_anchor(&mut self, anchor: Anchor) {
+        self.apply(Input::Anchor(anchor));
+    }
+
+    /// Tells the backup that it may run up to here.
+    fn progress(&mut self) {
+        let position = self.machine.position();
+        if position > self.logged {
+            let now = self.shared.now();
+            self.shared.core().append(position, Body::Progress, now);
+            self.logged = position;
+        }
+    }
+
+    /// Logs a digest here. False if the guest must not go on (the mode changed while there was no room).
+    fn log_digest(&mut self) -> bool {
+        let body = Body::Digest(self.machine.digest(false));
+        loop {
+            let now = self.shared.now();
+            let mut core = self.shared.core();
+            if core.mode() != Mode::Live {
+                return false;
+            }
+            if core.reserve(body.cost(), now) {
+                core.append(self.machine.position(), body, now);
+                return true;
+            }
+            drop(core);
+            self.flush();
+            self.shared.park(now + NAP);
+        }
+    }
+
+    /// Sends what was appended; releases here what nobody acknowledges.
+    fn flush(&self) {
+        self.shared.transmit();
+        let core = self.shared.core();
+        if core.has_effects() || !core.is_paired() {
+            drop(core);
+            self.shared.pump();
+        }
+    }
+
+    /// The guest waits for an interrupt.
+    fn idle(&mut self) {
+        let start = self.shared.now();
+        let guest = self.machine.now_ns();
+        let deadline = self.machine.next_deadline_ns();
+        let due = deadline.map(|deadline| self.clock.host_time(deadline, start, guest));
+        let until = match due {
+            Some(due) if self.clock.is_virtual() => due,
+            Some(due) => due.min(start + LONG_IDLE),
+            None => start + LONG_IDLE,
+        };
+        let woken = self.sleep(start, until);
+        let now = self.shared.now();
+        self.clock.idled(now - start);
+        if self.clock.is_virtual() {
+            // Time that is a function of position stands still in HLT. It jumps to the deadline, or to where an input ends
+            // the wait; nothing else is logged.
+            let waited = guest.saturating_add(now - start);
+            match deadline {
+                Some(deadline) if woken || now >= until => self.jump(now, waited.min(deadline)),
+                None if woken => self.jump(now, waited),
+                _ => {}
+            }
+        } else if now >= until && self.shared.core().reserve(Body::Progress.cost(), now) {
+            self.anchor_here(now);
+            self.flush();
+        }
+    }
+
+    fn jump(&mut self, now: Nanos, target: u64) {
+        if self.shared.core().reserve(Body::Progress.cost(), now) {
+            let anchor = self.clock.virtual_anchor(now, target, self.machine.position());
+            self.apply_anchor(anchor);
+            self.flush();
+        }
+    }
+
+    /// Waits for an input, a kick, or `until`. True if an input is there.
+    fn sleep(&self, start: Nanos, until: Nanos) -> bool {
+        let polled = start + self.poll;
+        loop {
+            if self.shared.inputs.any() {
+                return true;
+            }
+            if self.shared.kick.is_set() {
+                return false;
+            }
+            let now = self.shared.now();
+            if now >= until {
+                return false;
+            }
+            if now < polled {
+                std::hint::spin_loop();
+            } else {
+                self.shared.park(until.min(now + 10 * LONG_IDLE));
+            }
+        }
+    }
+
+    /// Leaves the share of time that pacing takes away.
+    fn pace(&mut self, share: u32, ran: Nanos) {
+        let share = u64::from(share.max(1));
+        if share >= u64::from(ft_policies::FULL_SHARE) {
+            self.debt = 0;
+            return;
+        }
+        self.debt += ran * (u64::from(ft_policies::FULL_SHARE) - share) / share;
+        if self.debt >= PACE.0 {
+            let sleep = self.debt.min(PACE.1);
+            std::thread::sleep(std::time::Duration::from_nanos(sleep));
+            self.debt -= sleep;
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! One replica: the process that runs a machine, live or following.
+//!
+//! The threads (who may touch what is the whole design):
+//!
+//! - **vcpu** is the only one that touches the machine and that appends to the log. Live it runs [`live`], on a backup
+//!   [`follow`]; which of the two is [`ft_core`]'s decision.
+//! - **link** reads the log connection: on a primary it takes acknowledgements and releases outputs itself, on a backup it
+//!   takes records and acknowledges them at once.
+//! - **net** reads frames from the launcher's switch.
+//! - **events** (the thread that called [`run`]) has the datagrams, the launcher, signals, the timers, and whatever a full
+//!   socket left behind.
+//! - **disk** threads carry out requests; **register** asks the tie-breaker.
+//!
+//! The protocol itself is in [`ft_core::Replica`], behind one lock; these threads only tell it what happens and do what it
+//! says.
+
+mod control;
+mod disks;
+mod events;
+mod exit;
+mod fault;
+mod follow;
+mod guest_clock;
+mod inputs;
+mod link;
+mod live;
+mod net;
+mod outside;
+mod register;
+mod shared;
+mod vcpu;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use ft_core::replica::{GATE, STUCK};
+use ft_core::{Event, Settings};
+use ft_devices::backend::disk::{DiskBackend, DiskOptions, Lock};
+use ft_policies::{Config, ReplicaId, Who};
+
+pub use exit::{HOST_LACKS, Startup};
+pub use fault::{BadFault, Fault};
+
+use crate::launcher::packet::PacketSocket;
+use crate::machine::Machine;
+use control::Control;
+use shared::Shared;
+
+/// What a replica is started with.
+#[derive(Debug)]
+pub struct ReplicaArgs {
+    /// The whole configuration.
+    pub config: Config,
+    /// Which replica this is.
+    pub replica: ReplicaId,
+    /// The machine without fault tolerance: no peer, no register, no Output Rule.
+    pub solo: bool,
+    /// The launcher's control socket.
+    pub control: OwnedFd,
+    /// The port of the launcher's switch.
+    pub lan: OwnedFd,
+    /// Faults to inject, while this side is a backup.
+    pub faults: Vec<Fault>,
+}
+
+/// Runs a replica to its end and gives the process's exit code. The process must end then: threads may still be blocked in
+/// calls that nobody waits for.
+pub fn run(args: ReplicaArgs) -> u8 {
+    let ReplicaArgs { config, replica, solo, control, lan, faults } = args;
+    fail_stop();
+    let control = match Control::new(control) {
+        Ok(control) => control,
+        Err(error) => {
+            eprintln!("ft-vm: the launcher's socket: {error}");
+            return 1;
+        }
+    };
+    match start(&config, replica, solo, control.clone(), lan, faults) {
+        Ok((shared, events)) => events.run(&shared),
+        Err(startup) => {
+            control.end(startup.code(), startup.to_string());
+            control.drain();
+            startup.code()
+        }
+    }
+}
+
+fn start(
+    config: &Config,
+    replica: ReplicaId,
+    solo: bool,
+    control: Arc<Control>,
+    lan: OwnedFd,
+    faults: Vec<Fault>,
+) -> Result<(Arc<Shared>, events::Events), Startup> {
+    // Before any thread exists, so that all of them leave the signals to the event loop.
+    let signals = events::block_signals().map_err(Startup::Host)?;
+    let incarnation = incarnation().map_err(Startup::Host)?;
+    let sockets = if solo { None } else { Some(link::Sockets::bind(config, replica)?) };
+    let disks = open_disks(config, solo)?;
+    let sectors: Vec<u64> = disks.iter().map(|disk| disk.len() / 512).collect();
+    let machine = Machine::build(config, &sectors)?;
+    let settings = Settings {
+        me: Who { replica, incarnation },
+        pair: config.pair_id(),
+        config: config.digest(),
+        image: machine.image_digest() ^ disk_identity(&sectors),
+        log_capacity: config.logging.buffer.bytes(),
+        gate_bytes: GATE.0,
+        gate_outputs: GATE.1,
+        start_alone: config.replicas.start_alone.nanos(),
+        ack_timeout: config.detector.ack_timeout().nanos(),
+        stuck: STUCK,
+        hold_outputs: config.output.rule.holds(),
+    };
+    let lan = Arc::new(PacketSocket::from(lan));
+    control::set_nonblocking(&*lan).map_err(Startup::Host)?;
+    let shared = Shared::new(config, settings, solo, Arc::clone(&control), Arc::clone(&lan), disks)
+        .map_err(Startup::Host)?;
+    control.hello(replica, incarnation);
+    if let Some(warning) = config.output.rule.warning() {
+        control.notice(warning);
+    }
+    let events = events::Events::new(&shared, signals, sockets.as_ref()).map_err(Startup::Host)?;
+    register::spawn(&shared, config).map_err(Startup::Host)?;
+    net::spawn(&shared, lan).map_err(Startup::Host)?;
+    vcpu::spawn(&shared, config, machine, faults).map_err(Startup::Host)?;
+    if let Some(sockets) = sockets {
+        link::spawn(&shared, sockets, replica).map_err(Startup::Host)?;
+        shared.handle(Event::Start);
+    }
+    shared.pump();
+    Ok((shared, events))
+}
+
+/// A broken assertion in any thread ends the process: a replica that is wrong about itself must not go on, and its peer
+/// can.
+fn fail_stop() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::exit(1);
+    }));
+}
+
+fn open_disks(config: &Config, solo: bool) -> Result<Vec<DiskBackend>, Startup> {
+    let open = |disk: &ft_policies::Disk| {
+        let options = DiskOptions {
+            path: disk.path.clone(),
+            size: disk.size.map(ft_policies::Size::bytes),
+            create: disk.size.is_some() && !disk.read_only,
+            read_only: disk.read_only,
+            lock: if solo { Lock::Exclusive } else { Lock::Shared },
+        };
+        DiskBackend::open(&options)
+    };
+    config.disks.iter().map(|disk| open(disk).map_err(Startup::Disk)).collect()
+}
+
+/// Sizes of existing disks are not in the config, but the guest sees them.
+fn disk_identity(sectors: &[u64]) -> u128 {
+    let bytes: Vec<u8> = sectors.iter().flat_map(|size| size.to_le_bytes()).collect();
+    xxhash_rust::xxh3::xxh3_128(&bytes)
+}
+
+fn incarnation() -> std::io::Result<u64> {
+    let bytes = ft_devices::backend::entropy::entropy(8)?;
+    Ok(bytes.iter().fold(1, |all, byte| (all << 8) | u64::from(*byte)))
+}

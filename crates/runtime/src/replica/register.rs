@@ -1,0 +1,69 @@
+//! Calls to the tie-breaker, each with a deadline: a hard mount may hang for ever, and then the answer is "unavailable".
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use ft_core::Event;
+use ft_policies::{Answer, Config, Register, TieBreakerKind, Unavailable, Who};
+
+use super::shared::Shared;
+
+/// How long one call may take.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// What is wanted of the register.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Call {
+    Read,
+    Ask(u64),
+}
+
+enum Done {
+    Read(Result<ft_policies::RegisterState, Unavailable>),
+    Answer(u64, Answer),
+}
+
+/// Starts the thread that makes the calls.
+pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
+    let (sender, receiver) = mpsc::channel::<Call>();
+    shared.set_register(sender);
+    let register: Arc<dyn Register + Send + Sync> = Arc::from(config.tie_breaker.build(config.pair_id()));
+    let TieBreakerKind::SharedDisk { path } = &config.tie_breaker;
+    let (path, shared) = (path.clone(), Arc::clone(shared));
+    std::thread::Builder::new().name("register".into()).spawn(move || {
+        while let Ok(call) = receiver.recv() {
+            let event = match within_deadline(&register, call, shared.me(), &path) {
+                Done::Read(result) => Event::Register(result),
+                Done::Answer(from, answer) => Event::Answer { from, answer },
+            };
+            shared.handle(event);
+            shared.pump();
+        }
+    })?;
+    Ok(())
+}
+
+fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: Who, path: &PathBuf) -> Done {
+    let (sender, receiver) = mpsc::channel();
+    let register = Arc::clone(register);
+    let worker = std::thread::Builder::new().name("register call".into()).spawn(move || {
+        let done = match call {
+            Call::Read => Done::Read(register.read()),
+            Call::Ask(from) => Done::Answer(from, register.advance(from, &me)),
+        };
+        // Nobody listens any more once the deadline has passed; the ask stays outstanding and is repeated.
+        let _ = sender.send(done);
+    });
+    let error = match worker.map(|_| receiver.recv_timeout(DEADLINE)) {
+        Ok(Ok(done)) => return done,
+        Ok(Err(_)) => format!("no answer within {} s", DEADLINE.as_secs()),
+        Err(error) => error.to_string(),
+    };
+    let unavailable = Unavailable::Io { doing: "asking", path: path.clone(), error };
+    match call {
+        Call::Read => Done::Read(Err(unavailable)),
+        Call::Ask(from) => Done::Answer(from, Answer::Unavailable(unavailable)),
+    }
+}

@@ -1,0 +1,405 @@
+//! What the threads of a replica share: the protocol behind its lock, the queue of inputs, the sockets.
+//!
+//! Locks are taken in this order: `outside`, `tx`, `core`. No lock is held during a call that may block for long.
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread::Thread;
+use std::time::Instant;
+
+use ft_core::input::{Input, NetRx};
+use ft_core::output::OutputBody;
+use ft_core::{Event, Mode, Nanos, Replica, Settings};
+use ft_devices::backend::disk::DiskBackend;
+use ft_devices::backend::pool::DiskPool;
+use ft_policies::{Config, Who};
+use ft_vcpu::Kick;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::control::Control;
+use super::disks::Disks;
+use super::inputs::Inputs;
+use super::net;
+use super::outside::Outside;
+use super::register::Call;
+use crate::launcher::messages::LanPacket;
+use crate::launcher::packet::PacketSocket;
+
+/// Threads that carry out disk requests.
+const DISK_THREADS: usize = 2;
+/// How long the vCPU's thread may be silent before heartbeats no longer vouch for it.
+const VOUCH: Nanos = 500_000_000;
+
+/// The protocol, with outputs as the machine makes them.
+pub(super) type Core = Replica<OutputBody>;
+
+/// The log connection's sending side.
+#[derive(Default)]
+struct Tx {
+    link: Option<TcpStream>,
+    rest: Vec<u8>,
+    sent: usize,
+}
+
+/// Why the process ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) code: u8,
+    pub(super) message: String,
+    /// Disk requests that were submitted are waited for; otherwise what has not begun is dropped.
+    pub(super) orderly: bool,
+}
+
+/// See the module.
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    outside: Mutex<Outside>,
+    tx: Mutex<Tx>,
+    pub(super) inputs: Arc<Inputs>,
+    pub(super) kick: Arc<Kick>,
+    vcpu: Arc<OnceLock<Thread>>,
+    pub(super) control: Arc<Control>,
+    pub(super) disks: Disks,
+    register: OnceLock<mpsc::Sender<Call>>,
+    udp: OnceLock<(UdpSocket, SocketAddr)>,
+    pub(super) wake_events: EventFd,
+    /// The log connection that the protocol knows; 0 is none.
+    link: AtomicU64,
+    links: AtomicU64,
+    tx_blocked: AtomicBool,
+    pub(super) control_blocked: AtomicBool,
+    /// When the vCPU's thread last did something, or that it waits for something to do.
+    alive: AtomicU64,
+    parked: AtomicBool,
+    /// Where the machine stood when it was last looked at.
+    pub(super) position: AtomicU64,
+    /// Guest nanoseconds that were cut out of long pauses.
+    pub(super) paused: AtomicU64,
+    /// Number of the last inbound frame that is queued here or executed.
+    seen: AtomicU64,
+    /// The exit code and message that the guest's end means.
+    guest_end: Mutex<Option<(u8, String)>>,
+    ending: Mutex<Option<Ending>>,
+    epoch: Instant,
+    me: Who,
+    pub(super) solo: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: &Config,
+        settings: Settings,
+        solo: bool,
+        control: Arc<Control>,
+        lan: Arc<PacketSocket>,
+        disks: Vec<DiskBackend>,
+    ) -> io::Result<Arc<Self>> {
+        let me = settings.me;
+        let (detector, pacing) = (config.detector.build(), config.pacing.build());
+        let core = if solo {
+            Core::solo(settings, detector, pacing)
+        } else {
+            Core::new(settings, detector, pacing, 0)
+        };
+        let inputs = Arc::new(Inputs::default());
+        let kick = Arc::new(Kick::new());
+        let vcpu: Arc<OnceLock<Thread>> = Arc::default();
+        let done = {
+            let (inputs, kick, vcpu) = (Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu));
+            move |done| {
+                inputs.push(Input::DiskDone(done));
+                kick.set();
+                vcpu.get().map(Thread::unpark);
+            }
+        };
+        Ok(Arc::new(Self {
+            core: Mutex::new(core),
+            outside: Mutex::new(Outside::new(lan)),
+            tx: Mutex::default(),
+            inputs,
+            kick,
+            vcpu,
+            control,
+            disks: Disks::new(DiskPool::new(disks, DISK_THREADS, done)?),
+            register: OnceLock::new(),
+            udp: OnceLock::new(),
+            wake_events: EventFd::new(libc::EFD_NONBLOCK)?,
+            link: AtomicU64::new(0),
+            links: AtomicU64::new(0),
+            tx_blocked: AtomicBool::new(false),
+            control_blocked: AtomicBool::new(false),
+            alive: AtomicU64::new(0),
+            parked: AtomicBool::new(true),
+            position: AtomicU64::new(0),
+            paused: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            guest_end: Mutex::default(),
+            ending: Mutex::default(),
+            epoch: Instant::now(),
+            me,
+            solo,
+        }))
+    }
+
+    pub(super) fn me(&self) -> Who {
+        self.me
+    }
+
+    /// The process's clock, as the protocol counts it. Begins well above 0, so that no time before the start is negative.
+    pub(super) fn now(&self) -> Nanos {
+        // Nanoseconds of a process's life fit for 584 years.
+        1_000_000_000 + self.epoch.elapsed().as_nanos() as u64
+    }
+
+    /// The protocol. Not to be held while anything else is locked or done.
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the protocol what happened, and wakes the vCPU's thread if that may change what it is to do.
+    pub(super) fn handle(&self, event: Event<'_>) {
+        let now = self.now();
+        let mut core = self.core();
+        let before = core.mode();
+        core.handle(event, now);
+        let after = core.mode();
+        drop(core);
+        if before != after {
+            self.kick.set();
+        }
+        self.wake();
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.core().mode()
+    }
+
+    /// Does what the protocol wants done, until there is nothing more.
+    pub(super) fn pump(&self) {
+        let mut outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let effect = self.core().poll_effect();
+            if let Some(effect) = effect {
+                outside.perform(self, effect);
+                continue;
+            }
+            self.transmit();
+            if !outside.release(self) && !self.core().has_effects() {
+                break;
+            }
+        }
+        if self.control.is_blocked() && !self.control_blocked.swap(true, Ordering::AcqRel) {
+            self.wake_event_loop();
+        }
+    }
+
+    // The log connection.
+
+    /// A new connection. `None` if there is one already.
+    pub(super) fn connected(&self, stream: &TcpStream) -> io::Result<Option<u64>> {
+        {
+            let mut tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+            if tx.link.is_some() || self.link.load(Ordering::Acquire) != 0 {
+                return Ok(None);
+            }
+            *tx = Tx { link: Some(stream.try_clone()?), ..Tx::default() };
+        }
+        let id = self.links.fetch_add(1, Ordering::Relaxed) + 1;
+        self.link.store(id, Ordering::Release);
+        self.handle(Event::Connected);
+        self.pump();
+        Ok(Some(id))
+    }
+
+    /// The connection's reader has come to its end.
+    pub(super) fn disconnected(&self, id: u64, reason: String) {
+        if self.link.compare_exchange(id, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.close_link();
+            self.handle(Event::Disconnected(reason));
+            self.pump();
+        }
+    }
+
+    /// Closes the log connection; its reader ends.
+    pub(super) fn close_link(&self) {
+        let mut tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *tx);
+        if let Some(stream) = before.link {
+            // An error means that it is closed already.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Sends what there is to send, without waiting: what a full socket refuses goes over to the event loop.
+    pub(super) fn transmit(&self) {
+        let mut tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if tx.link.is_none() {
+                return;
+            }
+            if tx.sent == tx.rest.len() {
+                match self.core().poll_transmit(self.now()) {
+                    Some(frame) => (tx.rest, tx.sent) = (frame, 0),
+                    None => return,
+                }
+            }
+            let Tx { link: Some(stream), rest, sent } = &mut *tx else { return };
+            match send_now(stream, &rest[*sent..]) {
+                Ok(count) => *sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.tx_blocked.swap(true, Ordering::AcqRel) {
+                        self.wake_event_loop();
+                    }
+                    return;
+                }
+                Err(_) => {
+                    // Broken: the reader sees it too, and tells.
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                    tx.link = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A descriptor to wait on if the log connection was full, once.
+    pub(super) fn take_blocked(&self) -> Option<TcpStream> {
+        if !self.tx_blocked.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+        tx.link.as_ref().and_then(|stream| stream.try_clone().ok())
+    }
+
+    // Heartbeats.
+
+    pub(super) fn set_udp(&self, socket: UdpSocket, peer: SocketAddr) {
+        // Set once, at the start.
+        let _ = self.udp.set((socket, peer));
+    }
+
+    /// Sends a heartbeat, if the thread that does the work is at work.
+    pub(super) fn heartbeat(&self, bytes: &[u8]) {
+        let works = self.parked.load(Ordering::Acquire)
+            || self.now().saturating_sub(self.alive.load(Ordering::Acquire)) < VOUCH;
+        if let (true, Some((socket, peer))) = (works, self.udp.get()) {
+            // A datagram may be lost anyhow; a refusal says that nobody listens there now.
+            let _ = socket.send_to(bytes, peer);
+        }
+    }
+
+    /// The vCPU's thread is at work.
+    pub(super) fn beat(&self) {
+        self.alive.store(self.now(), Ordering::Release);
+    }
+
+    // Waking.
+
+    pub(super) fn set_vcpu(&self) {
+        // Set once, by the thread itself.
+        let _ = self.vcpu.set(std::thread::current());
+    }
+
+    /// Wakes the vCPU's thread if it sleeps.
+    pub(super) fn wake(&self) {
+        if let Some(thread) = self.vcpu.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Wakes it also if it runs the guest.
+    pub(super) fn wake_now(&self) {
+        self.kick.set();
+        self.wake();
+    }
+
+    /// The vCPU's thread sleeps until woken, at most until `until`.
+    pub(super) fn park(&self, until: Nanos) {
+        let now = self.now();
+        if until > now {
+            self.parked.store(true, Ordering::Release);
+            std::thread::park_timeout(std::time::Duration::from_nanos(until - now));
+            self.beat();
+            self.parked.store(false, Ordering::Release);
+        }
+    }
+
+    pub(super) fn wake_event_loop(&self) {
+        // Only an overflowing counter is refused: then it is awake.
+        let _ = self.wake_events.write(1);
+    }
+
+    // The register.
+
+    pub(super) fn set_register(&self, sender: mpsc::Sender<Call>) {
+        // Set once, at the start.
+        let _ = self.register.set(sender);
+    }
+
+    pub(super) fn call_register(&self, call: Call) {
+        // The thread lives as long as the process.
+        if let Some(sender) = self.register.get() {
+            let _ = sender.send(call);
+        }
+    }
+
+    // Frames.
+
+    /// What of a packet is new to this guest.
+    pub(super) fn news(&self, packet: LanPacket) -> Option<NetRx> {
+        let batch = net::unseen(packet, self.seen.load(Ordering::Acquire))?;
+        self.seen_up_to(batch.switch_seq);
+        Some(batch)
+    }
+
+    /// Inbound frames up to this number are known here.
+    pub(super) fn seen_up_to(&self, seq: u64) {
+        self.seen.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    // Ends.
+
+    /// What the guest's own end means for the exit code.
+    pub(super) fn guest_ends(&self, code: u8, message: String) {
+        let mut end = self.guest_end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.get_or_insert((code, message));
+    }
+
+    pub(super) fn guest_end(&self) -> (u8, String) {
+        let end = self.guest_end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.clone().unwrap_or_default()
+    }
+
+    /// The process is to end. The first reason counts.
+    pub(super) fn end(&self, ending: Ending) {
+        let mut slot = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.get_or_insert(ending);
+        drop(slot);
+        self.wake_event_loop();
+        self.wake_now();
+    }
+
+    pub(super) fn ending(&self) -> Option<Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn send_now(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    if bytes.is_empty() {
+        return stream.write(bytes);
+    }
+    // SAFETY: pointer and length are those of `bytes`. The socket itself is blocking, for its reader.
+    let sent = unsafe {
+        libc::send(
+            stream.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}

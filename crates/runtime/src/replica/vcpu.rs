@@ -1,0 +1,254 @@
+//! The vCPU's thread: the only one that touches the machine and that appends to the log.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ft_core::input::Input;
+use ft_core::output::{DiskOp, Output, OutputBody};
+use ft_core::{Divergence, Event, Mode, Nanos, OutputClass};
+use ft_devices::backend::entropy::entropy;
+use ft_devices::ft::{DiskPolicies, DiskPolicy, Disposition, Layer, Recording, Replaying, SharedDisk};
+use ft_policies::Config;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::fault::Fault;
+use super::guest_clock::GuestClock;
+use super::shared::{Ending, Shared};
+use crate::machine::Machine;
+
+/// Longest sleep without looking around.
+pub(super) const NAP: Nanos = 100_000_000;
+/// How much nicer than other threads the vCPU of a pair is: the threads that move acknowledgements must not wait for it.
+const NICE: libc::c_int = 10;
+
+/// The thread's own state.
+pub(super) struct Runner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) machine: Machine,
+    pub(super) clock: GuestClock,
+    pub(super) recording: Recording,
+    pub(super) replaying: Replaying,
+    pub(super) faults: Vec<Fault>,
+    /// Position of the last record appended.
+    pub(super) logged: u64,
+    /// How long a halted vCPU polls before it sleeps.
+    pub(super) poll: Nanos,
+    /// Time that pacing has taken away and that was not slept yet.
+    pub(super) debt: Nanos,
+}
+
+/// Starts the thread.
+pub(super) fn spawn(
+    shared: &Arc<Shared>,
+    config: &Config,
+    machine: Machine,
+    faults: Vec<Fault>,
+) -> io::Result<()> {
+    let disks: DiskPolicies =
+        config.disks.iter().map(|_| Box::new(SharedDisk) as Box<dyn DiskPolicy>).collect::<Vec<_>>().into();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let enough = cores >= if shared.solo { 2 } else { 4 };
+    let mut runner = Runner {
+        shared: Arc::clone(shared),
+        machine,
+        clock: GuestClock::new(config.vm.clock),
+        recording: Recording::new(Arc::clone(&disks)),
+        replaying: Replaying::new(disks),
+        faults,
+        logged: 0,
+        poll: if enough { 50_000 } else { 0 },
+        debt: 0,
+    };
+    std::thread::Builder::new().name("vcpu".into()).spawn(move || {
+        runner.shared.set_vcpu();
+        if !runner.shared.solo {
+            // SAFETY: a plain call; 0 is the calling thread. Refused, it costs latency and nothing else.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+        }
+        runner.run();
+    })?;
+    Ok(())
+}
+
+impl Runner {
+    fn run(&mut self) {
+        let mut was_live = false;
+        loop {
+            let mode = self.shared.mode();
+            // Read before it is acted on: a change after this wakes again.
+            self.shared.kick.take();
+            match mode {
+                Mode::Live => {
+                    if !was_live {
+                        self.begin();
+                        was_live = true;
+                    }
+                    self.live();
+                }
+                Mode::Stop => {
+                    let (position, now) = (self.machine.position(), self.shared.now());
+                    self.shared.core().append_stop(position, now);
+                    self.shared.pump();
+                }
+                Mode::Backup => self.follow(),
+                Mode::Reissue => self.reissue(),
+                Mode::Hold => self.shared.park(self.shared.now() + NAP),
+                Mode::Over => return,
+            }
+        }
+    }
+
+    /// The guest's first instruction here is about to run.
+    fn begin(&mut self) {
+        let (now, position) = (self.shared.now(), self.machine.position());
+        self.logged = position;
+        let then = if position == 0 { now } else { self.shared.core().last_heard().min(now) };
+        self.clock.begin(now, then, self.machine.now_ns(), position);
+    }
+
+    /// Going live: what the old primary may not have done is asked for again, here.
+    fn reissue(&mut self) {
+        self.shared.position.store(self.machine.position(), Ordering::Release);
+        let (flushes, others): (Vec<_>, Vec<_>) = self
+            .machine
+            .pending_disk_requests()
+            .into_iter()
+            .partition(|request| matches!(request.op, DiskOp::Flush));
+        for request in others.into_iter().chain(flushes) {
+            self.shared.disks.submit(request);
+        }
+        for (request, len) in self.machine.pending_entropy() {
+            self.entropy(request, len);
+        }
+        self.shared.handle(Event::DisksReissued);
+        self.shared.pump();
+    }
+
+    /// Takes the machine's outputs on their way. True if one of them waits for the backup.
+    pub(super) fn outputs_live(&mut self) -> bool {
+        let mut held = false;
+        for Output { position, body } in self.machine.take_outputs() {
+            self.note_end(&body);
+            match (self.recording.decide(&body), body) {
+                (Disposition::AfterAck | Disposition::Keep, body) => {
+                    if let OutputBody::Disk(request) = &body {
+                        self.shared.disks.hold(request);
+                    }
+                    let (class, digest, size, now) =
+                        (class(&body), digest(&body), size(&body), self.shared.now());
+                    self.shared.core().emit(position, class, digest, size, body, now);
+                    self.logged = position;
+                    held = true;
+                }
+                (Disposition::Now, OutputBody::Disk(request)) => self.shared.disks.submit(request),
+                (Disposition::Now, OutputBody::Entropy { request, len }) => self.entropy(request, len),
+                // Nothing else is done without being held: the layers say so.
+                (Disposition::Now | Disposition::Drop, _) => {}
+            }
+        }
+        held
+    }
+
+    /// Keeps the machine's outputs back.
+    pub(super) fn outputs_backup(&mut self) {
+        for Output { position, body } in self.machine.take_outputs() {
+            self.note_end(&body);
+            if self.replaying.decide(&body) != Disposition::Keep {
+                continue;
+            }
+            let (class, digest) = (class(&body), digest(&body));
+            let keep = (class != OutputClass::DiskWrite).then_some(body);
+            self.shared.core().made(position, class, digest, keep);
+        }
+    }
+
+    fn note_end(&mut self, body: &OutputBody) {
+        let (code, message) = match body {
+            OutputBody::PowerOff { code: 0 } => (0, String::new()),
+            OutputBody::PowerOff { code } => (code.saturating_add(64), String::new()),
+            OutputBody::Reset => (0, "the guest asked for a reset, which ends it in this version".to_owned()),
+            OutputBody::Dead(why) => (1, why.clone()),
+            _ => return,
+        };
+        self.shared.guest_ends(code, message);
+    }
+
+    fn entropy(&self, request: u64, len: u32) {
+        match entropy(len as usize) {
+            Ok(bytes) => {
+                self.shared.inputs.push(Input::Entropy { request, bytes });
+                self.shared.kick.set();
+            }
+            Err(error) => self.shared.end(Ending {
+                code: 1,
+                message: format!("the host has no random bytes: {error}"),
+                orderly: false,
+            }),
+        }
+    }
+
+    pub(super) fn diverged(&self, what: impl Into<String>) {
+        let divergence = Divergence { position: self.machine.position(), what: what.into() };
+        self.shared.handle(Event::Diverged(divergence));
+        self.shared.pump();
+    }
+}
+
+/// Kind of a held output.
+fn class(body: &OutputBody) -> OutputClass {
+    match body {
+        OutputBody::NetTx { .. } => OutputClass::Net,
+        OutputBody::Console { .. } => OutputClass::Console,
+        OutputBody::Disk(_) | OutputBody::Entropy { .. } => OutputClass::DiskWrite,
+        OutputBody::PowerOff { .. } | OutputBody::Reset | OutputBody::Dead(_) => OutputClass::End,
+    }
+}
+
+/// Bytes that an output takes in the gate.
+fn size(body: &OutputBody) -> u64 {
+    match body {
+        OutputBody::NetTx { frames, .. } => frames.iter().map(|frame| frame.len() as u64 + 24).sum(),
+        OutputBody::Console { bytes, .. } => bytes.len() as u64,
+        OutputBody::Disk(request) => match &request.op {
+            DiskOp::Write { data, .. } => data.len() as u64,
+            DiskOp::Read { .. } | DiskOp::Flush => 0,
+        },
+        _ => 0,
+    }
+}
+
+/// A digest of an output's content, the same on both sides.
+fn digest(body: &OutputBody) -> u64 {
+    let mut hash = Xxh3::new();
+    let number = |hash: &mut Xxh3, value: u64| hash.update(&value.to_le_bytes());
+    match body {
+        OutputBody::NetTx { nic, frames } => {
+            number(&mut hash, u64::from(*nic));
+            for frame in frames {
+                number(&mut hash, frame.len() as u64);
+                hash.update(frame);
+            }
+        }
+        OutputBody::Console { offset, bytes } => {
+            number(&mut hash, *offset);
+            hash.update(bytes);
+        }
+        OutputBody::Disk(request) => {
+            number(&mut hash, u64::from(request.disk));
+            number(&mut hash, request.request);
+            if let DiskOp::Write { sector, data } = &request.op {
+                number(&mut hash, *sector);
+                hash.update(data);
+            }
+        }
+        OutputBody::PowerOff { code } => number(&mut hash, u64::from(*code)),
+        OutputBody::Dead(why) => hash.update(why.as_bytes()),
+        OutputBody::Entropy { request, len } => {
+            number(&mut hash, *request);
+            number(&mut hash, u64::from(*len));
+        }
+        OutputBody::Reset => number(&mut hash, u64::MAX),
+    }
+    hash.digest()
+}
