@@ -143,7 +143,11 @@ pub(crate) fn family(code: Code) -> Option<Family> {
         F::POPCNT,
         F::MULTIBYTENOP,
         F::PAUSE,
+        // ENDBR and RDSSP do nothing where control-flow enforcement is off.
+        F::CET_IBT,
     ]) {
+        Some(Family::Integer)
+    } else if matches!(code.mnemonic(), Mnemonic::Rdsspd | Mnemonic::Rdsspq) {
         Some(Family::Integer)
     } else if all_in(&[F::FPU, F::FPU287, F::FPU387, F::CMOV, F::SSE3, F::FXSR, F::X64])
         && (features.contains(&F::FPU)
@@ -193,6 +197,13 @@ pub(crate) fn decode(bytes: &[u8], ip: u64, window: u64) -> Option<Instruction> 
         if !inside || (ip..end).contains(&target) {
             return None;
         }
+    }
+    // Some processors take the condition out of the prefix.
+    let repeated = instruction.has_rep_prefix()
+        || instruction.has_repne_prefix()
+        || bytes.iter().take_while(|byte| is_prefix(**byte)).any(|byte| matches!(byte, 0xF2 | 0xF3));
+    if matches!(instruction.mnemonic(), Mnemonic::Loope | Mnemonic::Loopne) && repeated {
+        return None;
     }
     // With REX.B this is PAUSE or XCHG, by maker.
     if instruction.code() == Code::Pause
