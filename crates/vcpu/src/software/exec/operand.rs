@@ -112,7 +112,7 @@ impl Cpu {
     pub(in crate::software) fn linear_from(&mut self, i: &Instruction, away: u64) -> u64 {
         let base = i.memory_base();
         let stack = matches!(base.full_register(), Register::RSP | Register::RBP);
-        let own = matches!(i.segment_prefix(), Register::None | Register::SS);
+        let own = !matches!(i.segment_prefix(), Register::FS | Register::GS);
         self.address_vector = if stack && own { 12 } else { 13 };
         let offset = self.effective(i).wrapping_add(away) & mask(address_size(i));
         self.in_segment(segment_number(i.memory_segment()), offset)
