@@ -25,7 +25,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) config: Option<PathBuf>,
     /// Run one replica only, `a` or `b`.
-    #[arg(long, value_name = "a|b", conflicts_with = "solo")]
+    #[arg(long, value_name = "a|b")]
     pub(crate) replica: Option<ReplicaId>,
     /// Run the same virtual machine with no fault tolerance at all: the baseline of every comparison.
     #[arg(long)]

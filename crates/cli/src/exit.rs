@@ -1,69 +1,35 @@
-//! The exit codes of `ft-vm`, in one place: other programs rely on them.
+//! How the command ends. The codes are a contract: other programs rely on them.
 
 use std::process::ExitCode;
 
 /// Why the command ended.
+///
+/// | code | meaning |
+/// |---|---|
+/// | 0 | the guest powered off, or the command did what it was asked to |
+/// | 1 | a failure at run time |
+/// | 2 | the configuration or the arguments are wrong (clap ends with the same code) |
+/// | 3 | this replica lost the tie-breaker |
+/// | 4 | the host lacks something |
+/// | 5 | the two replicas diverged |
+/// | 6 | the peer speaks another version, or has another configuration or guest |
+/// | 64 + N | the guest powered off with a code N of its own, above 0 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-// Every code of the command's contract stands here, also where nothing in this crate ends with it.
-#[allow(dead_code)]
 pub(crate) enum Exit {
-    /// The guest powered off, or the command did what it was asked to.
+    /// The command did what it was asked to.
     Done,
-    /// Something failed at run time.
-    Failed,
-    /// The configuration or the arguments are wrong. (clap ends with the same code.)
+    /// 2.
     BadConfig,
-    /// This replica lost the tie-breaker.
-    LostTieBreaker,
-    /// The host lacks something.
-    HostLacks,
-    /// The two replicas diverged.
-    Diverged,
-    /// The peer speaks another version, or has another configuration or guest.
-    PeerMismatch,
-    /// The guest powered off with a code of its own, above 0.
-    Guest(u8),
-}
-
-impl Exit {
-    /// The number that the process ends with. A guest's code is shifted by 64 so that it cannot be taken for one of ft-vm's
-    /// own; what no longer fits ends as 255.
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Self::Done | Self::Guest(0) => 0,
-            Self::Failed => 1,
-            Self::BadConfig => 2,
-            Self::LostTieBreaker => 3,
-            Self::HostLacks => 4,
-            Self::Diverged => 5,
-            Self::PeerMismatch => 6,
-            Self::Guest(code) => code.saturating_add(64),
-        }
-    }
+    /// A code that the runtime chose.
+    Runtime(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit.code())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes() {
-        let own = [
-            Exit::Done,
-            Exit::Failed,
-            Exit::BadConfig,
-            Exit::LostTieBreaker,
-            Exit::HostLacks,
-            Exit::Diverged,
-            Exit::PeerMismatch,
-        ];
-        assert_eq!(own.map(Exit::code), [0, 1, 2, 3, 4, 5, 6]);
-        assert_eq!([0, 1, 42, 191, 255].map(|code| Exit::Guest(code).code()), [0, 65, 106, 255, 255]);
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::BadConfig => 2,
+            Exit::Runtime(code) => code,
+        })
     }
 }

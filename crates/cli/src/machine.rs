@@ -1,23 +1,15 @@
 //! The commands that need a machine, or one that runs: each reads the configuration and hands over to `ft-runtime`.
 
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
-use ft_policies::Config;
+use ft_policies::{Config, ReplicaId};
+use ft_runtime::launcher::{self, LaunchOptions};
+use ft_runtime::replica::{self, Fault, ReplicaArgs};
 
 use crate::args::{LauncherFds, RunArgs};
 use crate::check::load;
 use crate::exit::Exit;
-
-/// What `ft-vm --config` runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// A launcher with two replicas.
-    Pair,
-    /// One replica, by itself or under a launcher.
-    Replica(ft_policies::ReplicaId, Option<LauncherFds>),
-    /// The machine without fault tolerance.
-    Solo,
-}
 
 /// Runs a machine until it ends.
 pub(crate) fn run(args: &RunArgs) -> Exit {
@@ -26,27 +18,55 @@ pub(crate) fn run(args: &RunArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    let mode = match args.replica {
-        Some(replica) => Mode::Replica(replica, args.launcher_fds),
-        None if args.solo => Mode::Solo,
-        None => Mode::Pair,
+    let faults: Vec<Fault> = match args.faults.iter().map(|fault| fault.parse()).collect() {
+        Ok(faults) => faults,
+        Err(error) => {
+            eprintln!("ft-vm: --fault: {error}");
+            return Exit::BadConfig;
+        }
     };
-    start(&config, mode, &args.sets, &args.faults)
+    match (args.replica, args.launcher_fds) {
+        (Some(replica), Some(fds)) => run_replica(config, replica, args.solo, fds, faults),
+        (Some(replica), None) => {
+            eprintln!(
+                "ft-vm: --replica {replica}: a pair on two hosts is not available in this version; without --replica a \
+                 pair runs on this machine"
+            );
+            Exit::BadConfig
+        }
+        (None, _) => Exit::Runtime(launcher::run(&LaunchOptions {
+            config,
+            config_path: path.clone(),
+            sets: args.sets.clone(),
+            solo: args.solo,
+            faults: args.faults.clone(),
+        })),
+    }
 }
 
-/// The hand-over to the runtime: the one place where it is called for running.
-fn start(config: &Config, mode: Mode, _sets: &[String], _faults: &[String]) -> Exit {
-    eprintln!("ft-vm: running {} ({mode:?}) is not available in this version", config.vm.name);
-    Exit::Failed
+fn run_replica(config: Config, replica: ReplicaId, solo: bool, fds: LauncherFds, faults: Vec<Fault>) -> Exit {
+    let (Some(control), Some(lan)) = (inherited(fds.control), inherited(fds.lan)) else {
+        eprintln!("ft-vm: --launcher-fds: these descriptors are not open; the option is for the launcher only");
+        return Exit::BadConfig;
+    };
+    let code = replica::run(ReplicaArgs { config, replica, solo, control, lan, faults });
+    // Threads may be blocked in calls that nobody waits for.
+    std::process::exit(code.into())
+}
+
+/// Takes over a descriptor that the launcher opened for this process.
+fn inherited(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD has no other effect than to tell whether the descriptor is open.
+    let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
+    // SAFETY: the descriptor is open and above standard error, two distinct ones are given (`args`), and nothing else in
+    // this process, which has opened nothing that lives on, knows of it.
+    open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Tells how a running pair is.
-pub(crate) fn status(path: &Path, sets: &[String], _json: bool) -> Exit {
+pub(crate) fn status(path: &Path, sets: &[String], json: bool) -> Exit {
     match load(path, sets) {
-        Ok(config) => {
-            eprintln!("ft-vm: the status of {} is not available in this version", config.vm.name);
-            Exit::Failed
-        }
+        Ok(config) => Exit::Runtime(launcher::print_status(&config, json)),
         Err(exit) => exit,
     }
 }

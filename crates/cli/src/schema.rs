@@ -13,7 +13,7 @@ pub(crate) fn schema() -> Exit {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => {
             eprintln!("ft-vm: cannot print the schema: {error}");
-            Exit::Failed
+            Exit::Runtime(1)
         }
     }
 }
