@@ -317,6 +317,10 @@ fn a_killed_primary_is_replaced_in_one_line() {
     let before = launched.stderr().lines().count();
     launched.say("a", &console(0, b"one "));
     kill(a, libc::SIGKILL);
+    // The launcher sees the death itself; a fence that came first would say that the launcher killed it.
+    launched.wait_for("death", || {
+        launched.status().is_some_and(|status| status["replicas"][0]["state"] == "gone")
+    });
     launched.say("b", &FromReplica::Fence { generation: 2 });
     launched
         .wait_for("fence", || fs::read_to_string(launched.path("fenced-b")).is_ok_and(|text| text == "2"));
@@ -354,6 +358,8 @@ fn a_fence_kills_a_primary_that_stands_still() {
     let launched = Launched::running();
     let [a, _] = launched.pids().unwrap();
     kill(a, libc::SIGSTOP);
+    let stopped = || fs::read_to_string(format!("/proc/{a}/stat")).is_ok_and(|stat| stat.contains(") T "));
+    launched.wait_for("standstill", stopped);
     // A stopped replica is silent in the status, and holds up nothing.
     let began = Instant::now();
     let status = launched.status().unwrap();

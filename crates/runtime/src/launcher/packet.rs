@@ -40,6 +40,14 @@ impl PacketSocket {
         Ok(ends)
     }
 
+    /// Whether the other end is closed, though packets of it may still wait.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut fd = libc::pollfd { fd: self.as_raw_fd(), events: 0, revents: 0 };
+        // SAFETY: one pollfd, whose address is given. An error leaves `revents` empty.
+        unsafe { libc::poll(&raw mut fd, 1, 0) };
+        fd.revents & (libc::POLLHUP | libc::POLLERR) != 0
+    }
+
     /// Another descriptor of the same end.
     #[cfg(test)]
     pub(crate) fn dup(&self) -> Self {

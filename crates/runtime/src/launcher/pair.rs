@@ -1,37 +1,39 @@
 //! The launcher's one thread: what it waits for, and the rules by which a pair starts, changes hands and ends.
 
+mod questions;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::questions::Query;
 use super::console::{Accepted, Input, Output};
 use super::lan::Lan;
 use super::messages::{FromReplica, ToReplica};
 use super::poller::{Poller, Ready, Token};
 use super::process::Signals;
 use super::seat::{CONTROL_MAX, Killed, Received, Seat, is_power_off};
-use super::status::{Asked, Claim, Client, unanswered};
+use super::status::{Claim, Client};
 
 /// How long replicas may take to end once they were told to, or have said that the guest is off.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the operator waits to hear of a death when nobody takes over.
 const ANNOUNCE: Duration = Duration::from_secs(2);
-/// How long a replica may take to tell its status.
-const STATUS_PATIENCE: Duration = Duration::from_millis(300);
+/// How long a process may take from closing its connections to its end, when the line about it is not to wait longer.
+const LAST_BREATH: Duration = Duration::from_millis(200);
 /// Control messages taken from one replica before others get their turn.
 const MESSAGES_PER_TURN: usize = 256;
-/// Clients of `status` at one time.
-const MAX_CLIENTS: usize = 16;
 
-/// A question for the pair's status that is being answered.
-struct Query {
-    client: u32,
-    id: u64,
+/// A line about a loss that waits until it is known how the lost process ended.
+struct Loss {
+    lost: usize,
+    /// What the other one says of it.
+    reason: String,
+    /// What the line goes on with.
+    rest: String,
     deadline: Instant,
-    answers: Vec<Option<Value>>,
 }
 
 /// How it ends.
@@ -63,6 +65,7 @@ pub(crate) struct Pair {
     ending: Option<Ending>,
     /// Who asked for a fence, for which generation, and waits for the end of the other.
     fence: Option<(usize, u64)>,
+    loss: Option<Loss>,
     clients: BTreeMap<u32, Client>,
     next_client: u32,
     queries: Vec<Query>,
@@ -88,6 +91,7 @@ impl Pair {
             started: false,
             ending: None,
             fence: None,
+            loss: None,
             clients: BTreeMap::new(),
             next_client: 0,
             queries: Vec::new(),
@@ -178,6 +182,9 @@ impl Pair {
 
     fn gone(&mut self, index: usize) {
         self.parts.lan.detach(index);
+        if self.loss.as_ref().is_some_and(|loss| loss.lost == index) {
+            self.say_loss();
+        }
         if let Some((asker, generation)) = self.fence.take_if(|(asker, _)| *asker != index) {
             self.parts.seats[asker].send(&ToReplica::Fenced { generation });
         }
@@ -261,17 +268,12 @@ impl Pair {
                     self.distrust(index, violation.to_string());
                 }
             }
-            FromReplica::Fence { generation } => self.fence(index, generation),
+            FromReplica::Fence { generation } => {
+                self.look_at_other(index)?;
+                self.fence(index, generation);
+            }
             FromReplica::Live { generation, position, takeover, alone, silent_ms, reason } => {
-                // Whether the other one is dead decides what is said, and was perhaps not seen yet.
-                if let Some(other) = self.other(index)
-                    && self.parts.seats[other].reap(&self.parts.poller)?
-                {
-                    while self.parts.seats[other].readable {
-                        self.listen_to(other)?;
-                    }
-                    self.gone(other);
-                }
+                self.look_at_other(index)?;
                 match self.parts.lan.go_live(index, generation) {
                     Ok(()) => {
                         let moved = Moved {
@@ -288,6 +290,21 @@ impl Pair {
                 }
             }
             FromReplica::Ended { code, message } => self.ended(index, code, message),
+        }
+        Ok(())
+    }
+
+    /// Whether the other one is dead or dying decides what is said and done, and was perhaps not seen yet.
+    fn look_at_other(&mut self, index: usize) -> io::Result<()> {
+        let Some(other) = self.other(index) else { return Ok(()) };
+        let seat = &mut self.parts.seats[other];
+        if seat.reap(&self.parts.poller)? {
+            while self.parts.seats[other].readable {
+                self.listen_to(other)?;
+            }
+            self.gone(other);
+        } else {
+            seat.look_for_end();
         }
         Ok(())
     }
@@ -332,32 +349,53 @@ impl Pair {
             ));
             return;
         };
-        let lost = &mut self.parts.seats[other];
-        let loss = if lost.announced { String::new() } else { format!("{}; ", lost.loss(reason)) };
+        let lost = &self.parts.seats[other];
         if *takeover {
             // The launcher's own view is the better one, unless it sees death and succession in the same moment.
             let silent = match lost.lost_at.filter(|&at| lost.killed.is_none() && at < self.round) {
                 Some(at) => at.elapsed().as_secs_f64() * 1e3,
                 None => *silent_ms,
             };
-            say(&format!(
-                "{loss}replica {id} took over in generation {generation} at position {position}; the guest was silent for {silent:.1} ms"
-            ));
-            lost.announced = true;
+            let rest = format!(
+                "replica {id} took over in generation {generation} at position {position}; the guest was silent for {silent:.1} ms"
+            );
+            self.announce_loss(other, reason, rest);
         } else if first && !alone {
             say(&format!(
                 "replica {id} (process {}) is primary in generation {generation} at position {position}, replica {} (process {}) is its backup",
-                self.parts.seats[index].pid, self.parts.seats[other].id, self.parts.seats[other].pid
+                self.parts.seats[index].pid, lost.id, lost.pid
             ));
         } else if first {
             say(&format!(
                 "replica {id} is primary in generation {generation} at position {position}, without a backup: {reason}"
             ));
         } else if *alone {
-            say(&format!(
-                "{loss}replica {id} goes on alone in generation {generation} at position {position}, without a backup"
-            ));
-            lost.announced = true;
+            let rest = format!(
+                "replica {id} goes on alone in generation {generation} at position {position}, without a backup"
+            );
+            self.announce_loss(other, reason, rest);
+        }
+    }
+
+    /// One line says who was lost, and what became of the guest.
+    fn announce_loss(&mut self, lost: usize, reason: &str, rest: String) {
+        self.say_loss();
+        let seat = &mut self.parts.seats[lost];
+        if std::mem::replace(&mut seat.announced, true) {
+            say(&rest);
+        } else {
+            // A killed process closes its connections before it can be reaped: its successor may be faster.
+            let deadline = Instant::now() + LAST_BREATH;
+            self.loss = Some(Loss { lost, reason: reason.to_owned(), rest, deadline });
+            if self.parts.seats[lost].gone.is_some() {
+                self.say_loss();
+            }
+        }
+    }
+
+    fn say_loss(&mut self) {
+        if let Some(loss) = self.loss.take() {
+            say(&format!("{}; {}", self.parts.seats[loss.lost].loss(&loss.reason), loss.rest));
         }
     }
 
@@ -403,6 +441,7 @@ impl Pair {
     }
 
     fn final_code(&mut self) -> u8 {
+        self.say_loss();
         if let Some(code) = self.ending.as_ref().and_then(|ending| ending.code) {
             return code;
         }
@@ -437,6 +476,9 @@ impl Pair {
                 seat.kill(Killed::Overdue);
             }
         }
+        if self.loss.as_ref().is_some_and(|loss| now >= loss.deadline) {
+            self.say_loss();
+        }
         for seat in &mut self.parts.seats {
             let Some(at) = seat.lost_at else { continue };
             if seat.gone.is_none() && now >= at + END_PATIENCE {
@@ -448,16 +490,7 @@ impl Pair {
                 say(&seat.loss(""));
             }
         }
-        let due: Vec<Query> = self
-            .queries
-            .extract_if(.., |query| {
-                let waits = |(seat, answer): (&Seat, &Option<Value>)| answer.is_none() && seat.gone.is_none();
-                now >= query.deadline || !self.parts.seats.iter().zip(&query.answers).any(waits)
-            })
-            .collect();
-        for query in due {
-            self.answer(query);
-        }
+        self.answer_due(now);
     }
 
     fn next_deadline(&self, idle: Option<Duration>) -> Option<Duration> {
@@ -470,7 +503,8 @@ impl Pair {
             [announce, end]
         });
         let queries = self.queries.iter().map(|query| Some(query.deadline));
-        let next = std::iter::once(ending).chain(losses).chain(queries).flatten().min();
+        let line = self.loss.as_ref().map(|loss| loss.deadline);
+        let next = [ending, line].into_iter().chain(losses).chain(queries).flatten().min();
         let next = next.map(|at| at.saturating_duration_since(now));
         match (next, idle) {
             (Some(next), Some(idle)) => Some(next.min(idle)),
@@ -487,90 +521,6 @@ impl Pair {
                 Some(bytes) => seat.send(&ToReplica::ConsoleInput(bytes)),
                 None => break,
             }
-        }
-    }
-
-    // Status.
-
-    fn accept_client(&mut self) {
-        while let Ok((stream, _)) = self.parts.claim.listener.accept() {
-            let number = self.next_client;
-            self.next_client = number.wrapping_add(1);
-            if self.clients.len() >= MAX_CLIENTS {
-                continue;
-            }
-            if let Ok(client) = Client::new(stream)
-                && self.parts.poller.add_level(&client.stream, Token::StatusClient(number)).is_ok()
-            {
-                self.clients.insert(number, client);
-            }
-        }
-    }
-
-    fn client_ready(&mut self, number: u32) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
-        match client.read() {
-            Asked::Nothing => {}
-            Asked::Gone => drop(self.clients.remove(&number)),
-            Asked::Nonsense(why) => {
-                // Whether it reads that or not, it is dropped.
-                let _ = client.answer(&json!({ "error": why }));
-                self.clients.remove(&number);
-            }
-            Asked::Status => {
-                let id = self.next_query;
-                self.next_query += 1;
-                let deadline = Instant::now() + STATUS_PATIENCE;
-                for seat in
-                    self.parts.seats.iter_mut().filter(|seat| seat.gone.is_none() && !seat.is_behind())
-                {
-                    seat.send(&ToReplica::Status { id });
-                }
-                let answers = vec![None; self.parts.seats.len()];
-                self.queries.push(Query { client: number, id, deadline, answers });
-            }
-        }
-    }
-
-    fn status_answered(&mut self, index: usize, id: u64, status: Value) {
-        if let Some(query) = self.queries.iter_mut().find(|query| query.id == id) {
-            query.answers[index] = Some(status);
-        }
-    }
-
-    fn answer(&mut self, query: Query) {
-        let live = self.parts.lan.switch.live();
-        let mut replicas = Vec::new();
-        for (index, (seat, answer)) in self.parts.seats.iter().zip(query.answers).enumerate() {
-            let (role, state) = match (seat.gone, live) {
-                (Some(_), _) => ("none", "gone"),
-                (None, Some(live)) if live == index => ("primary", "silent"),
-                (None, Some(_)) => ("backup", "silent"),
-                (None, None) => ("none", "silent"),
-            };
-            let mut fields = unanswered(seat.id.name(), role, seat.pid, state);
-            if seat.gone.is_none()
-                && let (Some(Value::Object(said)), Value::Object(fields)) = (answer, &mut fields)
-            {
-                let own = |key: &String| key != "replica" && key != "pid";
-                fields.extend(said.into_iter().filter(|(key, _)| own(key)));
-            }
-            replicas.push(fields);
-        }
-        let answer = json!({
-            "generation": self.parts.lan.switch.generation(),
-            "replicas": replicas,
-            "launcher": {
-                "pid": std::process::id(),
-                "connections": self.parts.lan.connections(),
-                "frames_kept": self.parts.lan.switch.kept(),
-                "frames": self.parts.lan.counters(),
-            },
-        });
-        if let Some(client) = self.clients.get_mut(&query.client)
-            && client.answer(&answer).is_err()
-        {
-            self.clients.remove(&query.client);
         }
     }
 }

@@ -106,6 +106,13 @@ impl Seat {
         Received::Nothing
     }
 
+    /// Sees whether the other end was closed, and reads nothing.
+    pub(crate) fn look_for_end(&mut self) {
+        if self.process.control.is_hung_up() {
+            self.lost_at.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// Sends a message, at once or as soon as the replica reads.
     pub(crate) fn send(&mut self, message: &ToReplica) {
         // Serialising these types to memory cannot fail.

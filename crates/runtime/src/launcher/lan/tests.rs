@@ -345,9 +345,10 @@ fn a_reset_of_the_guest_reaches_the_client() {
 
 #[test]
 fn a_reset_of_the_client_reaches_the_guest() {
-    let (running, stop, guest) = echo(&[ECHO], 1);
-    for _ in 0..3 {
-        // The guest has one socket: each connection is only served once the one before is gone from the guest too.
+    let (running, stop, guest) = echo(&[ECHO], 2);
+    for _ in 0..8 {
+        // The guest has two sockets (one may be on its way back to listening): a connection is only served once those
+        // before are gone from the guest too.
         let mut client = running.connect(0);
         client.write_all(b"abc").unwrap();
         client.read_exact(&mut [0; 1]).unwrap();
