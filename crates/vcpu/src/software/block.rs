@@ -65,6 +65,7 @@ pub(super) struct Block {
     pub side: Vec<Side>,
     /// Kept for the ops that point to them.
     #[expect(dead_code, reason = "ops hold pointers to it")]
+    #[expect(clippy::vec_box, reason = "ops hold pointers to the boxes")]
     pub interpreted: Vec<Box<Interpreted>>,
     /// Number of the physical page.
     pub page: u64,

@@ -24,6 +24,7 @@ pub(super) const LONGEST: usize = 15;
 struct Builder {
     ops: Vec<Op>,
     side: Vec<Side>,
+    #[expect(clippy::vec_box, reason = "ops hold pointers to the boxes while the vector grows")]
     interpreted: Vec<Box<Interpreted>>,
     /// Indices of the jump ops, and targets as distances from the page.
     jumps: Vec<(usize, u64)>,

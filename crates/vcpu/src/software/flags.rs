@@ -100,12 +100,12 @@ impl Lazy {
             LOGIC => 0,
             _ => self.a & AF,
         };
-        u64::from(self.cf()) * CF
-            | u64::from(self.pf()) * PF
+        (u64::from(self.cf()) * CF)
+            | (u64::from(self.pf()) * PF)
             | af
-            | u64::from(self.zf()) * ZF
-            | u64::from(self.sf()) * SF
-            | u64::from(self.of()) * OF
+            | (u64::from(self.zf()) * ZF)
+            | (u64::from(self.sf()) * SF)
+            | (u64::from(self.of()) * OF)
     }
 
     /// Sets all six from RFLAGS bits.

@@ -72,7 +72,7 @@ impl Cpu {
             if level == 4 {
                 reserved |= LARGE_PAGE;
             } else if large {
-                reserved |= (1 << (3 + 9 * level)) - 1 & !0x1FFF;
+                reserved |= ((1 << (3 + 9 * level)) - 1) & !0x1FFF;
             }
             if entry & reserved != 0 {
                 return Err(self.page_fault(address, access, user, 0b1001));

@@ -68,7 +68,7 @@ alu!(Adc, true, T, flags, a, b, {
     let out = result < a || (carry && result == a);
     let (x, y, r) = (a.sext(), b.sext(), result.sext());
     let overflow = ((x ^ r) & (y ^ r)) >> 63;
-    flags.result(result, u64::from(out) * CF | (x ^ y ^ r) & AF | overflow * OF);
+    flags.result(result, (u64::from(out) * CF) | (x ^ y ^ r) & AF | (overflow * OF));
     result
 });
 alu!(Sbb, true, T, flags, a, b, {
@@ -77,7 +77,7 @@ alu!(Sbb, true, T, flags, a, b, {
     let out = a < b || (carry && a == b);
     let (x, y, r) = (a.sext(), b.sext(), result.sext());
     let overflow = ((x ^ y) & (x ^ r)) >> 63;
-    flags.result(result, u64::from(out) * CF | (x ^ y ^ r) & AF | overflow * OF);
+    flags.result(result, (u64::from(out) * CF) | (x ^ y ^ r) & AF | (overflow * OF));
     result
 });
 

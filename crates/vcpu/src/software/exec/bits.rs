@@ -45,14 +45,14 @@ pub(in crate::software) fn bit_test(c: &mut Cpu, i: &Instruction) -> Result<Flow
         Some(place) => c.write(place, size, result)?,
         None => c.set(i, 0, result)?,
     }
-    let flags = c.flags.bits() & !CF | u64::from(value & bit != 0) * CF;
+    let flags = c.flags.bits() & !CF | (u64::from(value & bit != 0) * CF);
     c.flags.set_bits(flags);
     Ok(Flow::Next)
 }
 
 fn logic_flags(flags: &mut Lazy, result: u64, zero: bool) {
     flags.logic(result);
-    let bits = flags.bits() & !ZF | u64::from(zero) * ZF;
+    let bits = flags.bits() & !ZF | (u64::from(zero) * ZF);
     flags.set_bits(bits);
 }
 

@@ -56,7 +56,7 @@ pub(in crate::software) fn cmpxchg_pair(c: &mut Cpu, i: &Instruction) -> Result<
         c.set_at(0, half, low);
         c.set_at(16, half, high);
     }
-    let flags = c.flags.bits() & !ZF | u64::from(equal) * ZF;
+    let flags = c.flags.bits() & !ZF | (u64::from(equal) * ZF);
     c.flags.set_bits(flags);
     Ok(Flow::Next)
 }

@@ -32,7 +32,7 @@ shift!(Shl, T, flags, a, n, {
     let wide = u128::from(a.zext()) << n;
     let result = T::from64(wide as u64);
     let carry = (wide >> T::BITS) as u64 & 1;
-    flags.result(result, carry * CF | (top(result) ^ carry) * OF);
+    flags.result(result, (carry * CF) | ((top(result) ^ carry) * OF));
     result
 });
 shift!(Shr, T, flags, a, n, {
@@ -40,7 +40,7 @@ shift!(Shr, T, flags, a, n, {
     let carry = (a.zext() >> (n - 1)) & 1;
     // OF is the sign of the operand before the last step.
     let overflow = if n == 1 { top(a) } else { 0 };
-    flags.result(result, carry * CF | overflow * OF);
+    flags.result(result, (carry * CF) | (overflow * OF));
     result
 });
 shift!(Sar, T, flags, a, n, {
@@ -53,7 +53,7 @@ shift!(Sar, T, flags, a, n, {
 /// Replaces CF and OF only.
 #[inline(always)]
 fn rotate_flags(flags: &mut Lazy, carry: u64, overflow: u64) {
-    let bits = flags.bits() & !(CF | OF) | carry * CF | overflow * OF;
+    let bits = flags.bits() & !(CF | OF) | (carry * CF) | (overflow * OF);
     flags.set_bits(bits);
 }
 
@@ -182,6 +182,6 @@ pub(in crate::software) fn double(
         carry = (triple >> (count - 1)) as u64 & 1;
     }
     let overflow = if left { one(result) ^ carry } else { one(result) ^ (result >> (bits - 2) & 1) };
-    set(flags, bits, result, carry * CF | overflow * OF);
+    set(flags, bits, result, (carry * CF) | (overflow * OF));
     result
 }

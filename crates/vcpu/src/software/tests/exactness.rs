@@ -186,3 +186,46 @@ fn the_platform_stops_the_machine_right_after_the_access() {
     m.platform.stop = false;
     m.finish();
 }
+
+/// Handlers call each other at their ends; in release builds these calls must be jumps, or the stack would grow without
+/// end. The thread's stack is too small for even a millionth of them.
+#[test]
+fn the_stack_does_not_grow() {
+    let count = if cfg!(debug_assertions) { 5_000_000 } else { 1_000_000_000 };
+    let thread = std::thread::Builder::new().stack_size(256 * 1024).spawn(move || {
+        let mut m = Machine::new(|a| {
+            let (mut top, mut function, mut skip) = (a.create_label(), a.create_label(), a.create_label());
+            a.mov(rbx, 0x20_0000_i64).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.inc(rax).unwrap();
+            a.mov(qword_ptr(rbx), rax).unwrap();
+            a.add(qword_ptr(rbx + 8), rax).unwrap();
+            a.adc(ecx, 7).unwrap();
+            a.shl(rcx, 3).unwrap();
+            a.rol(dword_ptr(rbx), 5).unwrap();
+            a.movzx(edx, byte_ptr(rbx + 9)).unwrap();
+            a.imul_2(rdx, rcx).unwrap();
+            a.setb(dl).unwrap();
+            a.cmovl(rsi, qword_ptr(rbx)).unwrap();
+            a.bt(rsi, 3).unwrap();
+            a.xchg(qword_ptr(rbx + 16), rsi).unwrap();
+            a.movups(xmm0, xmmword_ptr(rbx)).unwrap();
+            a.movups(xmmword_ptr(rbx + 24), xmm0).unwrap();
+            a.test(al, 8).unwrap();
+            a.je(skip).unwrap();
+            a.call(function).unwrap();
+            a.set_label(&mut skip).unwrap();
+            a.cmp(rax, rcx).unwrap();
+            a.jp(top).unwrap();
+            a.jmp(top).unwrap();
+            a.set_label(&mut function).unwrap();
+            a.push(rbp).unwrap();
+            a.push(5).unwrap();
+            a.pop(rbp).unwrap();
+            a.pop(rbp).unwrap();
+            a.ret().unwrap();
+        });
+        assert_eq!(m.run(count), Stop::Reached);
+    });
+    thread.unwrap().join().unwrap();
+}

@@ -56,7 +56,7 @@ fn rep_movs_counts_one_for_each_page_chunk() {
         a.rep().movsb().unwrap();
         a.hlt().unwrap();
     });
-    let bytes: Vec<u8> = (0..0x4000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..0x4000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     m.write(0x20_0000, &bytes);
     let state = m.finish();
     let mut copied = vec![0; 0x3000];
