@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::input::Input;
-use crate::record::{Body, LogRecord, MAX_RECORD_COST, OutputClass};
+use crate::record::{Body, LogRecord, MAX_COUNT, MAX_RECORD_COST, OutputClass};
 use crate::replica::Divergence;
 use crate::{Lsn, Nanos};
 
@@ -49,7 +49,7 @@ pub enum BadRecords {
     /// More than the agreed bound of records not yet executed.
     #[error("the peer sends more log than the agreed bound")]
     TooMuch,
-    /// Records before `Armed`, or `Armed` twice.
+    /// Records before `Armed`, `Armed` twice, or numbers that no log reaches.
     #[error("record {0} does not belong where it stands")]
     Misplaced(Lsn),
 }
@@ -72,6 +72,7 @@ pub struct Backlog<O> {
     armed: bool,
     switch_seq: u64,
     ended: Option<Lsn>,
+    stopped: bool,
 }
 
 impl<O> Backlog<O> {
@@ -93,6 +94,7 @@ impl<O> Backlog<O> {
             armed: false,
             switch_seq: 0,
             ended: None,
+            stopped: false,
         }
     }
 
@@ -101,12 +103,15 @@ impl<O> Backlog<O> {
         let (mut expected, mut told, mut bytes, mut armed) =
             (self.received, self.told, self.bytes, self.armed);
         for record in &records {
-            expected += 1;
+            expected = expected.saturating_add(1);
             if record.lsn != expected {
                 return Err(BadRecords::Gap { got: record.lsn, expected });
             }
             if record.position < told {
                 return Err(BadRecords::Backwards { lsn: record.lsn, position: record.position });
+            }
+            if record.lsn >= MAX_COUNT || record.position >= MAX_COUNT {
+                return Err(BadRecords::Misplaced(record.lsn));
             }
             if (record.body == Body::Armed) == armed {
                 return Err(BadRecords::Misplaced(record.lsn));
@@ -167,6 +172,7 @@ impl<O> Backlog<O> {
         }
         if record.body == Body::Stop {
             self.ended = Some(record.lsn);
+            self.stopped = true;
         }
         self.executed = record.lsn;
         self.position = record.position;
@@ -235,6 +241,11 @@ impl<O> Backlog<O> {
     /// True if the guest's end, or a stop, was executed here and its release is known.
     pub fn is_over(&self) -> bool {
         self.ended.is_some_and(|lsn| lsn <= self.released)
+    }
+
+    /// True if the operator's stop was executed here: whoever goes on from here only ends.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Highest record received.

@@ -109,6 +109,11 @@ impl Log {
         self.acked
     }
 
+    /// Highest record sent.
+    pub fn sent(&self) -> Lsn {
+        self.sent
+    }
+
     /// Highest record executed by the backup.
     pub fn executed(&self) -> Lsn {
         self.executed

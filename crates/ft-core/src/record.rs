@@ -65,6 +65,10 @@ impl OutputClass {
     }
 }
 
+/// LSNs, positions and generations stay below this: more than any pair can count to, and far from where sums overflow. A
+/// peer that names more is not believed.
+pub const MAX_COUNT: u64 = 1 << 62;
+
 /// What each record costs in the log's account besides its data, in bytes.
 pub const RECORD_OVERHEAD: u64 = 32;
 

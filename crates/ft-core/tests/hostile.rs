@@ -277,29 +277,32 @@ fn a_gate_that_stays_full_is_a_stall_whatever_else_is_asked() {
         replica.emit(n, OutputClass::Net, 1, 100, n, 2 * MS);
     }
     frames(&mut replica, 2 * MS);
-    // The backup executes all the time, slowly, and acknowledges just enough not to be given up.
-    let mut lost = false;
+    // A backup that executes all the time, but far too slowly: one record in half a second.
+    let mut lost = None;
+    let mut acknowledged = 1;
     for now in (2..4000).map(|ms| ms * MS) {
         assert!(!replica.may_run(now));
         let _room = replica.reserve(100, now);
         if now % (500 * MS) == 0 {
-            let body = Body::Progress;
-            replica.append(100 + now, body, now);
+            acknowledged += 1;
+            replica.handle(Event::Received(&ack(stamp, acknowledged, acknowledged)), now);
+            let released = replica.poll_release(now).unwrap();
+            replica.released(released.lsn, false, now);
+            assert!(replica.may_run(now));
+            replica.emit(now, OutputClass::Net, 1, 100, now, now);
             frames(&mut replica, now);
-            replica.handle(Event::Received(&ack(stamp, 1, 1)), now);
         }
         if replica.poll_timeout().is_some_and(|at| at <= now) {
             replica.handle(Event::Timeout, now);
         }
-        lost |= replica.is_asking();
-        if lost {
+        if replica.is_asking() {
+            lost = Some(now);
             break;
         }
     }
-    assert!(lost);
-    let status = replica.status(4000 * MS);
-    assert_eq!(status.stalls, 1, "one stall, not one for every question");
-    assert!(status.stalled_ms >= 1900.0, "{}", status.stalled_ms);
+    let lost = lost.expect("given up") / MS;
+    assert!((2002..2010).contains(&lost), "the guest stood still for two seconds in all, at {lost} ms");
+    assert_eq!(replica.status(lost * MS).stalls, 5, "one stall for each time that the gate filled, not one for every question");
 }
 
 #[test]

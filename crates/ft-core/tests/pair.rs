@@ -1,6 +1,7 @@
 //! Two replicas against each other: every way of losing one, and what the world outside must see all the same.
 
 #[allow(unreachable_pub, reason = "the fixture's own parts")]
+#[allow(dead_code, reason = "shared with other tests")]
 mod sim;
 
 use ft_core::replica::{Mode, Phase};
@@ -315,6 +316,65 @@ fn a_cold_start_falls_to_the_last_winner() {
         world.kill(index);
         goes_on(&mut world, 1 - index);
         assert_eq!(world.register.generation, 9);
+    }
+}
+
+#[test]
+fn a_cold_start_without_a_word_from_the_peer_has_one_winner() {
+    for options in [won_by(ReplicaId::A), Options { start_alone: 500 * MS, ..Options::default() }] {
+        for seed in 0..20 {
+            // Both reach the register, neither the other.
+            let mut world = World::new(400 + seed, &options);
+            world.faults.partition = true;
+            for _ in 0..5000 {
+                world.tick();
+                assert!(world.live().len() <= 1, "two guests run at once");
+            }
+            assert_eq!(world.register.generation, options.register.generation + 1, "won once");
+            assert_eq!(*world.nodes[1].replica.phase(), Phase::Waiting, "b does not know that nobody runs");
+            let [winner] = world.live()[..] else { panic!("nobody started") };
+            goes_on(&mut world, winner);
+        }
+    }
+}
+
+#[test]
+fn a_starter_that_dies_before_its_backup_is_armed_leaves_a_guest_to_the_other() {
+    // a has won and offered a session, and is gone before b has `Armed`: a would need another win to start, so b may.
+    for step in 0..60 {
+        let mut world = World::new(20, &Options { start_alone: 500 * MS, ..Options::default() });
+        world.ticks(step);
+        if *world.nodes[1].replica.phase() != Phase::Backup {
+            continue;
+        }
+        world.kill(0);
+        goes_on(&mut world, 1);
+    }
+}
+
+#[test]
+fn a_stop_or_an_end_survives_everybody() {
+    for step in 0..40 {
+        for index in 0..2 {
+            let mut world = running(21, &Options::default());
+            world.ticks(100);
+            world.nodes[0].replica.handle(ft_core::Event::Stop, world.now);
+            world.nodes[1].wedged = index == 0;
+            world.ticks(step / 4);
+            world.faults.lose_tail = step % 2 == 0;
+            let had_stop = world.is_up(index);
+            if had_stop {
+                world.kill(index);
+            }
+            world.nodes[1].wedged = false;
+            world.ticks(7000);
+            let other = 1 - index;
+            let status = world.nodes[other].replica.status(world.now);
+            assert!(world.live().len() <= 1);
+            if index == 1 {
+                assert_eq!(world.nodes[0].ended, Some(0), "{status:?}");
+            }
+        }
     }
 }
 

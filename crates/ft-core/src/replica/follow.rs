@@ -25,9 +25,12 @@ impl<O> Replica<O> {
         self.end_if_over();
     }
 
+    /// The guest's end was executed here and its release is known: nothing is left to do. Also for a backup that has lost
+    /// its primary meanwhile, which must not go live with a guest that is over.
     fn end_if_over(&mut self) {
-        if self.phase == Phase::Backup && self.backlog.is_over() {
-            self.ack_due = true;
+        let replays = matches!(self.phase, Phase::Backup | Phase::TakingOver(Stage::Replaying));
+        if replays && self.backlog.is_over() {
+            self.ack_due = self.phase == Phase::Backup;
             self.finish();
         }
     }

@@ -14,15 +14,29 @@ impl<O> Replica<O> {
             return false;
         }
         let room = !self.gate.is_full() && (self.session.is_none() || self.log.has_room(0));
-        self.count_stall(!room, now);
+        self.recount_stall(now);
         room
     }
 
     /// Reserves space for a record of this cost, before its input is applied. False is a stall, as with [`Self::may_run`].
     pub fn reserve(&mut self, cost: u64, now: Nanos) -> bool {
         let room = self.session.is_none() || self.log.has_room(cost);
-        self.count_stall(!room, now);
+        if !room {
+            self.refused = self.refused.max(cost);
+        } else if cost >= self.refused {
+            self.refused = 0;
+        }
+        self.recount_stall(now);
         room
+    }
+
+    /// The guest stands still if the gate is full, or the log, or if a record found no room and would find none now.
+    fn recount_stall(&mut self, now: Nanos) {
+        let full = self.session.is_some() && !self.log.has_room(self.refused);
+        if !full {
+            self.refused = 0;
+        }
+        self.count_stall(full || self.gate.is_full(), now);
     }
 
     fn count_stall(&mut self, stalled: bool, now: Nanos) {
@@ -34,7 +48,8 @@ impl<O> Replica<O> {
             (Some(since), false) => {
                 self.stalled_since = None;
                 self.counters.stalled += now.saturating_sub(since);
-                self.stalls.push_back((since, now));
+                // The threads that tell the time may differ by a little.
+                self.stalls.push_back((since, now.max(since)));
                 while self.stalls.front().is_some_and(|(_, end)| end + timers::STALL_WINDOW < now) {
                     self.stalls.pop_front();
                 }
@@ -43,15 +58,32 @@ impl<O> Replica<O> {
         }
     }
 
-    /// Appends a record at the position where the machine stands.
+    /// True if what the guest does still counts. False for a guest that was running when its replica was deposed or ended:
+    /// what it did since is dropped, seen by nobody.
+    fn writes_log(&self) -> bool {
+        assert!(
+            !matches!(self.phase, Phase::Waiting | Phase::Backup | Phase::TakingOver(_)),
+            "only a replica that is live, or was, writes the log"
+        );
+        self.phase == Phase::Live
+    }
+
+    /// Appends a record at the position where the machine stands. Ignored if this side was deposed or ended while the guest
+    /// was running.
     pub fn append(&mut self, position: u64, body: Body, now: Nanos) -> Lsn {
-        assert_eq!(self.phase, Phase::Live, "only the live replica writes the log");
+        if !self.writes_log() {
+            return self.last;
+        }
         assert!(position >= self.position, "positions never decrease");
         self.position = position;
         self.last += 1;
         if let Body::Input(Input::NetRx(batch)) = &body
             && batch.switch_seq != 0
         {
+            if self.session.is_none() {
+                // Nothing will be acknowledged one by one: the answer of the register covers all, the last tells of all.
+                self.rx_unacked.clear();
+            }
             self.rx_unacked.push_back((self.last, batch.switch_seq));
         }
         if self.session.is_some() {
@@ -72,12 +104,18 @@ impl<O> Replica<O> {
         payload: O,
         now: Nanos,
     ) {
+        if !self.writes_log() {
+            return;
+        }
         let lsn = self.append(position, Body::Output { class, digest }, now);
         self.gate.hold(lsn, Some(class), Some(payload), size + RECORD_OVERHEAD, now);
     }
 
     /// Appends the stop record that [`super::Mode::Stop`] asks for.
     pub fn append_stop(&mut self, position: u64, now: Nanos) {
+        if !self.writes_log() {
+            return;
+        }
         let lsn = self.append(position, Body::Stop, now);
         self.stopping = true;
         self.gate.hold(lsn, None, None, RECORD_OVERHEAD, now);
@@ -114,7 +152,7 @@ impl<O> Replica<O> {
     /// All outputs up to this one have gone out. `end` if the last one was the guest's end.
     pub fn released(&mut self, lsn: Lsn, end: bool, now: Nanos) {
         self.watermark = self.watermark.max(lsn);
-        if self.session.is_some() && self.watermark_due.is_none() && self.watermark_sent < self.watermark {
+        if self.session.is_some() && self.watermark_due.is_none() && !self.watermark_now && self.watermark_sent < self.watermark {
             self.watermark_due = Some(now + timers::WATERMARK_DELAY);
         }
         if end && self.phase == Phase::Live {
@@ -129,7 +167,7 @@ impl<O> Replica<O> {
         }
         self.phase = Phase::Ending;
         self.ends_at = lsn;
-        self.watermark_due = Some(now);
+        self.watermark_now = true;
         self.ending_deadline = Some(now + timers::ENDING_PATIENCE);
     }
 
@@ -185,14 +223,15 @@ impl<O> Replica<O> {
         if !matches!(self.phase, Phase::Live | Phase::Ending) {
             return None;
         }
-        let due = self.watermark_due.is_some_and(|at| now >= at);
+        let due = self.watermark_now || self.watermark_due.is_some_and(|at| now >= at);
         if !self.log.has_unsent() && !due {
             return None;
         }
         let records: Vec<LogRecord> = self.log.take_unsent(FRAME_BUDGET);
-        self.watermark_sent = self.watermark;
-        self.watermark_due = None;
-        let frame = LogFrame { stamp: self.stamp(), released: self.watermark, sent: now.max(1), records };
+        // Without the Output Rule outputs go out before their markers; a watermark beyond the log says nothing.
+        self.watermark_sent = self.watermark.min(self.log.sent());
+        (self.watermark_now, self.watermark_due) = (false, None);
+        let frame = LogFrame { stamp: self.stamp(), released: self.watermark_sent, sent: now.max(1), records };
         let bytes = Frame::Log(frame).encode();
         self.counters.log_bytes += bytes.len() as u64;
         Some(bytes)

@@ -50,6 +50,7 @@ impl<O> Replica<O> {
             self.counters.stalled += now.saturating_sub(since);
         }
         self.stalls.clear();
+        self.refused = 0;
     }
 
     pub(super) fn won(&mut self, generation: u64, now: Nanos) {
@@ -65,6 +66,7 @@ impl<O> Replica<O> {
                 if self.started {
                     let silent = now.saturating_sub(self.last_heard);
                     self.go_live(false, silent);
+                    self.match_roles(now);
                 } else {
                     self.send_hello();
                     self.match_roles(now);
@@ -155,6 +157,13 @@ impl<O> Replica<O> {
                 self.gate.hold(lsn, Some(kept.class), Some(payload), 0, now);
             }
         }
+        if self.backlog.is_stopped() {
+            // The primary logged a stop and did not live to see it through: what was kept goes out, then this side ends.
+            self.stopping = true;
+            self.last += 1;
+            self.gate.hold(self.last, None, None, 0, now);
+        }
+        self.match_roles(now);
     }
 
     /// What the peer says it is, if it was heard lately.

@@ -134,6 +134,8 @@ struct Ask {
 struct Link {
     reader: FrameReader,
     hello: Option<Hello>,
+    /// It was told that it is not wanted; what else it says is not listened to.
+    refused: bool,
 }
 
 /// A log connection in which this side is primary or backup.
@@ -163,6 +165,8 @@ pub struct Replica<O> {
     generation: u64,
     highest: u64,
     register: Option<RegisterState>,
+    /// The generation in which this process found the register.
+    found: Option<u64>,
     ask: Option<Ask>,
     link: Option<Link>,
     session: Option<Session>,
@@ -180,6 +184,8 @@ pub struct Replica<O> {
     watermark_sent: Lsn,
     rx_unacked: VecDeque<(Lsn, u64)>,
     stalled_since: Option<Nanos>,
+    /// Cost of the largest record that found no room.
+    refused: u64,
     stalls: VecDeque<(Nanos, Nanos)>,
     stopping: bool,
     // Backup.
@@ -188,12 +194,14 @@ pub struct Replica<O> {
     acked: Lsn,
     // Ends.
     stop_wanted: bool,
+    deposed_told: bool,
     ends_at: Lsn,
     // Timers.
     heartbeat_at: Option<Nanos>,
     start_alone_at: Option<Nanos>,
     alone_allowed: bool,
     watermark_due: Option<Nanos>,
+    watermark_now: bool,
     exec_ack_due: Option<Nanos>,
     ending_deadline: Option<Nanos>,
     stop_deadline: Option<Nanos>,
@@ -226,6 +234,7 @@ impl<O> Replica<O> {
             generation: 0,
             highest: 0,
             register: None,
+            found: None,
             ask: None,
             link: None,
             session: None,
@@ -240,16 +249,19 @@ impl<O> Replica<O> {
             watermark_sent: 0,
             rx_unacked: VecDeque::new(),
             stalled_since: None,
+            refused: 0,
             stalls: VecDeque::new(),
             stopping: false,
             ack_due: false,
             acked: 0,
             stop_wanted: false,
+            deposed_told: false,
             ends_at: 0,
             heartbeat_at: None,
             start_alone_at: None,
             alone_allowed: false,
             watermark_due: None,
+            watermark_now: false,
             exec_ack_due: None,
             ending_deadline: None,
             stop_deadline: None,
@@ -407,13 +419,13 @@ impl<O> Replica<O> {
     }
 
     fn received(&mut self, bytes: &[u8], now: Nanos) {
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.link.as_mut().filter(|link| !link.refused) else { return };
         link.reader.push(bytes);
         if self.phase == Phase::Backup {
             self.counters.log_bytes += bytes.len() as u64;
         }
         loop {
-            let Some(link) = &mut self.link else { return };
+            let Some(link) = self.link.as_mut().filter(|link| !link.refused) else { return };
             match link.reader.next_frame() {
                 Ok(None) => return,
                 Ok(Some(frame)) => self.frame(frame, now),
@@ -489,7 +501,7 @@ impl<O> Replica<O> {
     /// Somebody of this pair is in `generation`.
     fn note_generation(&mut self, generation: u64) {
         self.highest = self.highest.max(generation);
-        let part = matches!(self.phase, Phase::Live | Phase::Backup);
+        let part = matches!(self.phase, Phase::Live | Phase::Backup | Phase::TakingOver(_));
         // With an ask outstanding its answer decides.
         if part && self.highest > self.generation && self.ask.is_none() {
             self.depose();
@@ -573,6 +585,7 @@ impl<O> Replica<O> {
             }
             Ok(register) => {
                 self.register = Some(register);
+                self.found.get_or_insert(register.generation);
                 self.highest = self.highest.max(register.generation);
                 self.register_poll_at = Some(now + timers::REGISTER_POLL);
                 match self.phase {
@@ -583,8 +596,17 @@ impl<O> Replica<O> {
                     Phase::Deposed if register.generation > self.generation => {
                         self.lost_for_good(register);
                     }
-                    Phase::Deposed => self.register_poll_at = Some(now + timers::BEHIND_RETRY),
-                    Phase::Live | Phase::Backup if register.generation > self.generation => {
+                    Phase::Deposed => {
+                        self.register_poll_at = Some(now + timers::BEHIND_RETRY);
+                        if !std::mem::replace(&mut self.deposed_told, true) {
+                            self.notice(format!(
+                                "the tie-breaker is in generation {}, though generation {} was heard of: its store was \
+                                 restored from an old copy, or the peer has another one; everything is held back",
+                                register.generation, self.highest
+                            ));
+                        }
+                    }
+                    Phase::Live | Phase::Backup | Phase::TakingOver(_) if register.generation > self.generation => {
                         self.note_generation(register.generation);
                     }
                     Phase::Live if register.generation < self.generation && self.ask.is_none() => {
@@ -602,6 +624,9 @@ impl<O> Replica<O> {
 
     fn refuse(&mut self, mismatch: bool, reason: &str) {
         let stamp = self.stamp();
+        if let Some(link) = self.link.as_mut().filter(|_| self.session.is_none()) {
+            link.refused = true;
+        }
         self.frames.push_back(Frame::Refusal(Refusal { stamp, mismatch, reason: reason.to_owned() }));
     }
 }

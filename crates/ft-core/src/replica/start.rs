@@ -3,7 +3,7 @@
 use super::{Effect, Event, Exit, Link, Nanos, Phase, Replica, Session};
 use crate::backlog::Backlog;
 use crate::log::Log;
-use crate::record::Body;
+use crate::record::{Body, MAX_COUNT};
 use crate::wire::{Frame, Hello, PeerRole, Refusal, WireError};
 
 impl<O> Replica<O> {
@@ -113,7 +113,8 @@ impl<O> Replica<O> {
     }
 
     /// Starts the guest if it falls to this side: in generation 0 to `a`; later to the last winner, as soon as the other
-    /// side is known to have no state, or to either after `start-alone`.
+    /// side is known to have no state, or after `start-alone`. The other side waits for the last winner: it cannot tell one
+    /// that is gone from one that runs and cannot be reached.
     pub(super) fn consider_claim(&mut self, now: Nanos) {
         let Some(register) = self.register else { return };
         if self.phase != Phase::Waiting || self.ask.is_some() || self.stop_wanted {
@@ -128,7 +129,13 @@ impl<O> Replica<O> {
         let peer_has_state = self
             .peer_beat
             .is_some_and(|(role, at)| role != PeerRole::Waiting && now < at + 10 * self.settings.ack_timeout);
-        let alone = self.alone_allowed && !peer_has_state;
+        // The holder may well be running, out of earshot: nothing but its own replica takes the guest from it, and that only
+        // where the generation is not younger than this process. Or it offered this side a session and `Armed` never came:
+        // then it needs another win itself before its guest starts.
+        let unused = register.holder.is_some_and(|holder| holder.replica == me)
+            && self.found == Some(register.generation)
+            || register.generation == self.generation;
+        let alone = self.alone_allowed && !peer_has_state && unused;
         let claim = match register.holder {
             None => me == ft_policies::ReplicaId::A,
             Some(holder) => alone || peer_waits && holder.replica == me,
@@ -189,7 +196,12 @@ impl<O> Replica<O> {
 
     /// Becomes the backup of the session that the peer offers.
     fn follow(&mut self, hello: &Hello, now: Nanos) {
-        if self.ask.is_some() || hello.stamp.generation < self.highest || hello.next == 0 {
+        let possible = 1..MAX_COUNT;
+        if self.ask.is_some()
+            || hello.stamp.generation < self.highest
+            || !possible.contains(&hello.next)
+            || !possible.contains(&hello.stamp.generation)
+        {
             return;
         }
         self.generation = hello.stamp.generation;

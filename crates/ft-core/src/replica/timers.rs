@@ -65,6 +65,10 @@ impl<O> Replica<O> {
             self.heartbeat_at = Some(now + self.detector.heartbeat_interval());
             self.beat();
         }
+        if is_due(self.watermark_due) {
+            // Sent as soon as the socket takes it; until then no time-out is due for it.
+            (self.watermark_now, self.watermark_due) = (true, None);
+        }
         if is_due(self.exec_ack_due) {
             self.exec_ack_due = None;
             self.ack_due = true;

@@ -91,9 +91,9 @@ fn encode_one(out: &mut Writer, record: &LogRecord, before: u64, last: &mut Anch
 
 /// Takes what [`encode`] wrote.
 pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Vec<LogRecord>, WireError> {
-    // A record takes two bytes at least.
+    // A record takes two bytes at least. A count is only a claim: room for more is made as records are found.
     let count = reader.length()?;
-    let mut records = Vec::with_capacity(count.min(reader.0.len() / 2));
+    let mut records = Vec::with_capacity(count.min(reader.0.len() / 2).min(1024));
     if count == 0 {
         return Ok(records);
     }

@@ -1,9 +1,9 @@
 //! Two replicas, a toy guest in each, a network, a register and an observer of everything that is released.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use ft_core::input::Input;
-use ft_core::replica::{Effect, Event, Mode, Replica, Settings};
+use ft_core::input::{Input, NetRx};
+use ft_core::replica::{Effect, Event, Mode, Phase, Replica, Settings};
 use ft_core::{Body, OutputClass, ReplicaId};
 use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Unavailable, Who};
 
@@ -70,11 +70,13 @@ pub struct Guest {
     outputs: u64,
     end_after: u64,
     pub over: bool,
+    /// Numbers of the frames it has received.
+    frames: BTreeSet<u64>,
 }
 
 impl Guest {
     fn new(end_after: u64) -> Self {
-        Self { position: 0, state: 1, outputs: 0, end_after, over: false }
+        Self { position: 0, state: 1, outputs: 0, end_after, over: false, frames: BTreeSet::new() }
     }
 
     fn run(&mut self, until: u64) -> Option<(u64, OutputClass, Content)> {
@@ -98,8 +100,9 @@ impl Guest {
     }
 
     fn apply(&mut self, input: &Input) {
-        if let Input::Console(bytes) = input {
-            for byte in bytes {
+        if let Input::NetRx(batch) = input {
+            self.frames.insert(batch.switch_seq);
+            for byte in batch.frames.iter().flatten() {
                 self.state = mix(self.state ^ u64::from(*byte));
             }
         }
@@ -118,6 +121,10 @@ pub struct Node {
     inbox: VecDeque<(u64, Vec<u8>)>,
     closed_at: Option<u64>,
     datagrams: VecDeque<(u64, Vec<u8>)>,
+    /// Nothing can be sent: the socket is full.
+    pub clogged: bool,
+    /// Killed at this many actions from now (effects, releases), before, in or after the action.
+    pub doomed: Option<(u32, Moment)>,
     answers: VecDeque<(u64, Option<(u64, Answer)>)>,
     fences: VecDeque<(u64, u64)>,
     linked: bool,
@@ -126,7 +133,34 @@ pub struct Node {
     writes: Vec<Content>,
 }
 
+/// When a process is killed, relative to what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Before,
+    In,
+    After,
+}
+
+/// A write on its way to the shared disk, as a thread of the pool has it.
+struct Write {
+    lands_at: u64,
+    index: usize,
+    generation: u64,
+    number: u64,
+}
+
+/// The shared disk: what landed last on each block, and what is still on its way.
+#[derive(Default)]
+struct Disk {
+    flying: Vec<Write>,
+    /// Generation of the last write that landed, for each block.
+    blocks: [u64; 4],
+    landed: BTreeSet<u64>,
+}
+
 pub struct Faults {
+    /// One in so many answers of the register comes twice, or late. 0 is never.
+    pub odd_answers: u64,
     /// Log bytes and datagrams stay where they are.
     pub partition: bool,
     /// Acknowledgements (bytes towards the live side) take this long.
@@ -150,6 +184,10 @@ pub struct World {
     known: Vec<Option<u64>>,
     pub ends_seen: u32,
     pub inputs: bool,
+    disk: Disk,
+    /// Numbers of the frames that the switch has given out, and the highest that it was told to forget.
+    switch: u64,
+    forgotten: u64,
 }
 
 pub struct Options {
@@ -206,6 +244,8 @@ impl World {
                 inbox: VecDeque::new(),
                 closed_at: None,
                 datagrams: VecDeque::new(),
+                clogged: false,
+                doomed: None,
                 answers: VecDeque::new(),
                 fences: VecDeque::new(),
                 linked: false,
@@ -219,6 +259,7 @@ impl World {
             nodes,
             register: options.register,
             faults: Faults {
+                odd_answers: 0,
                 partition: false,
                 delay: 0,
                 register_down: false,
@@ -229,11 +270,21 @@ impl World {
             known: Vec::new(),
             ends_seen: 0,
             inputs: true,
+            disk: Disk::default(),
+            switch: 0,
+            forgotten: 0,
         }
     }
 
     pub fn kill(&mut self, index: usize) {
         self.nodes[index].alive = false;
+        // Of the writes in flight some were with the disk already and land, late; the others never do.
+        let flying = std::mem::take(&mut self.disk.flying);
+        for write in flying {
+            if write.index != index || self.random.chance(2) {
+                self.disk.flying.push(write);
+            }
+        }
         if self.faults.lose_tail {
             let keep = self.random.below(self.nodes[1 - index].inbox.len() as u64 + 1) as usize;
             self.nodes[1 - index].inbox.truncate(keep);
@@ -261,6 +312,8 @@ impl World {
     /// One millisecond.
     pub fn tick(&mut self) {
         self.now += MS;
+        let now = self.now;
+        self.land(|write| write.lands_at <= now);
         self.connect();
         for index in 0..2 {
             if self.is_up(index) && !self.nodes[index].stopped {
@@ -338,6 +391,7 @@ impl World {
         }
         if node.replica.poll_timeout().is_some_and(|at| at <= now) {
             node.replica.handle(Event::Timeout, now);
+            assert!(node.replica.poll_timeout().is_none_or(|at| at > now), "the event loop would spin");
         }
     }
 
@@ -354,12 +408,14 @@ impl World {
                         node.replica.emit(position, class, content.1, 16, content, now);
                     }
                 }
-                let body = Body::Input(Input::Console(vec![typed]));
+                let switch_seq = self.switch + 1;
+                let body = Body::Input(Input::NetRx(NetRx { nic: 0, switch_seq, frames: vec![vec![typed]] }));
                 if self.inputs && input && !node.guest.over && node.replica.reserve(body.cost(), now) {
                     node.replica.append(node.guest.position, body.clone(), now);
                     if let Body::Input(input) = &body {
                         node.guest.apply(input);
                     }
+                    self.switch = switch_seq;
                 }
                 if node.replica.may_run(now) {
                     node.replica.append(node.guest.position, Body::Progress, now);
@@ -385,7 +441,7 @@ impl World {
             Mode::Reissue => {
                 let generation = node.replica.generation();
                 for write in std::mem::take(&mut node.writes) {
-                    if self.known.get(write.0 as usize).is_none_or(Option::is_none) {
+                    if !self.disk.landed.contains(&write.0) {
                         self.observe(index, generation, OutputClass::DiskWrite, write);
                     }
                 }
@@ -401,9 +457,17 @@ impl World {
             let mut idle = true;
             while let Some(effect) = self.nodes[index].replica.poll_effect() {
                 idle = false;
+                if self.dies(index, Moment::Before) {
+                    return;
+                }
                 self.effect(index, effect);
+                if self.dies(index, Moment::After) {
+                    return;
+                }
             }
-            while let Some(bytes) = self.nodes[index].replica.poll_transmit(now) {
+            while !self.nodes[index].clogged
+                && let Some(bytes) = self.nodes[index].replica.poll_transmit(now)
+            {
                 idle = false;
                 if self.nodes[index].linked {
                     let at = now + MS + self.faults.delay;
@@ -413,9 +477,19 @@ impl World {
             }
             while let Some(released) = self.nodes[index].replica.poll_release(now) {
                 idle = false;
+                if self.dies(index, Moment::Before) {
+                    return;
+                }
+                self.covered(index, released.generation, released.lsn);
                 self.observe(index, released.generation, released.class, released.payload);
+                if self.dies(index, Moment::In) {
+                    return;
+                }
                 let end = released.class == OutputClass::End;
                 self.nodes[index].replica.released(released.lsn, end, now);
+                if self.dies(index, Moment::After) {
+                    return;
+                }
             }
             if idle {
                 return;
@@ -423,23 +497,102 @@ impl World {
         }
     }
 
+    /// Counts an action of a doomed process; true if it is dead now.
+    fn dies(&mut self, index: usize, moment: Moment) -> bool {
+        let Some((left, when)) = &mut self.nodes[index].doomed else { return false };
+        if *when != moment {
+            return false;
+        }
+        if *left > 0 {
+            *left -= 1;
+            return false;
+        }
+        self.nodes[index].doomed = None;
+        self.kill(index);
+        true
+    }
+
+    /// While there is a backup in the generation, what is released must be in what that backup has received.
+    fn covered(&self, index: usize, generation: u64, lsn: u64) {
+        let other = &self.nodes[1 - index].replica;
+        let follows = matches!(other.phase(), Phase::Backup | Phase::TakingOver(_));
+        if follows && other.generation() == generation {
+            let received = other.status(self.now).records;
+            assert!(lsn <= received, "output {lsn} released, and the backup has only {received}");
+        }
+    }
+
+    /// Writes reach the disk, whoever made them and whether or not it is still alive.
+    fn land(&mut self, until: impl Fn(&Write) -> bool) {
+        let (landing, flying) = std::mem::take(&mut self.disk.flying).into_iter().partition(until);
+        self.disk.flying = flying;
+        for write in landing {
+            let block = &mut self.disk.blocks[(write.number % 4) as usize];
+            assert!(
+                write.generation >= *block,
+                "a write of generation {} landed on one of generation {block}",
+                write.generation
+            );
+            *block = write.generation;
+            self.disk.landed.insert(write.number);
+        }
+    }
+
+    /// Everything that was released to the disk is on it, or on its way there.
+    pub fn disk_is_whole(&self) -> bool {
+        let writes = self.released.iter().filter(|entry| entry.2 == OutputClass::DiskWrite);
+        let flying: BTreeSet<u64> = self.disk.flying.iter().map(|write| write.number).collect();
+        writes.map(|entry| entry.3.0).all(|number| self.disk.landed.contains(&number) || flying.contains(&number))
+    }
+
+    /// Who is live has received every frame that the switch was told to forget.
+    pub fn frames_are_kept(&self) -> bool {
+        self.live().iter().all(|index| {
+            (1..=self.forgotten).all(|number| self.nodes[*index].guest.frames.contains(&number))
+        })
+    }
+
     fn effect(&mut self, index: usize, effect: Effect) {
         let now = self.now;
         let delay = (1 + self.random.below(5)) * MS;
         match effect {
-            Effect::ReadRegister => self.nodes[index].answers.push_back((now + delay, None)),
+            Effect::ReadRegister => self.answer(index, now + delay, None),
             Effect::Ask { from } => {
                 let me = Who { replica: IDS[index], incarnation: incarnation(&self.nodes[index]) };
                 let answer = self.advance(from, me);
-                self.nodes[index].answers.push_back((now + delay, Some((from, answer))));
+                if self.dies(index, Moment::In) {
+                    return;
+                }
+                let odd = self.faults.odd_answers;
+                if odd != 0 && self.random.chance(odd) {
+                    // Given up for now; the true answer comes later all the same, in the midst of the repetition.
+                    let late = now + delay + self.random.below(300) * MS;
+                    let gave_up = Answer::Unavailable(Unavailable::Exhausted);
+                    self.answer(index, now + delay, Some((from, gave_up)));
+                    self.answer(index, late, Some((from, answer)));
+                } else {
+                    if odd != 0 && self.random.chance(odd) {
+                        let again = now + delay + self.random.below(500) * MS;
+                        self.answer(index, again, Some((from, answer.clone())));
+                    }
+                    self.answer(index, now + delay, Some((from, answer)));
+                }
             }
             Effect::Fence { generation } => {
                 if self.is_up(1 - index) {
                     self.kill(1 - index);
                 }
+                // Killed and reaped: the writes that its threads were in have landed by then.
+                for write in self.disk.flying.iter_mut().filter(|write| write.index != index) {
+                    write.lands_at = write.lands_at.min(now + delay);
+                }
                 self.nodes[index].fences.push_back((now + delay, generation));
             }
             Effect::Live { generation, takeover, .. } => {
+                if takeover {
+                    // The switch hands to the new port what it was not told to forget.
+                    self.switch = self.forgotten;
+                }
                 self.nodes[index].live_effects.push((generation, takeover));
             }
             Effect::CloseLink => {
@@ -462,8 +615,14 @@ impl World {
                 self.ends_seen += 1;
                 self.exit(index, 0);
             }
-            Effect::RxAcknowledged { .. } => {}
+            Effect::RxAcknowledged { seq, .. } => self.forgotten = self.forgotten.max(seq),
         }
+    }
+
+    fn answer(&mut self, index: usize, at: u64, what: Option<(u64, Answer)>) {
+        let answers = &mut self.nodes[index].answers;
+        answers.push_back((at, what));
+        answers.make_contiguous().sort_by_key(|(at, _)| *at);
     }
 
     fn exit(&mut self, index: usize, code: u8) {
@@ -514,6 +673,14 @@ impl World {
         let seen = self.known[number].get_or_insert(value);
         assert_eq!(*seen, value, "output {number} was released twice, with different content");
         self.released.push((index, generation, class, content));
+        if class == OutputClass::DiskWrite {
+            // On one block in order, as overlapping requests are queued.
+            let block = content.0 % 4;
+            let before = self.disk.flying.iter().filter(|write| write.number % 4 == block && write.index == index);
+            let after = before.map(|write| write.lands_at).max().unwrap_or(0);
+            let lands_at = after.max(self.now + self.random.below(40) * MS);
+            self.disk.flying.push(Write { lands_at, index, generation, number: content.0 });
+        }
     }
 
     /// What the observer has seen so far.
