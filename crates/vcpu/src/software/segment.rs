@@ -42,7 +42,7 @@ impl Cpu {
 
     fn set_accessed(&mut self, at: u64, raw: u64) -> Result<(), Fault> {
         if raw >> 40 & 1 == 0 {
-            self.write_view(SUPERVISOR, at + 5, 1, (raw >> 40 & 0xFF) | 1)?;
+            self.write_view(SUPERVISOR, at.wrapping_add(5), 1, (raw >> 40 & 0xFF) | 1)?;
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Cpu {
             return Err(Fault::with_code(NP, error));
         }
         if self.long_mode() {
-            segment.base |= self.read_view(SUPERVISOR, at + 8, 4)? << 32;
+            segment.base |= self.read_view(SUPERVISOR, at.wrapping_add(8), 4)? << 32;
         }
         Ok((at, raw, segment))
     }

@@ -299,7 +299,7 @@ pub(in crate::software) fn load_system_segment(c: &mut Cpu, i: &Instruction) -> 
         return Ok(Flow::Next);
     }
     let (at, raw, mut segment) = c.system_segment(selector, 9)?;
-    c.write_view(SUPERVISOR, at + 5, 1, (raw >> 40 & 0xFF) | 2)?;
+    c.write_view(SUPERVISOR, at.wrapping_add(5), 1, (raw >> 40 & 0xFF) | 2)?;
     segment.attributes |= 2;
     c.s.tr = segment;
     Ok(Flow::Next)
