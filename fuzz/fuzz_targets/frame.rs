@@ -1,0 +1,32 @@
+//! A peer's frame whose header and checksum are right: the payload decides. What decodes must encode and decode to itself.
+#![no_main]
+
+use ft_core::wire::{Frame, HEADER, MAX_PAYLOAD, VERSION};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let _ = Frame::decode(data);
+    let Some((kind, payload)) = data.split_first() else { return };
+    if payload.len() > MAX_PAYLOAD {
+        return;
+    }
+    let like = Frame::Heartbeat(ft_core::wire::Heartbeat {
+        stamp: ft_core::wire::Stamp { pair: 0, generation: 0, session: 0, incarnation: 0 },
+        replica: ft_core::ReplicaId::A,
+        role: ft_core::wire::PeerRole::Live,
+        executed: 0,
+        position: 0,
+    });
+    let mut bytes = like.encode()[..HEADER].to_vec();
+    assert_eq!(bytes[4..6], VERSION.to_le_bytes());
+    bytes[6] = *kind;
+    bytes[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[..12]);
+    crc.update(payload);
+    bytes[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
+    bytes.extend_from_slice(payload);
+    if let Ok(frame) = Frame::decode(&bytes) {
+        assert_eq!(Frame::decode(&frame.encode()).as_ref(), Ok(&frame));
+    }
+});
