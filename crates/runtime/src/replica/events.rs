@@ -237,6 +237,8 @@ fn status(shared: &Shared) -> Value {
     fields.insert("replica".into(), json!(shared.me().replica.name()));
     fields.insert("pid".into(), json!(std::process::id()));
     fields.insert("paused_ms".into(), json!(shared.paused.load(Ordering::Relaxed) as f64 / 1e6));
+    fields.insert("guest_ms".into(), json!(shared.guest.load(Ordering::Relaxed) as f64 / 1e6));
+    fields.insert("digests".into(), json!(shared.digests.load(Ordering::Relaxed)));
     if shared.solo {
         fields.insert("position".into(), json!(shared.position.load(Ordering::Relaxed)));
     }

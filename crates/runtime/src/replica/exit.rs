@@ -3,11 +3,25 @@
 use std::net::SocketAddr;
 
 use ft_devices::backend::disk::DiskError;
+use ft_policies::Size;
 
 use crate::machine::BuildError;
 
 /// Exit code: the host lacks something.
 pub const HOST_LACKS: u8 = 4;
+
+/// Exit code: what the config says cannot be.
+const BAD_CONFIG: u8 = 2;
+
+/// Sizes as a config has them.
+fn describe(error: &DiskError) -> String {
+    match error {
+        DiskError::TooShort { path, found, wanted } => {
+            format!("{}: has {}, the config asks for {}", path.display(), Size(*found), Size(*wanted))
+        }
+        other => other.to_string(),
+    }
+}
 
 /// Why a replica cannot start. Displayed, it is the message for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +37,7 @@ pub enum Startup {
         error: std::io::Error,
     },
     /// A disk.
-    #[error("disk {0}")]
+    #[error("disk {}", describe(.0))]
     Disk(DiskError),
     /// The machine.
     #[error(transparent)]
@@ -38,6 +52,8 @@ impl Startup {
     pub fn code(&self) -> u8 {
         match self {
             Self::Build(BuildError::Engine(_)) => HOST_LACKS,
+            // The config names a kernel that is none.
+            Self::Build(BuildError::Kernel { .. } | BuildError::Builtin(_) | BuildError::Boot { .. }) => BAD_CONFIG,
             _ => 1,
         }
     }

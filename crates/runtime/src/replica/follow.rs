@@ -53,9 +53,11 @@ impl Runner {
                     self.diverged(difference.to_string());
                     return false;
                 }
+                self.shared.digests.fetch_add(1, Ordering::Relaxed);
             }
             Body::Progress | Body::Output { .. } | Body::Armed | Body::Stop => {}
         }
+        self.shared.guest.store(self.machine.now_ns(), Ordering::Relaxed);
         let now = self.shared.now();
         let mut core = self.shared.core();
         let same = core.execute(record, now);

@@ -11,6 +11,8 @@ use super::vcpu::{NAP, Runner};
 
 /// Between two digests, in instructions.
 const DIGEST_INTERVAL: u64 = 1 << 26;
+/// Between two digests of a guest that sleeps so much that it takes long for that many instructions.
+const DIGEST_TIME: Nanos = 2_000_000_000;
 /// About how long the guest runs between two looks around: a backup may run that much behind for want of being told.
 const SLICE: Nanos = 1_000_000;
 /// Longest sleep of a halted guest before an anchor says that time goes on.
@@ -49,6 +51,7 @@ impl Runner {
             let after = self.shared.now();
             let position = self.machine.position();
             self.shared.position.store(position, Ordering::Release);
+            self.shared.guest.store(self.machine.now_ns(), Ordering::Relaxed);
             match stop {
                 Stop::Reached => {
                     if self.clock.is_due(after) {
@@ -64,6 +67,9 @@ impl Runner {
                 Stop::Halted => {
                     // The log is told before this thread blocks: the backup may run up to here.
                     self.progress();
+                    if paired && after.saturating_sub(self.digested) >= DIGEST_TIME && !self.log_digest() {
+                        continue;
+                    }
                     self.flush();
                     self.idle();
                     continue;
@@ -163,6 +169,8 @@ impl Runner {
             }
             if core.reserve(body.cost(), now) {
                 core.append(self.machine.position(), body, now);
+                self.digested = now;
+                self.shared.digests.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
             drop(core);

@@ -76,8 +76,12 @@ pub(super) struct Shared {
     parked: AtomicBool,
     /// Where the machine stood when it was last looked at.
     pub(super) position: AtomicU64,
+    /// Guest nanoseconds since power-on, as of lately.
+    pub(super) guest: AtomicU64,
     /// Guest nanoseconds that were cut out of long pauses.
     pub(super) paused: AtomicU64,
+    /// Digests logged, or found to be equal.
+    pub(super) digests: AtomicU64,
     /// Number of the last inbound frame that is queued here or executed.
     seen: AtomicU64,
     /// The exit code and message that the guest's end means.
@@ -134,7 +138,9 @@ impl Shared {
             alive: AtomicU64::new(0),
             parked: AtomicBool::new(true),
             position: AtomicU64::new(0),
+            guest: AtomicU64::new(0),
             paused: AtomicU64::new(0),
+            digests: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             guest_end: Mutex::default(),
             ending: Mutex::default(),

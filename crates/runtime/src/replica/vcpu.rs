@@ -32,6 +32,8 @@ pub(super) struct Runner {
     pub(super) faults: Vec<Fault>,
     /// Position of the last record appended.
     pub(super) logged: u64,
+    /// When the last digest was logged.
+    pub(super) digested: Nanos,
     /// How long a halted vCPU polls before it sleeps.
     pub(super) poll: Nanos,
     /// Time that pacing has taken away and that was not slept yet.
@@ -57,6 +59,7 @@ pub(super) fn spawn(
         replaying: Replaying::new(disks),
         faults,
         logged: 0,
+        digested: 0,
         poll: if enough { 50_000 } else { 0 },
         debt: 0,
     };
