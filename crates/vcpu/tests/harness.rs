@@ -236,7 +236,8 @@ fn a_wrong_engine_is_found_out() {
     if !host::host_is_an_oracle() {
         return;
     }
-    let faults: [(&str, fn(&mut CpuState)); 6] = [
+    type Fault = fn(&mut CpuState);
+    let faults: [(&str, Fault); 6] = [
         ("flags", |state| state.rflags ^= 1),
         ("r11", |state| state.gpr[11] = state.gpr[11].wrapping_add(1)),
         ("rip", |state| state.rip += 1),

@@ -145,9 +145,8 @@ pub(crate) fn family(code: Code) -> Option<Family> {
         F::PAUSE,
         // ENDBR and RDSSP do nothing where control-flow enforcement is off.
         F::CET_IBT,
-    ]) {
-        Some(Family::Integer)
-    } else if matches!(code.mnemonic(), Mnemonic::Rdsspd | Mnemonic::Rdsspq) {
+    ]) || matches!(code.mnemonic(), Mnemonic::Rdsspd | Mnemonic::Rdsspq)
+    {
         Some(Family::Integer)
     } else if all_in(&[F::FPU, F::FPU287, F::FPU387, F::CMOV, F::SSE3, F::FXSR, F::X64])
         && (features.contains(&F::FPU)

@@ -11,6 +11,7 @@ use super::case::{self, Case, Regs};
 use super::forms::{self, Family};
 use super::layout::{CODE_LEN, DATA};
 use super::rng::Rng;
+use super::unimplemented;
 
 /// The forms that programs are made of.
 pub(crate) fn ordinary() -> Vec<Code> {
@@ -79,8 +80,9 @@ pub(crate) fn ordinary() -> Vec<Code> {
         )
     });
     // Twice as many integer forms as vector forms, whatever the table holds.
-    let integer: Vec<Code> = integer.collect();
-    let vector: Vec<Code> = vector.collect();
+    let has = |code: &Code| !unimplemented::is_listed(*code);
+    let integer: Vec<Code> = integer.filter(has).collect();
+    let vector: Vec<Code> = vector.filter(has).collect();
     let mut codes = Vec::new();
     while codes.len() < 2 * vector.len() {
         codes.extend(&integer);
