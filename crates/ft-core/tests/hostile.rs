@@ -302,7 +302,11 @@ fn a_gate_that_stays_full_is_a_stall_whatever_else_is_asked() {
     }
     let lost = lost.expect("given up") / MS;
     assert!((2002..2010).contains(&lost), "the guest stood still for two seconds in all, at {lost} ms");
-    assert_eq!(replica.status(lost * MS).stalls, 5, "one stall for each time that the gate filled, not one for every question");
+    assert_eq!(
+        replica.status(lost * MS).stalls,
+        5,
+        "one stall for each time that the gate filled, not one for every question"
+    );
 }
 
 #[test]
@@ -344,6 +348,18 @@ fn a_winner_that_is_overtaken_before_it_is_live_releases_nothing() {
     assert!(replica.poll_release(6 * MS).is_none());
     assert_eq!(replica.mode(), Mode::Over);
     assert!(!effects(&mut replica).iter().any(|effect| matches!(effect, Effect::Live { .. })));
+}
+
+#[test]
+fn a_backup_that_was_never_armed_does_not_ask() {
+    let mut replica = replica_with(settings(ReplicaId::B));
+    replica.handle(Event::Connected, MS);
+    replica.handle(Event::Received(&hello(1, 9, PeerRole::Fresh, ReplicaId::A, 1).encode()), MS);
+    assert_eq!(*replica.phase(), Phase::Backup);
+    replica.handle(Event::Disconnected("closed".into()), 2 * MS);
+    assert_eq!(*replica.phase(), Phase::Waiting);
+    assert!(!replica.is_asking());
+    assert!(!effects(&mut replica).iter().any(|effect| matches!(effect, Effect::Ask { .. })));
 }
 
 #[test]

@@ -152,7 +152,11 @@ impl<O> Replica<O> {
     /// All outputs up to this one have gone out. `end` if the last one was the guest's end.
     pub fn released(&mut self, lsn: Lsn, end: bool, now: Nanos) {
         self.watermark = self.watermark.max(lsn);
-        if self.session.is_some() && self.watermark_due.is_none() && !self.watermark_now && self.watermark_sent < self.watermark {
+        if self.session.is_some()
+            && self.watermark_due.is_none()
+            && !self.watermark_now
+            && self.watermark_sent < self.watermark
+        {
             self.watermark_due = Some(now + timers::WATERMARK_DELAY);
         }
         if end && self.phase == Phase::Live {
@@ -231,7 +235,8 @@ impl<O> Replica<O> {
         // Without the Output Rule outputs go out before their markers; a watermark beyond the log says nothing.
         self.watermark_sent = self.watermark.min(self.log.sent());
         (self.watermark_now, self.watermark_due) = (false, None);
-        let frame = LogFrame { stamp: self.stamp(), released: self.watermark_sent, sent: now.max(1), records };
+        let frame =
+            LogFrame { stamp: self.stamp(), released: self.watermark_sent, sent: now.max(1), records };
         let bytes = Frame::Log(frame).encode();
         self.counters.log_bytes += bytes.len() as u64;
         Some(bytes)

@@ -606,7 +606,9 @@ impl<O> Replica<O> {
                             ));
                         }
                     }
-                    Phase::Live | Phase::Backup | Phase::TakingOver(_) if register.generation > self.generation => {
+                    Phase::Live | Phase::Backup | Phase::TakingOver(_)
+                        if register.generation > self.generation =>
+                    {
                         self.note_generation(register.generation);
                     }
                     Phase::Live if register.generation < self.generation && self.ask.is_none() => {

@@ -101,6 +101,12 @@ impl<O> Replica<O> {
         }
     }
 
+    /// True if [`Event::Timeout`] would take the peer for lost now. A runtime that comes late itself (its host was busy, or
+    /// it was stopped) reads first what has arrived meanwhile.
+    pub fn suspects(&self, now: Nanos) -> bool {
+        self.suspicion(now).is_some()
+    }
+
     /// Why the peer must be taken for lost, if it must.
     fn suspicion(&self, now: Nanos) -> Option<String> {
         self.session?;
