@@ -1,6 +1,7 @@
 //! The table of figures: what was measured, what was aimed for, and whom it is compared with.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -16,11 +17,19 @@ struct Row {
 /// Rows, in the order in which they were measured.
 pub(crate) struct Table {
     rows: Vec<Row>,
+    /// Share of the processors that others used before anything was measured.
+    busy: f64,
 }
+
+/// A share from which on the figures say more about the other things that run than about this program.
+const BUSY: f64 = 0.1;
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self { rows: Vec::new() }
+        let (before, idle_before) = processor_time();
+        std::thread::sleep(Duration::from_secs(2));
+        let (after, idle_after) = processor_time();
+        Self { rows: Vec::new(), busy: 1.0 - (idle_after - idle_before) / (after - before) }
     }
 
     /// Adds a figure. `aim` and `anchor` may be empty.
@@ -45,7 +54,15 @@ impl Table {
         let what = width(|row| row.what.chars().count(), 6);
         let value = width(|row| shown(row.value).len() + 1 + row.unit.chars().count(), 8);
         let aim = width(|row| row.aim.chars().count(), 3);
-        let mut text = format!("{}\n\n", machine());
+        let mut text = format!("{}\n", machine());
+        if self.busy >= BUSY {
+            let _ = writeln!(
+                text,
+                "Other things used {:.0} % of the processors just before: the figures are worse than they could be.",
+                self.busy * 100.0
+            );
+        }
+        text.push('\n');
         let _ = writeln!(text, "{:what$}  {:>value$}  {:aim$}  for comparison", "figure", "measured", "aim");
         for row in &self.rows {
             let measured = format!("{} {}", shown(row.value), row.unit);
@@ -69,7 +86,7 @@ impl Table {
                 (row.key.to_owned(), json!({ "value": row.value, "unit": row.unit, "what": row.what }))
             })
             .collect();
-        json!({ "machine": machine(), "figures": figures })
+        json!({ "machine": machine(), "busy_before": self.busy, "figures": figures })
     }
 }
 
@@ -81,6 +98,15 @@ fn shown(value: f64) -> String {
         size if size >= 1.0 => format!("{value:.2}"),
         _ => format!("{value:.3}"),
     }
+}
+
+/// Time of all processors, and the part of it in which they had nothing to do.
+fn processor_time() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).map(|word| word.parse().unwrap_or(0.0)).collect();
+    // user, nice, system, idle, iowait, ...
+    (ticks.iter().sum(), ticks.iter().skip(3).take(2).sum())
 }
 
 /// Processor, cores and kernel.
