@@ -28,6 +28,8 @@ const LOG: u32 = 5;
 const LOOK_MS: u64 = 20;
 /// Longest wait of a machine without a peer.
 const SOLO_MS: i32 = 1000;
+/// A timer that comes this late says that this process did not run: what has arrived meanwhile is read first.
+const LATE: ft_core::Nanos = 15_000_000;
 
 /// The loop, ready to run.
 pub(super) struct Events {
@@ -80,6 +82,7 @@ impl Events {
 
     /// Runs until the replica ends. Gives its exit code.
     pub(super) fn run(mut self, shared: &Shared) -> u8 {
+        let mut graced = false;
         loop {
             let due = shared.core().poll_timeout();
             let now = shared.now();
@@ -93,9 +96,17 @@ impl Events {
                 shared.control.end(1, format!("the event loop failed: {error}"));
                 return 1;
             }
-            if due.is_some_and(|at| shared.now() >= at) {
-                shared.handle(Event::Timeout);
-                shared.pump();
+            let now = shared.now();
+            if let Some(at) = due.filter(|at| now >= *at) {
+                let late = now > at + LATE && !graced && shared.core().suspects(now);
+                if late {
+                    // One more round, for the thread that reads the log connection.
+                    std::thread::sleep(std::time::Duration::from_millis(LOOK_MS));
+                } else {
+                    shared.handle(Event::Timeout);
+                    shared.pump();
+                }
+                graced = late;
             }
             if let Some(ending) = shared.ending() {
                 shared.disks.close(ending.orderly);

@@ -102,7 +102,11 @@ impl GuestClock {
         let instructions = position.saturating_sub(self.last_position);
         if instructions >= MEASURABLE && busy > 0 && busy < MAX_STEP as u64 {
             let measured = (busy as f64 / instructions as f64).clamp(0.05, 10_000.0);
-            self.per_instruction += (measured - self.per_instruction) * 0.25;
+            // A thread that the host did not run for a while looks slow, and the anchor has made up for that already. So speed
+            // is believed at once, and slowness only by and by: guest time rather lags, and is moved forward, than runs ahead.
+            let believed = measured.min(self.per_instruction * 1.2);
+            let weight = if measured < self.per_instruction { 0.5 } else { 0.1 };
+            self.per_instruction += (believed - self.per_instruction) * weight;
         }
         (self.last, self.last_position, self.idle) = (now, position, 0);
     }
@@ -139,6 +143,26 @@ mod tests {
         assert_eq!(clock.anchor(11_000 * MS, 0, 0).time, 1000 * MS);
         assert_eq!(clock.paused, 9000 * MS);
         assert_eq!(clock.anchor(11_010 * MS, 1000 * MS, 0).time, 1010 * MS);
+    }
+
+    #[test]
+    fn a_thread_that_is_preempted_now_and_then_does_not_run_ahead() {
+        let mut clock = GuestClock::new(Clock::Host);
+        clock.begin(0, 0, 0, 0);
+        let (mut now, mut position, mut guest, mut rate) = (0, 0u64, 0u64, 5.0);
+        let mut most = 0;
+        for step in 0..2000 {
+            // 2 ns per instruction, and every tenth interval the host runs something else for 40 ms.
+            now += if step % 10 == 9 { 44 * MS } else { 4 * MS };
+            position += 2_000_000;
+            guest += (2_000_000.0 * rate) as u64;
+            let anchor = clock.anchor(now, guest, position);
+            (guest, rate) = (anchor.time, anchor.rate as f64 / ONE_NS as f64);
+            if step > 100 {
+                most = most.max(guest.saturating_sub(now));
+            }
+        }
+        assert!(most < 10 * MS, "{most} ns ahead");
     }
 
     #[test]

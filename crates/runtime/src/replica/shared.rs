@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mpsc};
 use std::thread::Thread;
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ use crate::launcher::packet::PacketSocket;
 /// Threads that carry out disk requests.
 const DISK_THREADS: usize = 2;
 /// How long the vCPU's thread may be silent before heartbeats no longer vouch for it.
-const VOUCH: Nanos = 500_000_000;
+const VOUCH: Nanos = ft_core::replica::STUCK;
 
 /// The protocol, with outputs as the machine makes them.
 pub(super) type Core = Replica<OutputBody>;
@@ -70,6 +70,7 @@ pub(super) struct Shared {
     link: AtomicU64,
     links: AtomicU64,
     tx_blocked: AtomicBool,
+    tx_wanted: AtomicBool,
     pub(super) control_blocked: AtomicBool,
     /// When the vCPU's thread last did something, or that it waits for something to do.
     alive: AtomicU64,
@@ -134,6 +135,7 @@ impl Shared {
             link: AtomicU64::new(0),
             links: AtomicU64::new(0),
             tx_blocked: AtomicBool::new(false),
+            tx_wanted: AtomicBool::new(false),
             control_blocked: AtomicBool::new(false),
             alive: AtomicU64::new(0),
             parked: AtomicBool::new(true),
@@ -241,7 +243,21 @@ impl Shared {
 
     /// Sends what there is to send, without waiting: what a full socket refuses goes over to the event loop.
     pub(super) fn transmit(&self) {
-        let mut tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tx_wanted.store(true, Ordering::Release);
+        // Whoever is at it sends this too. Nobody waits: the vCPU's thread may be preempted in the middle of a send, and the
+        // threads that keep the peer informed must not stand still with it.
+        while self.tx_wanted.load(Ordering::Acquire) {
+            let mut tx = match self.tx.try_lock() {
+                Ok(tx) => tx,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.tx_wanted.store(false, Ordering::Release);
+            self.transmit_with(&mut tx);
+        }
+    }
+
+    fn transmit_with(&self, tx: &mut Tx) {
         loop {
             if tx.link.is_none() {
                 return;
@@ -277,8 +293,14 @@ impl Shared {
         if !self.tx_blocked.swap(false, Ordering::AcqRel) {
             return None;
         }
-        let tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
-        tx.link.as_ref().and_then(|stream| stream.try_clone().ok())
+        let stream = {
+            let tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+            tx.link.as_ref().and_then(|stream| stream.try_clone().ok())
+        };
+        if self.tx_wanted.load(Ordering::Acquire) {
+            self.transmit();
+        }
+        stream
     }
 
     // Heartbeats.
