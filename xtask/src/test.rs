@@ -18,7 +18,15 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
     let lints = ["clippy", "--workspace", "--all-targets", "--release", "--locked"];
     steps.run("lints", cargo(&lints).args(["--", "-D", "warnings"]));
 
-    let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--release", "--locked", "--quiet"]);
+    let mut docs = cargo(&[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--release",
+        "--locked",
+        "--quiet",
+    ]);
     steps.run("documentation", docs.env("RUSTDOCFLAGS", "-D warnings"));
 
     if steps.run("build", &mut cargo(&["build", "--workspace", "--bins", "--release", "--locked"])) {
