@@ -53,7 +53,9 @@ impl Startup {
         match self {
             Self::Build(BuildError::Engine(_)) => HOST_LACKS,
             // The config names a kernel that is none.
-            Self::Build(BuildError::Kernel { .. } | BuildError::Builtin(_) | BuildError::Boot { .. }) => BAD_CONFIG,
+            Self::Build(BuildError::Kernel { .. } | BuildError::Builtin(_) | BuildError::Boot { .. }) => {
+                BAD_CONFIG
+            }
             _ => 1,
         }
     }

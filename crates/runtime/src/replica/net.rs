@@ -31,7 +31,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, lan: Arc<PacketSocket>) -> io::Result<
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait_for(lan.as_raw_fd(), libc::POLLIN, -1)
+                    wait_for(lan.as_raw_fd(), libc::POLLIN, -1);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The launcher is gone: the control socket tells, and ends the process.

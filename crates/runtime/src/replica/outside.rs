@@ -84,7 +84,7 @@ impl Outside {
             }
             OutputBody::Console { offset, bytes } => shared.control.console(offset, &bytes),
             OutputBody::Disk(request) if matches!(request.op, DiskOp::Write { .. }) => {
-                shared.disks.release(request)
+                shared.disks.release(request);
             }
             OutputBody::Disk(request) => shared.disks.submit(request),
             // What they mean was noted when they were made; the protocol ends the replica.

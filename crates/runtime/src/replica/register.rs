@@ -1,7 +1,7 @@
 //! Calls to the tie-breaker, each with a deadline: a hard mount may hang for ever, and then the answer is "unavailable".
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
-fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: Who, path: &PathBuf) -> Done {
+fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: Who, path: &Path) -> Done {
     let (sender, receiver) = mpsc::channel();
     let register = Arc::clone(register);
     let worker = std::thread::Builder::new().name("register call".into()).spawn(move || {
@@ -61,7 +61,7 @@ fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: W
         Ok(Err(_)) => format!("no answer within {} s", DEADLINE.as_secs()),
         Err(error) => error.to_string(),
     };
-    let unavailable = Unavailable::Io { doing: "asking", path: path.clone(), error };
+    let unavailable = Unavailable::Io { doing: "asking", path: path.to_path_buf(), error };
     match call {
         Call::Read => Done::Read(Err(unavailable)),
         Call::Ask(from) => Done::Answer(from, Answer::Unavailable(unavailable)),
