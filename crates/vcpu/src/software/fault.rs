@@ -15,6 +15,8 @@ pub(super) const NP: u8 = 11;
 pub(super) const STACK: u8 = 12;
 pub(super) const GP: u8 = 13;
 pub(super) const PAGE_FAULT: u8 = 14;
+pub(super) const MF: u8 = 16;
+pub(super) const XM: u8 = 19;
 
 /// How an event came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use super::is_nop;
 use crate::software::block::{Flow, Interpret};
 use crate::software::cpu::{Cpu, MODE_SSE_OFF};
 use crate::software::exec::{
-    bits, control, float, general, io, muldiv, sse, stack, string, system, transfer,
+    bits, control, float, general, io, mmx, muldiv, sse, sse_float, sse_later, stack, string, system,
+    transfer,
 };
 use crate::software::fault::Fault;
 
@@ -50,6 +51,12 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
     use Mnemonic::*;
     if i.is_invalid() {
         return general::undefined;
+    }
+    let mmx_with_xmm =
+        (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_xmm());
+    if let Some(run) = mmx::select(i) {
+        let off = mmx_with_xmm && mode & MODE_SSE_OFF != 0;
+        return if off { sse::forbidden } else { run };
     }
     let sse_op = sse_function(i);
     if let Some(run) = sse_op {
@@ -135,7 +142,7 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         In | Out => io::in_out,
         Fxsave | Fxsave64 => float::fxsave,
         Fxrstor | Fxrstor64 => float::fxrstor,
-        Fninit | Fnclex | Fldcw | Fnstcw | Fnstsw | Emms => float::x87_control,
+        Fninit | Fnclex | Fldcw | Fnstcw | Fnstsw => float::x87_control,
         Wait => float::wait,
         _ => general::unimplemented,
     }
@@ -159,6 +166,9 @@ fn sse_function(i: &Instruction) -> Option<Interpret> {
     if i.mnemonic() == Movnti {
         return Some(sse::move_part);
     }
+    if let Some(run) = sse_float::select(i) {
+        return Some(run);
+    }
     if !xmm {
         return None;
     }
@@ -170,6 +180,7 @@ fn sse_function(i: &Instruction) -> Option<Interpret> {
             sse::move_whole
         }
         _ if sse::is_packed(i) => sse::packed_operation,
-        _ => general::unimplemented,
+        Maskmovdqu => sse::masked_store,
+        _ => return Some(sse_later::select(i).unwrap_or(general::unimplemented)),
     })
 }

@@ -101,7 +101,7 @@ pub(in crate::software) fn mxcsr(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
     Ok(Flow::Next)
 }
 
-/// FNINIT, FNCLEX, FLDCW, FNSTCW, FNSTSW, EMMS.
+/// FNINIT, FNCLEX, FLDCW, FNSTCW, FNSTSW.
 pub(in crate::software) fn x87_control(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     c.x87_allowed()?;
     match i.mnemonic() {
@@ -124,7 +124,7 @@ pub(in crate::software) fn x87_control(c: &mut Cpu, i: &Instruction) -> Result<F
             let value = c.s.x87.status;
             c.set(i, 0, value.into())?;
         }
-        _ => c.s.x87.tag = 0,
+        _ => {}
     }
     Ok(Flow::Next)
 }

@@ -1,10 +1,10 @@
-//! SSE and SSE2: moves, logic and packed integers. Arithmetic on floating point comes later, in the same shape.
+//! SSE and SSE2: moves, logic and packed integers.
 
 use std::arch::x86_64 as host;
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::operand::register_offset;
+use super::operand::{register_offset, segment_number};
 use super::{load, next, store};
 use crate::software::block::Flow;
 use crate::software::cpu::{CR0_EM, CR4_OSFXSR, Cpu, Fast, Form, Slow, address};
@@ -43,7 +43,7 @@ impl Cpu {
     }
 
     /// Operand `n` of an XMM instruction: a register whole, memory as long as it is. 16 bytes must be aligned.
-    fn get_xmm(&mut self, i: &Instruction, n: u32) -> Result<u128, Fault> {
+    pub(super) fn get_xmm(&mut self, i: &Instruction, n: u32) -> Result<u128, Fault> {
         if i.op_kind(n) == OpKind::Register {
             let register = i.op_register(n);
             return Ok(if register.is_xmm() {
@@ -133,6 +133,38 @@ pub(in crate::software) fn move_handler(is_store: bool, aligned: bool, slow: boo
     }
 }
 
+/// MASKMOVDQU: bytes of the first register whose byte in the second has its top bit set, to DS:RDI.
+pub(in crate::software) fn masked_store(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let (value, select) = (c.xmm[Cpu::xmm_number(i, 1)], c.xmm[Cpu::xmm_number(i, 2)]);
+    c.store_bytes(i, 16, value, select)
+}
+
+impl Cpu {
+    /// Stores the bytes of `value` that `select` picks by its top bits to the implicit operand at RDI.
+    pub(super) fn store_bytes(
+        &mut self,
+        i: &Instruction,
+        count: u64,
+        value: u128,
+        select: u128,
+    ) -> Result<Flow, Fault> {
+        self.address_vector = 13;
+        let wide = match i.op0_kind() {
+            OpKind::MemorySegDI => 0xFFFF,
+            OpKind::MemorySegEDI => 0xFFFF_FFFF,
+            _ => u64::MAX,
+        };
+        let start = self.in_segment(segment_number(i.memory_segment()), self.gpr[7] & wide);
+        // As on silicon, all bytes must be writable, whichever are picked.
+        self.check_write(start, count as usize)?;
+        for n in (0..count).filter(|n| select >> (8 * n + 7) & 1 == 1) {
+            let at = self.wrap(start.wrapping_add(n));
+            self.write(at, 1, (value >> (8 * n)) as u64 & 0xFF)?;
+        }
+        Ok(Flow::Next)
+    }
+}
+
 /// Moves of parts: MOVD, MOVQ, MOVSS, MOVSD, MOVLPS, MOVHPS and their kind, MOVNTI, MOVMSKPS, PMOVMSKB, MASKMOVDQU.
 pub(in crate::software) fn move_part(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     use Mnemonic::*;
@@ -203,7 +235,7 @@ macro_rules! binary {
 }
 
 /// The result of a packed operation, if it is one of ours. `a` is the destination.
-fn packed(mnemonic: Mnemonic, a: u128, b: u128) -> Option<u128> {
+pub(super) fn packed(mnemonic: Mnemonic, a: u128, b: u128) -> Option<u128> {
     binary! { mnemonic, a, b;
         Pxor | Xorps | Xorpd => _mm_xor_si128,
         Pand | Andps | Andpd => _mm_and_si128,
