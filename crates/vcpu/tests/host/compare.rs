@@ -56,7 +56,8 @@ impl Latitude {
         let x87_status = bits.iter().filter(|(bit, _)| undefined & bit != 0).map(|(_, flag)| flag).sum();
         let mut latitude = Self { flags, x87_status, ..Self::default() };
         latitude.shift(instruction, case);
-        latitude.faults_by_page = instruction.memory_size().size() > 16;
+        latitude.faults_by_page = instruction.memory_size().size() > 16
+            || matches!(instruction.mnemonic(), Mnemonic::Fldenv | Mnemonic::Fnstenv);
         match instruction.mnemonic() {
             // Without a bit set the destination is undefined on paper. Both makers leave it alone; with 32-bit
             // operands the upper half is cleared or not.

@@ -7,7 +7,7 @@ use crate::software::block::{Flow, Interpret};
 use crate::software::cpu::{Cpu, MODE_SSE_OFF};
 use crate::software::exec::{
     bits, control, float, general, io, mmx, muldiv, sse, sse_float, sse_later, stack, string, system,
-    transfer,
+    transfer, x87,
 };
 use crate::software::fault::Fault;
 
@@ -62,6 +62,7 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
     if let Some(run) = sse_op {
         return if mode & MODE_SSE_OFF != 0 { sse::forbidden } else { run };
     }
+    let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
     match i.mnemonic() {
         Mov => {
             let special = (0..2).find(|n| i.op_kind(*n) == OpKind::Register && !i.op_register(*n).is_gpr());
@@ -144,6 +145,18 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         Fxrstor | Fxrstor64 => float::fxrstor,
         Fninit | Fnclex | Fldcw | Fnstcw | Fnstsw => float::x87_control,
         Wait => float::wait,
+        Fnstenv | Fnsave => x87::store_environment,
+        Fldenv | Frstor => x87::load_environment,
+        Fneni | Fndisi | Fnsetpm => x87::obsolete,
+        F2xm1 | Fyl2x | Fyl2xp1 | Fpatan | Fptan | Fsin | Fcos | Fsincos => general::unimplemented,
+        Fst | Fstp | Fist | Fistp | Fisttp | Fbstp if memory => x87::to_memory,
+        _ if x87::is_arithmetic(i) => {
+            if memory {
+                x87::from_memory
+            } else {
+                x87::on_registers
+            }
+        }
         _ => general::unimplemented,
     }
 }

@@ -1,23 +1,23 @@
-//! Floating-point state: FXSAVE, FXRSTOR, MXCSR, and the x87 control instructions. x87 arithmetic comes later.
+//! Floating-point state: FXSAVE, FXRSTOR, MXCSR, and the x87 control instructions.
 
 use iced_x86::{Instruction, Mnemonic};
 
 use crate::software::block::Flow;
 use crate::software::cpu::{CR0_EM, CR0_MP, CR0_TS, Cpu};
-use crate::software::fault::{Fault, NM};
+use crate::software::fault::{Fault, MF, NM};
 use crate::state::X87;
 
 /// Bits of MXCSR that exist.
 const MXCSR_MASK: u32 = 0xFFFF;
 
 impl Cpu {
-    fn x87_allowed(&self) -> Result<(), Fault> {
+    pub(super) fn x87_allowed(&self) -> Result<(), Fault> {
         if self.s.cr0 & (CR0_EM | CR0_TS) != 0 { Err(Fault::new(NM)) } else { Ok(()) }
     }
 }
 
 /// The status word with ES and B as its exception flags and the masks make them.
-fn summarised(status: u16, control: u16) -> u16 {
+pub(super) fn summarised(status: u16, control: u16) -> u16 {
     let pending = status & !control & 0x3F != 0;
     status & !0x8080 | if pending { 0x8080 } else { 0 }
 }
@@ -103,7 +103,11 @@ pub(in crate::software) fn mxcsr(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
 
 /// FNINIT, FNCLEX, FLDCW, FNSTCW, FNSTSW.
 pub(in crate::software) fn x87_control(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
-    c.x87_allowed()?;
+    if i.mnemonic() == Mnemonic::Fldcw {
+        c.x87_waits()?;
+    } else {
+        c.x87_allowed()?;
+    }
     match i.mnemonic() {
         Mnemonic::Fninit => {
             c.s.x87.control = 0x37F;
@@ -131,5 +135,11 @@ pub(in crate::software) fn x87_control(c: &mut Cpu, i: &Instruction) -> Result<F
 
 /// FWAIT.
 pub(in crate::software) fn wait(c: &mut Cpu, _: &Instruction) -> Result<Flow, Fault> {
-    if c.s.cr0 & (CR0_MP | CR0_TS) == CR0_MP | CR0_TS { Err(Fault::new(NM)) } else { Ok(Flow::Next) }
+    if c.s.cr0 & (CR0_MP | CR0_TS) == CR0_MP | CR0_TS {
+        Err(Fault::new(NM))
+    } else if c.s.x87.status & 0x80 != 0 {
+        Err(Fault::new(MF))
+    } else {
+        Ok(Flow::Next)
+    }
 }

@@ -23,6 +23,7 @@ pub(super) mod stack;
 pub(super) mod string;
 pub(super) mod system;
 pub(super) mod transfer;
+pub(super) mod x87;
 
 use super::block::{Block, Flow, Interpreted, JUMPS};
 use super::cpu::{Cpu, Exit, Form, Slow};
