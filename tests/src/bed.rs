@@ -119,15 +119,16 @@ impl Bed {
         self.try_status().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Asks for the status until it is as wanted.
+    /// Asks for the status until it is as wanted; a pair that is only starting has none yet.
     pub fn wait_status(&self, what: &str, limit: Duration, wanted: impl Fn(&Status) -> bool) -> Status {
         let until = Instant::now() + limit;
         loop {
-            let status = self.status();
-            if wanted(&status) {
-                return status;
-            }
-            assert!(Instant::now() < until, "status is not as expected ({what}): {}", status.json);
+            let last = match self.try_status() {
+                Ok(status) if wanted(&status) => return status,
+                Ok(status) => status.json.to_string(),
+                Err(error) => error,
+            };
+            assert!(Instant::now() < until, "status is not as expected ({what}): {last}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
