@@ -14,6 +14,7 @@ use exit::Exit;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    log_to_stderr();
     let exit = match &cli.command {
         None => machine::run(&cli.run),
         Some(Command::Check { file, sets }) => check::check(file, sets),
@@ -26,4 +27,13 @@ fn main() -> ExitCode {
         }
     };
     exit.into()
+}
+
+/// Warnings and errors of the libraries go to standard error; `FT_LOG` asks for more (`FT_LOG=debug`, `FT_LOG=ft_devices=debug`).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::WARN.into())
+        .with_env_var("FT_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
 }

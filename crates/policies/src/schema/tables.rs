@@ -153,7 +153,8 @@ pub(crate) struct Replicas {
     /// Where replica b listens for its peer. An address of this machine (loopback) in this version.
     #[schemars(with = "At<Address>", extend("examples" = ["127.0.0.1:7002"]))]
     pub(crate) b: Option<At<Address>>,
-    /// How long a start waits for the other replica before the guest runs without it; at most "60 min".
+    /// How long a start waits for the other replica before the guest runs without it; at most "60 min". Only the replica
+    /// that holds the last generation (`a`, before the first) starts alone: the other cannot know what it missed.
     #[schemars(extend("default" = DEFAULT_START_ALONE))]
     pub(crate) start_alone: Option<At<Time>>,
     /// Whether a replica that was lost is started again and joins. Not available in this version.
