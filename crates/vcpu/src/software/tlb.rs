@@ -197,7 +197,7 @@ pub(super) enum Place {
 }
 
 impl Cpu {
-    fn canonical(&self, address: u64, size: u64) -> Result<(), Fault> {
+    pub(super) fn canonical(&self, address: u64, size: u64) -> Result<(), Fault> {
         let last = address.wrapping_add(size - 1);
         let ok = |a: u64| ((a as i64) << 16 >> 16) as u64 == a;
         if ok(address) && ok(last) { Ok(()) } else { Err(Fault::with_code(self.address_vector, 0)) }

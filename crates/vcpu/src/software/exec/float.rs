@@ -26,6 +26,7 @@ pub(super) fn summarised(status: u16, control: u16) -> u16 {
 pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     c.x87_allowed()?;
     let at = c.linear(i);
+    c.canonical(at, 1)?;
     if at & 15 != 0 {
         return Err(Fault::gp());
     }
@@ -45,7 +46,10 @@ pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
         image[160 + 16 * n..176 + 16 * n].copy_from_slice(&c.xmm[n].to_le_bytes());
     }
     let used = 160 + 16 * registers;
-    c.check_write(at, used)?;
+    // All of the image must be there, whatever part of it is used. The last byte is looked at first, as AMD's do.
+    let last = c.wrap(at.wrapping_add(511));
+    c.check_write(last, 1)?;
+    c.check_write(at, 512)?;
     for n in (0..used).step_by(8) {
         let value = u64::from_le_bytes(std::array::from_fn(|byte| image[n + byte]));
         let to = c.wrap(at.wrapping_add(n as u64));
@@ -58,9 +62,13 @@ pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
 pub(in crate::software) fn fxrstor(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     c.x87_allowed()?;
     let at = c.linear(i);
+    c.canonical(at, 1)?;
     if at & 15 != 0 {
         return Err(Fault::gp());
     }
+    let last = c.wrap(at.wrapping_add(511));
+    c.check_read(last, 1)?;
+    c.check_read(at, 512)?;
     let mut image = [0_u8; 512];
     for n in (0..416).step_by(8) {
         let from = c.wrap(at.wrapping_add(n as u64));
