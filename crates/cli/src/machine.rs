@@ -46,7 +46,9 @@ pub(crate) fn run(args: &RunArgs) -> Exit {
 
 fn run_replica(config: Config, replica: ReplicaId, solo: bool, fds: LauncherFds, faults: Vec<Fault>) -> Exit {
     let (Some(control), Some(lan)) = (inherited(fds.control), inherited(fds.lan)) else {
-        eprintln!("ft-vm: --launcher-fds: these descriptors are not open; the option is for the launcher only");
+        eprintln!(
+            "ft-vm: --launcher-fds: these descriptors are not open; the option is for the launcher only"
+        );
         return Exit::BadConfig;
     };
     let code = replica::run(ReplicaArgs { config, replica, solo, control, lan, faults });

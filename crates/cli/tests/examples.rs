@@ -15,7 +15,8 @@ fn shipped_configs_are_accepted() {
     let shipped = [configs("config"), configs("examples")].concat();
     assert!(shipped.len() >= 6, "found only {shipped:?}");
     for path in shipped {
-        let output = Command::new(env!("CARGO_BIN_EXE_ft-vm")).arg("check").arg(&path).output().expect("it starts");
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_ft-vm")).arg("check").arg(&path).output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {said}", path.display());
     }

@@ -39,7 +39,9 @@ pub enum BootError {
     )]
     NoPvhEntry,
     /// The kernel would overwrite the boot data.
-    #[error("the kernel wants to be loaded at {0:#x}, where boot data lie; it must be linked at 1 MiB or above")]
+    #[error(
+        "the kernel wants to be loaded at {0:#x}, where boot data lie; it must be linked at 1 MiB or above"
+    )]
     TooLow(u64),
     /// Too long or not text.
     #[error("the kernel command line cannot be used: {0}")]
@@ -89,10 +91,14 @@ pub fn load(ram: &GuestRam, ram_size: u64, kernel: &[u8], command_line: &str) ->
     };
     let mut params = BootParams::new(&start_info, GuestAddress(START_INFO));
     params.set_sections(&memory_map, GuestAddress(MEMORY_MAP));
-    PvhBootConfigurator::write_bootparams(&params, ram).map_err(|error| BootError::Layout(error.to_string()))?;
+    PvhBootConfigurator::write_bootparams(&params, ram)
+        .map_err(|error| BootError::Layout(error.to_string()))?;
 
     if !ram.address_in_range(entry) {
-        return Err(BootError::Elf(format!("its entry point {:#x} is outside the machine's memory", entry.0)));
+        return Err(BootError::Elf(format!(
+            "its entry point {:#x} is outside the machine's memory",
+            entry.0
+        )));
     }
     Ok(CpuState::reset_pvh(entry.0, START_INFO))
 }

@@ -48,7 +48,8 @@ pub(crate) fn named(prefix: &str, leaves: Vec<(String, u64)>) -> Vec<(String, u6
 /// Gives the CPU's leaves the names that people know.
 pub(crate) fn registers(leaves: Vec<(String, u64)>) -> Vec<(String, u64)> {
     const GENERAL: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+        "r14", "r15",
     ];
     let number = |name: &str| name.strip_prefix("gpr[")?.strip_suffix(']')?.parse::<usize>().ok();
     let known = |name: String| match number(&name).and_then(|number| GENERAL.get(number)) {
@@ -77,7 +78,8 @@ pub(crate) fn is_full(bytes: &[u8]) -> bool {
 pub(crate) fn compare(mine: &[(String, u64)], theirs: &[u8], position: u64) -> Result<(), Difference> {
     let received = theirs.get(1..).unwrap_or(&[]);
     let (values, rest) = received.as_chunks::<4>();
-    let differs = |index: usize| values.get(index).is_none_or(|v| u32::from_le_bytes(*v) != short(mine[index].1));
+    let differs =
+        |index: usize| values.get(index).is_none_or(|v| u32::from_le_bytes(*v) != short(mine[index].1));
     let mut different = (0..mine.len()).filter(|index| differs(*index));
     if let Some(first) = different.next() {
         let (name, value) = &mine[first];
@@ -118,9 +120,7 @@ impl Window {
 }
 
 fn device_written(ram: &GuestRam) -> Vec<usize> {
-    ram.iter().next().map_or_else(Vec::new, |region| {
-        region.bitmap().take_device_written()
-    })
+    ram.iter().next().map_or_else(Vec::new, |region| region.bitmap().take_device_written())
 }
 
 fn leaf(ram: &GuestRam, page: u64) -> (String, u64) {

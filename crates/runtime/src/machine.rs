@@ -99,8 +99,9 @@ impl Machine {
                 let image = ft_guests::builtin(builtin);
                 image.ok_or_else(|| BuildError::Builtin(builtin.clone()))?.to_vec()
             }
-            Kernel::File(path) => std::fs::read(path)
-                .map_err(|error| BuildError::Kernel { path: path.clone(), error })?,
+            Kernel::File(path) => {
+                std::fs::read(path).map_err(|error| BuildError::Kernel { path: path.clone(), error })?
+            }
         };
         let disks = config.disks.iter().zip(disk_sectors);
         let board = BoardSpec {

@@ -50,7 +50,9 @@ impl Bench {
             if stop == Stop::Halted {
                 let Some(deadline) = self.machine.next_deadline_ns() else { return };
                 let time = deadline.max(self.machine.now_ns());
-                self.machine.apply(&Input::Anchor(Anchor { time, rate: 1 << 32 })).expect("anchors always fit");
+                self.machine
+                    .apply(&Input::Anchor(Anchor { time, rate: 1 << 32 }))
+                    .expect("anchors always fit");
             }
         }
     }

@@ -1,5 +1,8 @@
 //! Two replicas, a toy guest in each, a network, a register and an observer of everything that is released.
 
+mod guest;
+mod random;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use ft_core::input::{Input, NetRx};
@@ -7,30 +10,11 @@ use ft_core::replica::{Effect, Event, Mode, Phase, Replica, Settings};
 use ft_core::{Body, OutputClass, ReplicaId};
 use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Unavailable, Who};
 
+pub use guest::{Content, Guest};
+pub use random::Random;
+
 pub const MS: u64 = 1_000_000;
 pub const TIMEOUT: u64 = 200 * MS;
-
-/// splitmix64
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mix(self.0)
-    }
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-    pub fn chance(&mut self, one_in: u64) -> bool {
-        self.below(one_in) == 0
-    }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
 
 struct Silence {
     last: Option<u64>,
@@ -56,56 +40,6 @@ impl Pacing for Full {
     fn on_lag(&mut self, _now: u64, _lag: u64) {}
     fn share(&self) -> u32 {
         1000
-    }
-}
-
-/// An output's content: its number in the guest's life and a value that depends on all inputs before it.
-pub type Content = (u64, u64);
-
-/// A deterministic guest: one number, stepped; some steps make an output; the last output is its end.
-#[derive(Clone)]
-pub struct Guest {
-    pub position: u64,
-    pub state: u64,
-    outputs: u64,
-    end_after: u64,
-    pub over: bool,
-    /// Numbers of the frames it has received.
-    frames: BTreeSet<u64>,
-}
-
-impl Guest {
-    fn new(end_after: u64) -> Self {
-        Self { position: 0, state: 1, outputs: 0, end_after, over: false, frames: BTreeSet::new() }
-    }
-
-    fn run(&mut self, until: u64) -> Option<(u64, OutputClass, Content)> {
-        while self.position < until && !self.over {
-            self.position += 1;
-            self.state = mix(self.state.wrapping_add(self.position));
-            if self.state.is_multiple_of(50) {
-                let number = self.outputs;
-                self.outputs += 1;
-                self.over = self.outputs == self.end_after;
-                let class = match (self.over, self.state % 3) {
-                    (true, _) => OutputClass::End,
-                    (_, 0) => OutputClass::Net,
-                    (_, 1) => OutputClass::Console,
-                    _ => OutputClass::DiskWrite,
-                };
-                return Some((self.position, class, (number, self.state)));
-            }
-        }
-        None
-    }
-
-    fn apply(&mut self, input: &Input) {
-        if let Input::NetRx(batch) = input {
-            self.frames.insert(batch.switch_seq);
-            for byte in batch.frames.iter().flatten() {
-                self.state = mix(self.state ^ u64::from(*byte));
-            }
-        }
     }
 }
 
