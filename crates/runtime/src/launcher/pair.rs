@@ -400,19 +400,19 @@ impl Pair {
     }
 
     fn ended(&mut self, index: usize, code: u8, message: String) {
+        let decides = self.parts.lan.switch.live().is_none_or(|live| live == index);
         let seat = &mut self.parts.seats[index];
         let message = message.trim_end();
         if self.ending.is_none() && !is_power_off(code) {
             say(&format!("{} ended with code {code}: {message}", seat.name()));
             seat.announced = true;
-        } else if self.ending.is_none() && !message.is_empty() {
+        } else if self.ending.is_none() && decides && !message.is_empty() {
             say(&format!("replica {}: {message}", seat.id));
         }
         seat.ended = Some((code, message.to_owned()));
         if self.ending.is_some() {
             return;
         }
-        let decides = self.parts.lan.switch.live().is_none_or(|live| live == index);
         if !self.started {
             self.stop(Some(code));
         } else if is_power_off(code) && decides {

@@ -132,7 +132,7 @@ impl Runner {
     pub(super) fn outputs_live(&mut self) -> bool {
         let mut held = false;
         for Output { position, body } in self.machine.take_outputs() {
-            self.note_end(&body);
+            self.note_end(position, &body);
             match (self.recording.decide(&body), body) {
                 (Disposition::AfterAck | Disposition::Keep, body) => {
                     if let OutputBody::Disk(request) = &body {
@@ -156,7 +156,7 @@ impl Runner {
     /// Keeps the machine's outputs back.
     pub(super) fn outputs_backup(&mut self) {
         for Output { position, body } in self.machine.take_outputs() {
-            self.note_end(&body);
+            self.note_end(position, &body);
             if self.replaying.decide(&body) != Disposition::Keep {
                 continue;
             }
@@ -166,10 +166,12 @@ impl Runner {
         }
     }
 
-    fn note_end(&mut self, body: &OutputBody) {
+    fn note_end(&self, position: u64, body: &OutputBody) {
         let (code, message) = match body {
-            OutputBody::PowerOff { code: 0 } => (0, String::new()),
-            OutputBody::PowerOff { code } => (code.saturating_add(64), String::new()),
+            OutputBody::PowerOff { code: 0 } => (0, format!("the guest powered off at position {position}")),
+            OutputBody::PowerOff { code } => {
+                (code.saturating_add(64), format!("the guest powered off with code {code} at position {position}"))
+            }
             OutputBody::Reset => (0, "the guest asked for a reset, which ends it in this version".to_owned()),
             OutputBody::Dead(why) => (1, why.clone()),
             _ => return,
