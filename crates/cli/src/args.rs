@@ -151,7 +151,6 @@ mod tests {
             "--solo",
             "--config",
             "--config x --replica c",
-            "--config x --replica a --solo",
             "--config x --launcher-fds 5,6",
             "--config x --replica a --launcher-fds 5",
             "--config x --replica a --launcher-fds 5,5",

@@ -93,3 +93,12 @@ fn what_is_not_there_yet_says_so() {
         assert!(said(&output).contains("not available in this version"));
     }
 }
+
+#[test]
+fn a_replica_by_hand_is_refused_until_there_are_two_hosts() {
+    for args in [&["--replica", "b"][..], &["--replica", "a", "--solo"]] {
+        let output = ft_vm(&[&["--config", &config("pair.toml")], args].concat());
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
+        assert!(said(&output).contains("not available in this version"), "{}", said(&output));
+    }
+}

@@ -169,9 +169,10 @@ impl Runner {
     fn note_end(&self, position: u64, body: &OutputBody) {
         let (code, message) = match body {
             OutputBody::PowerOff { code: 0 } => (0, format!("the guest powered off at position {position}")),
-            OutputBody::PowerOff { code } => {
-                (code.saturating_add(64), format!("the guest powered off with code {code} at position {position}"))
-            }
+            OutputBody::PowerOff { code } => (
+                code.saturating_add(64),
+                format!("the guest powered off with code {code} at position {position}"),
+            ),
             OutputBody::Reset => (0, "the guest asked for a reset, which ends it in this version".to_owned()),
             OutputBody::Dead(why) => (1, why.clone()),
             _ => return,
