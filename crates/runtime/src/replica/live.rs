@@ -17,6 +17,8 @@ const DIGEST_TIME: Nanos = 2_000_000_000;
 const SLICE: Nanos = 1_000_000;
 /// Longest sleep of a halted guest before an anchor says that time goes on.
 const LONG_IDLE: Nanos = 500_000_000;
+/// Most unimplemented instructions that are named.
+const TOLD: usize = 64;
 /// Inputs applied before the guest runs again.
 const BATCH: usize = 64;
 /// Pacing sleeps when this much is due, and not longer than that at a time.
@@ -52,6 +54,7 @@ impl Runner {
             let position = self.machine.position();
             self.shared.position.store(position, Ordering::Release);
             self.shared.guest.store(self.machine.now_ns(), Ordering::Relaxed);
+            self.tell_unimplemented();
             match stop {
                 Stop::Reached => {
                     if self.clock.is_due(after) {
@@ -90,6 +93,15 @@ impl Runner {
                 }
             }
             self.pace(share, after.saturating_sub(before));
+        }
+    }
+
+    /// Tells the operator of instructions that the engine lacks, each once; a guest cannot flood the launcher with them.
+    fn tell_unimplemented(&mut self) {
+        for what in self.machine.take_unimplemented() {
+            if self.told.len() < TOLD && self.told.insert(what.clone()) {
+                self.shared.control.notice(what);
+            }
         }
     }
 

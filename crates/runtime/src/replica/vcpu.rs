@@ -1,5 +1,6 @@
 //! The vCPU's thread: the only one that touches the machine and that appends to the log.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,6 +39,8 @@ pub(super) struct Runner {
     pub(super) poll: Nanos,
     /// Time that pacing has taken away and that was not slept yet.
     pub(super) debt: Nanos,
+    /// Unimplemented instructions that the operator was told of.
+    pub(super) told: BTreeSet<String>,
 }
 
 /// Starts the thread.
@@ -62,6 +65,7 @@ pub(super) fn spawn(
         digested: 0,
         poll: if enough { 50_000 } else { 0 },
         debt: 0,
+        told: BTreeSet::new(),
     };
     std::thread::Builder::new().name("vcpu".into()).spawn(move || {
         runner.shared.set_vcpu();
