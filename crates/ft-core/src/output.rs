@@ -3,6 +3,8 @@
 //! Device models inside the machine only ever *say* what they want done; whether it is done now, held until the backup has
 //! acknowledged it (the Output Rule), or kept back on a backup, is decided outside by the FT layers.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// An output and the position after the instruction that made it: a machine that stands there has made it.
@@ -87,4 +89,53 @@ pub enum DiskOp {
     },
     /// Make completed writes durable.
     Flush,
+    /// The guest needs the content no more. It reads as zeroes afterwards, on every disk: a content that a disk may choose would
+    /// not be the same on two of them.
+    Discard {
+        /// First sector.
+        sector: u64,
+        /// How many.
+        count: u32,
+    },
+    /// Write zeroes.
+    WriteZeroes {
+        /// First sector.
+        sector: u64,
+        /// How many.
+        count: u32,
+        /// The blocks may be given back to the host.
+        unmap: bool,
+    },
+}
+
+/// Bytes of a sector.
+pub const SECTOR: u64 = 512;
+
+impl DiskOp {
+    /// The sectors that it touches; none for a flush.
+    pub fn sectors(&self) -> Range<u64> {
+        let (sector, count) = match self {
+            Self::Read { sector, len } => (*sector, u64::from(*len).div_ceil(SECTOR)),
+            Self::Write { sector, data } => (*sector, (data.len() as u64).div_ceil(SECTOR)),
+            Self::Flush => return 0..0,
+            Self::Discard { sector, count } | Self::WriteZeroes { sector, count, .. } => {
+                (*sector, u64::from(*count))
+            }
+        };
+        sector..sector.saturating_add(count)
+    }
+
+    /// True if it changes what the disk holds.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::WriteZeroes { .. })
+    }
+
+    /// Bytes of data that it carries or asks for.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Read { len, .. } => u64::from(*len),
+            Self::Write { data, .. } => data.len() as u64,
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => 0,
+        }
+    }
 }

@@ -206,13 +206,32 @@ pub struct Disk {
     pub reads: Reads,
     /// The guest may not write, and the file is opened for reading only.
     pub read_only: bool,
+    /// Faults to inject between the replica and the file, for experiments.
+    pub faults: Option<DiskFaults>,
 }
+
+impl Disk {
+    /// The file of one replica; of a machine without fault tolerance for `None`. Only a separate disk's path holds `{replica}`,
+    /// and a machine without fault tolerance has a copy of its own (`solo`), so that a comparison never changes a pair's data.
+    pub fn path_of(&self, replica: Option<ReplicaId>) -> PathBuf {
+        let name = replica.map_or("solo", ReplicaId::name);
+        match self.path.to_str() {
+            Some(text) if text.contains(REPLICA) => PathBuf::from(text.replace(REPLICA, name)),
+            _ => self.path.clone(),
+        }
+    }
+}
+
+/// What stands for the replica's name in the path of a separate disk.
+pub const REPLICA: &str = "{replica}";
 
 /// Whether both replicas use the same disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     /// One disk that both reach; whoever is live writes.
     Shared,
+    /// Each replica has a copy of its own and writes it itself.
+    Separate,
 }
 
 /// Who reads a disk.
@@ -220,7 +239,37 @@ pub enum Sharing {
 pub enum Reads {
     /// The primary; the log carries the data.
     Primary,
+    /// Both; the log carries that the read is done, and the backup reads for itself.
+    Backup,
 }
+
+/// `[disk.faults]`: what goes wrong on purpose between a replica and its disk's file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiskFaults {
+    /// On which replica; `None` is both, and a machine without fault tolerance.
+    pub replica: Option<ReplicaId>,
+    /// Requests of the disk that are left alone first.
+    pub after: u64,
+    /// Share of reads that fail, 0 to 1.
+    pub read_errors: f64,
+    /// Share of writes (discards, write-zeroes) that fail.
+    pub write_errors: f64,
+    /// Share of flushes that fail.
+    pub flush_errors: f64,
+    /// Share of reads and writes that the host carries out in pieces.
+    pub short: f64,
+    /// Share of requests that are delayed.
+    pub delayed: f64,
+    /// By how much each of those is delayed, before it touches the file.
+    pub delay: Time,
+    /// Writes reach the file at a flush only, as in a host's cache that a power failure empties: what was not flushed when the
+    /// process ends is lost, but for a part of one write.
+    pub lose_unflushed: bool,
+    /// Which requests are struck: the same seed strikes the same ones.
+    pub seed: u64,
+}
+
+impl Eq for DiskFaults {}
 
 /// `[[net]]`
 #[derive(Clone, Debug, PartialEq, Eq)]

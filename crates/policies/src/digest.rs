@@ -53,18 +53,21 @@ fn canonical(config: &Config) -> String {
         },
     );
     for disk in disks {
-        let crate::config::Disk { path: _, size, sharing, reads, read_only } = disk;
+        // Faults are injected on one side or the other: they are no part of the machine.
+        let crate::config::Disk { path: _, size, sharing, reads, read_only, faults: _ } = disk;
         line("disk.size", &size.map_or_else(String::new, |size| size.bytes().to_string()));
         line(
             "disk.sharing",
             match sharing {
                 Sharing::Shared => &"shared",
+                Sharing::Separate => &"separate",
             },
         );
         line(
             "disk.reads",
             match reads {
                 Reads::Primary => &"primary",
+                Reads::Backup => &"backup",
             },
         );
         line("disk.read-only", read_only);

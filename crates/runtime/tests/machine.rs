@@ -78,6 +78,10 @@ impl Bench {
                         self.disk[start..start + data.len()].copy_from_slice(data);
                     }
                     DiskOp::Flush => {}
+                    DiskOp::Discard { sector, count } | DiskOp::WriteZeroes { sector, count, .. } => {
+                        let start = *sector as usize * 512;
+                        self.disk[start..start + *count as usize * 512].fill(0);
+                    }
                 }
                 let done = DiskDone { disk: 0, request: request.request, status: DiskStatus::Ok, data };
                 self.machine.apply(&Input::DiskDone(done)).expect("it was asked for");

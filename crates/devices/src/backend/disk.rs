@@ -1,138 +1,42 @@
-//! A disk of the host: a file or block device read and written with pread, pwrite and fdatasync.
-//!
-//! Never io_uring: a killed process's requests there may still land after it is gone (the fence of a shared disk relies on
-//! that they do not).
+//! A disk as the guest's requests see it: carries them out on a [`Medium`].
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use ft_core::input::{DiskDone, DiskStatus};
-use ft_core::output::{DiskOp, DiskRequest};
+use ft_core::output::{DiskOp, DiskRequest, SECTOR};
 
-/// How a disk is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskOptions {
-    /// File or block device.
-    pub path: PathBuf,
-    /// Bytes that it has at least, and exactly if it is created; `None` takes what is there.
-    pub size: Option<u64>,
-    /// Creates the file, sparse, if it is missing. Needs `size`.
-    pub create: bool,
-    /// Opened for reading only.
-    pub read_only: bool,
-    /// How it is locked against other users.
-    pub lock: Lock,
-}
+use super::file::{DiskError, DiskOptions, FileMedium};
+use super::medium::Medium;
 
-/// The lock held on a disk while it is open (an open-file-description lock: it goes with the last handle, even of a
-/// killed process).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lock {
-    /// Members of a pair hold it together.
-    Shared,
-    /// Nobody else may have it open.
-    Exclusive,
-}
-
-/// Why a disk cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// The directory of the path is missing.
-    #[error("{}: its directory does not exist", .0.display())]
-    NoDirectory(PathBuf),
-    /// There is no such file and it is not to be created.
-    #[error("{}: does not exist, and no size is given to create it with", .0.display())]
-    Missing(PathBuf),
-    /// No right to write, or the medium is read-only.
-    #[error("{}: cannot be written; give it write permission or make the disk read-only", .0.display())]
-    NotWritable(PathBuf),
-    /// Neither a regular file nor a block device.
-    #[error("{}: is neither a file nor a block device", .0.display())]
-    NotADisk(PathBuf),
-    /// The file has fewer bytes than the config says.
-    #[error("{}: has {found} bytes, the config asks for {wanted}", .path.display())]
-    TooShort {
-        /// The file.
-        path: PathBuf,
-        /// Its size in bytes.
-        found: u64,
-        /// Bytes wanted.
-        wanted: u64,
-    },
-    /// The size is not a multiple of a sector.
-    #[error("{}: {size} bytes is not a whole number of 512-byte sectors", .path.display())]
-    NotSectors {
-        /// The file.
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// Somebody else has it open in a way that excludes this use.
-    #[error("{}: is in use by another machine", .0.display())]
-    InUse(PathBuf),
-    /// Any other failure of the host.
-    #[error("{}: {error}", .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        error: std::io::Error,
-    },
-}
-
-/// An open disk.
+/// A disk with everything that stands between the guest's requests and its file.
 #[derive(Debug)]
 pub struct DiskBackend {
-    file: File,
+    medium: Box<dyn Medium>,
     path: PathBuf,
-    len: u64,
-    read_only: bool,
 }
 
 impl DiskBackend {
-    /// Opens, and creates if asked to, a disk, and locks it.
+    /// A disk on `medium`; `path` is its name in messages.
+    pub fn new(medium: Box<dyn Medium>, path: &Path) -> Self {
+        Self { medium, path: path.to_owned() }
+    }
+
+    /// A disk on a file and nothing between.
     ///
     /// # Errors
-    /// See [`DiskError`]; each says what to do or where to look.
+    /// See [`DiskError`].
     pub fn open(options: &DiskOptions) -> Result<Self, DiskError> {
-        let path = options.path.clone();
-        let io = |error| DiskError::Io { path: path.clone(), error };
-        let file = open(options)?;
-        set_lock(&file, &path, options.lock, options.read_only)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() && !metadata.file_type().is_block_device() {
-            return Err(DiskError::NotADisk(path));
-        }
-        // The metadata of a block device says 0 bytes; its end does not.
-        let mut found = (&file).seek(SeekFrom::End(0)).map_err(io)?;
-        if let Some(wanted) = options.size {
-            // Only a file that was just created, here or by the other member a moment ago, is empty.
-            if found == 0 && options.create && !options.read_only && metadata.is_file() {
-                file.set_len(wanted).map_err(io)?;
-                found = wanted;
-            }
-            if found < wanted {
-                return Err(DiskError::TooShort { path, found, wanted });
-            }
-        }
-        let len = options.size.unwrap_or(found);
-        if !len.is_multiple_of(512) {
-            return Err(DiskError::NotSectors { path, size: len });
-        }
-        Ok(Self { file, path, len, read_only: options.read_only })
+        Ok(Self::new(Box::new(FileMedium::open(options)?), &options.path))
     }
 
     /// Size in bytes, as the guest sees it.
     pub fn len(&self) -> u64 {
-        self.len
+        self.medium.len()
     }
 
     /// True if it has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.medium.is_empty()
     }
 
     /// Where it is.
@@ -140,20 +44,16 @@ impl DiskBackend {
         &self.path
     }
 
-    /// Changes the lock that is held: a cold start takes it exclusively, then lets the other member in.
-    ///
-    /// # Errors
-    /// Somebody else's lock excludes it; the one held so far stays.
-    pub fn set_lock(&self, lock: Lock) -> Result<(), DiskError> {
-        set_lock(&self.file, &self.path, lock, self.read_only)
-    }
-
     /// Carries out a request and waits for its end. A failure of the host is an I/O error to the guest and a line in the log.
     pub fn execute(&self, request: &DiskRequest) -> DiskDone {
         let result = match &request.op {
             DiskOp::Read { sector, len } => self.read(*sector, *len),
             DiskOp::Write { sector, data } => self.write(*sector, data).map(|()| Vec::new()),
-            DiskOp::Flush => self.file.sync_data().map(|()| Vec::new()),
+            DiskOp::Flush => self.medium.flush().map(|()| Vec::new()),
+            DiskOp::Discard { sector, count } => self.zero(*sector, *count, true).map(|()| Vec::new()),
+            DiskOp::WriteZeroes { sector, count, unmap } => {
+                self.zero(*sector, *count, *unmap).map(|()| Vec::new())
+            }
         };
         let (status, data) = match result {
             Ok(data) => (DiskStatus::Ok, data),
@@ -169,62 +69,26 @@ impl DiskBackend {
     fn read(&self, sector: u64, len: u32) -> std::io::Result<Vec<u8>> {
         let offset = self.offset(sector, u64::from(len))?;
         let mut data = vec![0; len as usize];
-        self.file.read_exact_at(&mut data, offset)?;
+        self.medium.read(&mut data, offset)?;
         Ok(data)
     }
 
     fn write(&self, sector: u64, data: &[u8]) -> std::io::Result<()> {
-        if self.read_only {
-            return Err(std::io::ErrorKind::ReadOnlyFilesystem.into());
-        }
         let offset = self.offset(sector, data.len() as u64)?;
-        self.file.write_all_at(data, offset)
+        self.medium.write(data, offset)
+    }
+
+    fn zero(&self, sector: u64, count: u32, unmap: bool) -> std::io::Result<()> {
+        let len = u64::from(count) * SECTOR;
+        let offset = self.offset(sector, len)?;
+        self.medium.zero(offset, len, unmap)
     }
 
     /// Offset of a request that lies inside the disk: a file must never grow.
     fn offset(&self, sector: u64, len: u64) -> std::io::Result<u64> {
-        let offset = sector.checked_mul(512);
-        let inside = offset.and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.len);
+        let offset = sector.checked_mul(SECTOR);
+        let inside =
+            offset.and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.medium.len());
         offset.filter(|_| inside).ok_or_else(|| std::io::ErrorKind::InvalidInput.into())
     }
-}
-
-fn open(options: &DiskOptions) -> Result<File, DiskError> {
-    use std::io::ErrorKind;
-    let path = options.path.clone();
-    let create = options.create && options.size.is_some() && !options.read_only;
-    // No truncation: the other member may have created and filled it.
-    let result =
-        OpenOptions::new().read(true).write(!options.read_only).create(create).truncate(false).open(&path);
-    result.map_err(|error| match error.kind() {
-        ErrorKind::NotFound
-            if path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.exists()) =>
-        {
-            DiskError::NoDirectory(path)
-        }
-        ErrorKind::NotFound => DiskError::Missing(path),
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem if !options.read_only => {
-            DiskError::NotWritable(path)
-        }
-        ErrorKind::IsADirectory => DiskError::NotADisk(path),
-        _ => DiskError::Io { path, error },
-    })
-}
-
-fn set_lock(file: &File, path: &Path, kind: Lock, read_only: bool) -> Result<(), DiskError> {
-    // A write lock needs a handle that can write; a read-only disk is shared by nature.
-    let exclusive = kind == Lock::Exclusive && !read_only;
-    // SAFETY: flock is plain integers, for which zero is a value.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: the descriptor is open during the call and `lock` is a valid flock that outlives it.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    Err(match error.raw_os_error() {
-        Some(libc::EACCES | libc::EAGAIN) => DiskError::InUse(path.to_owned()),
-        _ => DiskError::Io { path: path.to_owned(), error },
-    })
 }

@@ -2,5 +2,7 @@
 
 pub mod disk;
 pub mod entropy;
+pub mod file;
+pub mod medium;
 pub mod pool;
 pub mod schedule;

@@ -156,7 +156,7 @@ impl Shared {
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
-    use super::super::disk::{DiskError, DiskOptions, Lock};
+    use super::super::file::{DiskError, DiskOptions, FileMedium, Lock};
     use super::*;
     use ft_core::input::DiskStatus;
     use ft_core::output::DiskOp;
@@ -251,7 +251,7 @@ mod tests {
         let exclusive = DiskOptions { lock: Lock::Exclusive, ..base.clone() };
         assert!(matches!(DiskBackend::open(&exclusive), Err(DiskError::InUse(_))));
         drop((first, second));
-        let alone = DiskBackend::open(&exclusive).unwrap();
+        let alone = FileMedium::open(&exclusive).unwrap();
         assert!(matches!(DiskBackend::open(&base), Err(DiskError::InUse(_))));
         alone.set_lock(Lock::Shared).unwrap();
         assert_eq!(DiskBackend::open(&base).unwrap().len(), 64 << 10);

@@ -1,11 +1,8 @@
 //! Which disk requests may run now: those that do not overlap an earlier one. No threads and no I/O of its own.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use ft_core::output::{DiskOp, DiskRequest};
-
-const SECTOR: u64 = 512;
 
 #[derive(Debug)]
 struct Entry {
@@ -22,24 +19,14 @@ pub struct Schedule {
     entries: VecDeque<Entry>,
 }
 
-fn blocks(op: &DiskOp) -> Range<u64> {
-    match op {
-        DiskOp::Read { sector, len } => *sector..sector.saturating_add(u64::from(*len).div_ceil(SECTOR)),
-        DiskOp::Write { sector, data } => {
-            *sector..sector.saturating_add((data.len() as u64).div_ceil(SECTOR))
-        }
-        DiskOp::Flush => 0..0,
-    }
-}
-
 /// True if `later` has to wait for `earlier`.
 fn waits(later: &DiskOp, earlier: &DiskOp) -> bool {
     let overlap = || {
-        let (a, b) = (blocks(later), blocks(earlier));
+        let (a, b) = (later.sectors(), earlier.sectors());
         a.start < b.end && b.start < a.end
     };
     match (later, earlier) {
-        (DiskOp::Flush, DiskOp::Write { .. }) => true,
+        (DiskOp::Flush, earlier) if earlier.is_write() => true,
         (DiskOp::Flush, _) | (_, DiskOp::Flush) | (DiskOp::Read { .. }, DiskOp::Read { .. }) => false,
         _ => overlap(),
     }

@@ -11,16 +11,10 @@ pub struct SharedDisk;
 
 impl DiskPolicy for SharedDisk {
     fn recording(&self, op: &DiskOp) -> Disposition {
-        match op {
-            DiskOp::Write { .. } => Disposition::AfterAck,
-            DiskOp::Read { .. } | DiskOp::Flush => Disposition::Now,
-        }
+        if op.is_write() { Disposition::AfterAck } else { Disposition::Now }
     }
 
     fn replaying(&self, op: &DiskOp) -> Disposition {
-        match op {
-            DiskOp::Write { .. } => Disposition::Keep,
-            DiskOp::Read { .. } | DiskOp::Flush => Disposition::Drop,
-        }
+        if op.is_write() { Disposition::Keep } else { Disposition::Drop }
     }
 }

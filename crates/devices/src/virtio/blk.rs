@@ -132,12 +132,7 @@ impl Blk {
     }
 
     fn bytes_in_flight(&self) -> u64 {
-        let bytes = self.pending.iter().map(|pending| match &pending.op {
-            DiskOp::Read { len, .. } => u64::from(*len),
-            DiskOp::Write { data, .. } => data.len() as u64,
-            DiskOp::Flush => 0,
-        });
-        bytes.sum()
+        self.pending.iter().map(|pending| pending.op.bytes()).sum()
     }
 
     fn request(&mut self, chain: Chain, context: &mut Context<'_>) -> Result<(), Broken> {

@@ -45,6 +45,7 @@ impl Check {
             sharing: Sharing::Shared,
             reads: Reads::Primary,
             read_only: read_only.is_some_and(|at| *at),
+            faults: None,
         }
     }
 }

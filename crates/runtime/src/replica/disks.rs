@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use ft_core::output::{DiskOp, DiskRequest};
+use ft_core::output::DiskRequest;
 use ft_devices::backend::pool::DiskPool;
 
 /// The disks of a replica.
@@ -24,17 +24,9 @@ struct Order {
     closed: bool,
 }
 
-fn sectors(op: &DiskOp) -> Range<u64> {
-    match op {
-        DiskOp::Read { sector, len } => *sector..sector.saturating_add(u64::from(*len).div_ceil(512)),
-        DiskOp::Write { sector, data } => *sector..sector.saturating_add((data.len() as u64).div_ceil(512)),
-        DiskOp::Flush => 0..0,
-    }
-}
-
 impl Order {
     fn must_wait(&self, request: &DiskRequest) -> bool {
-        let range = sectors(&request.op);
+        let range = request.op.sectors();
         self.held.iter().any(|(disk, number, held)| {
             *disk == request.disk
                 && *number < request.request
@@ -51,7 +43,7 @@ impl Disks {
 
     /// A write goes into the gate.
     pub(super) fn hold(&self, request: &DiskRequest) {
-        let held = (request.disk, request.request, sectors(&request.op));
+        let held = (request.disk, request.request, request.op.sectors());
         self.order.lock().unwrap_or_else(PoisonError::into_inner).held.push(held);
     }
 

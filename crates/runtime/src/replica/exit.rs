@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ft_devices::backend::disk::DiskError;
+use ft_devices::backend::file::DiskError;
 use ft_policies::Size;
 
 use crate::machine::BuildError;

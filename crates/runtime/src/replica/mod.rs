@@ -35,7 +35,8 @@ use std::sync::Arc;
 
 use ft_core::replica::{GATE, STUCK};
 use ft_core::{Event, Settings};
-use ft_devices::backend::disk::{DiskBackend, DiskOptions, Lock};
+use ft_devices::backend::disk::DiskBackend;
+use ft_devices::backend::file::{DiskOptions, Lock};
 use ft_policies::{Config, ReplicaId, Who};
 
 pub use exit::{HOST_LACKS, Startup};

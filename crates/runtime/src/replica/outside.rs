@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ft_core::output::{DiskOp, OutputBody};
+use ft_core::output::OutputBody;
 use ft_core::{Effect, OutputClass, Released};
 
 use super::net;
@@ -83,7 +83,7 @@ impl Outside {
                 self.dropped_batches += u64::from(!whole);
             }
             OutputBody::Console { offset, bytes } => shared.control.console(offset, &bytes),
-            OutputBody::Disk(request) if matches!(request.op, DiskOp::Write { .. }) => {
+            OutputBody::Disk(request) if request.op.is_write() => {
                 shared.disks.release(request);
             }
             OutputBody::Disk(request) => shared.disks.submit(request),

@@ -220,10 +220,7 @@ fn size(body: &OutputBody) -> u64 {
     match body {
         OutputBody::NetTx { frames, .. } => frames.iter().map(|frame| frame.len() as u64 + 24).sum(),
         OutputBody::Console { bytes, .. } => bytes.len() as u64,
-        OutputBody::Disk(request) => match &request.op {
-            DiskOp::Write { data, .. } => data.len() as u64,
-            DiskOp::Read { .. } | DiskOp::Flush => 0,
-        },
+        OutputBody::Disk(request) if request.op.is_write() => request.op.bytes(),
         _ => 0,
     }
 }
@@ -247,9 +244,16 @@ fn digest(body: &OutputBody) -> u64 {
         OutputBody::Disk(request) => {
             number(&mut hash, u64::from(request.disk));
             number(&mut hash, request.request);
-            if let DiskOp::Write { sector, data } = &request.op {
-                number(&mut hash, *sector);
-                hash.update(data);
+            match &request.op {
+                DiskOp::Write { sector, data } => {
+                    number(&mut hash, *sector);
+                    hash.update(data);
+                }
+                DiskOp::Discard { sector, count } | DiskOp::WriteZeroes { sector, count, .. } => {
+                    number(&mut hash, *sector);
+                    number(&mut hash, u64::from(*count));
+                }
+                DiskOp::Read { .. } | DiskOp::Flush => {}
             }
         }
         OutputBody::PowerOff { code } => number(&mut hash, u64::from(*code)),
