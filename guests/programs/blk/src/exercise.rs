@@ -169,7 +169,8 @@ impl Exercise {
                 self.disk.submit_bare(index, Command::Discard { sector, count });
             }
             Kind::WriteZeroes if count <= self.disk.max_write_zeroes() => {
-                self.disk.submit_bare(index, Command::WriteZeroes { sector, count });
+                let unmap = index % 2 == 0;
+                self.disk.submit_bare(index, Command::WriteZeroes { sector, count, unmap });
             }
             // Where the disk cannot do it by itself, zeroes are written.
             Kind::Discard | Kind::WriteZeroes => {

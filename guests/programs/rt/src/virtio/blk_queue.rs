@@ -65,6 +65,8 @@ pub enum Command {
         sector: u64,
         /// How many.
         count: u32,
+        /// The device may give the blocks back.
+        unmap: bool,
     },
 }
 
@@ -164,19 +166,19 @@ impl BlkQueue {
     /// [`BlkQueue::kick`].
     pub fn submit(&mut self, tag: u64, command: Command, data: Rc<Dma>, range: Range<usize>) {
         assert!(range.len().is_multiple_of(SECTOR), "whole sectors");
-        let (kind, sector, count) = match command {
-            Command::Read { sector } => (0, sector, 0),
-            Command::Write { sector } => (1, sector, 0),
-            Command::Flush => (4, 0, 0),
-            Command::Discard { sector, count } => (11, sector, count),
-            Command::WriteZeroes { sector, count } => (13, sector, count),
+        let (kind, sector, count, unmap) = match command {
+            Command::Read { sector } => (0, sector, 0, false),
+            Command::Write { sector } => (1, sector, 0, false),
+            Command::Flush => (4, 0, 0, false),
+            Command::Discard { sector, count } => (11, sector, count, false),
+            Command::WriteZeroes { sector, count, unmap } => (13, sector, count, unmap),
         };
         let control = self.spare.pop().unwrap_or_else(|| Dma::new(CONTROL));
         // For the two commands with a segment the header's sector is reserved.
         control.write_word(HEADER.start, kind);
         control.write_word(HEADER.start + 8, if count == 0 { sector } else { 0 });
         control.write_word(SEGMENT.start, sector);
-        control.write_word(SEGMENT.start + 8, u64::from(count));
+        control.write_word(SEGMENT.start + 8, u64::from(count) | u64::from(unmap) << 32);
         control.write_word(STATUS.start, 0xff);
         let request = InFlight { tag, command, control, data, range };
         let queue = &mut self.queue;
