@@ -88,7 +88,8 @@ fn primary(settings: Settings) -> (Replica<u64>, Stamp) {
 }
 
 fn ack(stamp: Stamp, received: u64, executed: u64) -> Vec<u8> {
-    Frame::Ack(Ack { stamp, received, executed, position: 0, echo: 0, released: 0, stop: false }).encode()
+    Frame::Ack(Ack { stamp, received, executed, position: 0, echo: 0, released: 0, reads: 0, stop: false })
+        .encode()
 }
 
 /// `b`, an armed backup in generation 1, and its primary's stamp.

@@ -34,6 +34,11 @@ fn body() -> impl Strategy<Value = Body> {
         Just(Body::Stop),
         input().prop_map(Body::Input),
         bytes().prop_map(Body::Digest),
+        (any::<u16>(), any::<u64>(), any::<u32>()).prop_map(|(disk, request, digest)| Body::OwnRead {
+            disk,
+            request,
+            digest
+        }),
         (0u8..4, any::<u64>()).prop_map(|(class, digest)| Body::Output {
             class: OutputClass::from_wire(class).unwrap(),
             digest
@@ -68,9 +73,9 @@ fn frame() -> impl Strategy<Value = Frame> {
                 .collect();
             Frame::Log(LogFrame { stamp, released, sent, records })
         });
-    let ack = (stamp(), any::<[u64; 5]>(), any::<bool>()).prop_map(
-        |(stamp, [received, executed, position, echo, released], stop)| {
-            Frame::Ack(Ack { stamp, received, executed, position, echo, released, stop })
+    let ack = (stamp(), any::<[u64; 6]>(), any::<bool>()).prop_map(
+        |(stamp, [received, executed, position, echo, released, reads], stop)| {
+            Frame::Ack(Ack { stamp, received, executed, position, echo, released, reads, stop })
         },
     );
     let beat = (stamp(), replica(), role(), any::<u64>(), any::<u64>()).prop_map(

@@ -78,6 +78,13 @@ pub enum Effect {
         /// Last number.
         seq: u64,
     },
+    /// The backup has the data of a read that [`super::Replica::read_followed`] told of.
+    ReadFinished {
+        /// The disk.
+        disk: u16,
+        /// The request.
+        request: u64,
+    },
     /// Send this datagram to the peer's address, provided that the thread that runs the guest is at work.
     Heartbeat(Vec<u8>),
     /// Close the log connection, if there is one. No [`Event::Disconnected`] is due for it.

@@ -3,6 +3,7 @@
 use super::{Ack, Effect, Frame, LogFrame, Nanos, Phase, Released, Replica, timers};
 use crate::Lsn;
 use crate::input::Input;
+use crate::reads::ReadId;
 use crate::record::{Body, LogRecord, OutputClass, RECORD_OVERHEAD};
 use crate::wire::{FRAME_BUDGET, VERSION};
 
@@ -91,6 +92,16 @@ impl<O> Replica<O> {
         }
         self.acknowledge_frames();
         self.last
+    }
+
+    /// The machine made a read of a shared disk that a backup runs too. True if there is a backup: then later writes of the
+    /// same blocks wait for [`Effect::ReadFinished`], or for [`Effect::Live`] alone.
+    pub fn read_followed(&mut self, read: ReadId) -> bool {
+        let paired = self.session.is_some() && self.phase == Phase::Live;
+        if paired {
+            self.followed.made(read);
+        }
+        paired
     }
 
     /// The machine made an output that the Output Rule holds; `size` is what it takes in the gate, in bytes.
@@ -185,6 +196,17 @@ impl<O> Replica<O> {
             self.effects.push_back(Effect::CloseLink);
             self.link = None;
             return self.lose_peer(&error.to_string(), now);
+        }
+        match self.followed.finished(ack.reads) {
+            Ok(reads) => {
+                let tell = |(disk, request)| Effect::ReadFinished { disk, request };
+                self.effects.extend(reads.into_iter().map(tell));
+            }
+            Err(error) => {
+                self.effects.push_back(Effect::CloseLink);
+                self.link = None;
+                return self.lose_peer(&error.to_string(), now);
+            }
         }
         self.heard(ft_policies::Heard::Ack, now);
         if ack.executed > before && ack.echo != 0 && ack.echo <= now {

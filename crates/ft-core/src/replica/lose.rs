@@ -18,6 +18,7 @@ impl<O> Replica<O> {
             Phase::Live => {
                 self.reason = format!("lost the backup: {reason}");
                 self.count_off(now);
+                self.followed.forget();
                 self.effects.push_back(Effect::CloseLink);
                 // Binding from here: nothing is released, whatever happens, until this is answered.
                 self.ask(self.generation);

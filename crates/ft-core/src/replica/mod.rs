@@ -30,6 +30,7 @@ use crate::backlog::Backlog;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
 use crate::log::Log;
+use crate::reads::{Followed, Own};
 use crate::wire::{Ack, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp};
 use crate::{Lsn, Nanos};
 
@@ -183,6 +184,7 @@ pub struct Replica<O> {
     watermark: Lsn,
     watermark_sent: Lsn,
     rx_unacked: VecDeque<(Lsn, u64)>,
+    followed: Followed,
     stalled_since: Option<Nanos>,
     /// Cost of the largest record that found no room.
     refused: u64,
@@ -192,6 +194,7 @@ pub struct Replica<O> {
     backlog: Backlog<O>,
     ack_due: bool,
     acked: Lsn,
+    own_reads: Own,
     // Ends.
     stop_wanted: bool,
     deposed_told: bool,
@@ -248,12 +251,14 @@ impl<O> Replica<O> {
             watermark: 0,
             watermark_sent: 0,
             rx_unacked: VecDeque::new(),
+            followed: Followed::default(),
             stalled_since: None,
             refused: 0,
             stalls: VecDeque::new(),
             stopping: false,
             ack_due: false,
             acked: 0,
+            own_reads: Own::default(),
             stop_wanted: false,
             deposed_told: false,
             ends_at: 0,

@@ -88,6 +88,9 @@ pub struct Ack {
     pub echo: Nanos,
     /// The highest watermark heard: what the backup knows to be released.
     pub released: Lsn,
+    /// Reads of shared disks that the backup runs itself, in the order in which the machine made them: this many, from the
+    /// first of its life on, have their data.
+    pub reads: u64,
     /// The operator asked the backup to stop the pair.
     pub stop: bool,
 }
@@ -171,7 +174,7 @@ impl Frame {
             }
             Self::Ack(ack) => {
                 put_stamp(out, &ack.stamp);
-                for value in [ack.received, ack.executed, ack.position, ack.echo, ack.released] {
+                for value in [ack.received, ack.executed, ack.position, ack.echo, ack.released, ack.reads] {
                     out.var(value);
                 }
                 out.byte(u8::from(ack.stop));
@@ -260,6 +263,7 @@ impl Frame {
                 position: reader.var()?,
                 echo: reader.var()?,
                 released: reader.var()?,
+                reads: reader.var()?,
                 stop: reader.flag()?,
             }),
             HEARTBEAT => Self::Heartbeat(Heartbeat {

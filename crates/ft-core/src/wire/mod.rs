@@ -13,7 +13,7 @@ pub use frame::{Ack, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, R
 use crate::output::MAX_DISK_DATA;
 
 /// The version of this protocol. Sides of different versions refuse each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of a header.
 pub const HEADER: usize = 16;

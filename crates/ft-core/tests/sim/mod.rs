@@ -494,6 +494,8 @@ impl World {
         let delay = (1 + self.random.below(5)) * MS;
         match effect {
             Effect::ReadRegister => self.answer(index, now + delay, None),
+            // This guest reads no disk.
+            Effect::ReadFinished { .. } => {}
             Effect::Ask { from } => {
                 let me = Who { replica: IDS[index], incarnation: incarnation(&self.nodes[index]) };
                 let answer = self.advance(from, me);

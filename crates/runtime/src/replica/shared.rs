@@ -10,17 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mps
 use std::thread::Thread;
 use std::time::Instant;
 
-use ft_core::input::{Input, NetRx};
+use ft_core::input::NetRx;
 use ft_core::output::OutputBody;
 use ft_core::{Event, Mode, Nanos, Replica, Settings};
 use ft_devices::backend::disk::DiskBackend;
-use ft_devices::backend::pool::DiskPool;
+use ft_devices::ft::DiskPolicy;
 use ft_policies::{Config, Who};
 use ft_vcpu::Kick;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::control::Control;
-use super::disks::Disks;
+use super::disks::{Disks, RequestId};
 use super::inputs::Inputs;
 use super::net;
 use super::outside::Outside;
@@ -28,13 +28,20 @@ use super::register::Call;
 use crate::launcher::messages::LanPacket;
 use crate::launcher::packet::PacketSocket;
 
-/// Threads that carry out disk requests.
-const DISK_THREADS: usize = 2;
 /// How long the vCPU's thread may be silent before heartbeats no longer vouch for it.
 const VOUCH: Nanos = ft_core::replica::STUCK;
 
-/// The protocol, with outputs as the machine makes them.
-pub(super) type Core = Replica<OutputBody>;
+/// The protocol, with outputs as they are held.
+pub(super) type Core = Replica<Held>;
+
+/// An output in the gate, or kept back.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// As the machine made it.
+    Output(OutputBody),
+    /// A write: its data wait with the disk, where later requests find it in their way.
+    Write(RequestId),
+}
 
 /// The log connection's sending side.
 #[derive(Default)]
@@ -112,14 +119,8 @@ impl Shared {
         let inputs = Arc::new(Inputs::default());
         let kick = Arc::new(Kick::new());
         let vcpu: Arc<OnceLock<Thread>> = Arc::default();
-        let done = {
-            let (inputs, kick, vcpu) = (Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu));
-            move |done| {
-                inputs.push(Input::DiskDone(done));
-                kick.set();
-                vcpu.get().map(Thread::unpark);
-            }
-        };
+        let policies = config.disks.iter().map(DiskPolicy::of).collect();
+        let disks = Disks::new(disks, policies, Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu))?;
         Ok(Arc::new(Self {
             core: Mutex::new(core),
             outside: Mutex::new(Outside::new(lan)),
@@ -128,7 +129,7 @@ impl Shared {
             kick,
             vcpu,
             control,
-            disks: Disks::new(DiskPool::new(disks, DISK_THREADS, done)?),
+            disks,
             register: OnceLock::new(),
             udp: OnceLock::new(),
             wake_events: EventFd::new(libc::EFD_NONBLOCK)?,
