@@ -34,6 +34,17 @@ pub(crate) fn run(args: &RunArgs) -> Exit {
             );
             Exit::BadConfig
         }
+        (None, _) if !args.solo && !config.replicas.one_machine() => {
+            eprintln!(
+                "ft-vm: {}: the replicas of {} are on two hosts ({} and {}): start --replica a on the one, --replica b on the \
+                 other; a pair on this machine has loopback addresses",
+                path.display(),
+                config.vm.name,
+                config.replicas.a,
+                config.replicas.b
+            );
+            Exit::BadConfig
+        }
         (None, _) => Exit::Runtime(launcher::run(&LaunchOptions {
             config,
             config_path: path.clone(),
