@@ -2,7 +2,8 @@
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input, NetRx};
 use ft_core::wire::{
-    Ack, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
+    Ack, Copies, Copy, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+    WireError,
 };
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use proptest::collection::vec;
@@ -52,7 +53,13 @@ fn stamp() -> impl Strategy<Value = Stamp> {
 }
 
 fn role() -> impl Strategy<Value = PeerRole> {
-    prop_oneof![Just(PeerRole::Waiting), Just(PeerRole::Fresh), Just(PeerRole::Live), Just(PeerRole::Backup)]
+    prop_oneof![
+        Just(PeerRole::Waiting),
+        Just(PeerRole::Fresh),
+        Just(PeerRole::Live),
+        Just(PeerRole::Backup),
+        Just(PeerRole::Gone)
+    ]
 }
 
 fn replica() -> impl Strategy<Value = ReplicaId> {
@@ -83,14 +90,16 @@ fn frame() -> impl Strategy<Value = Frame> {
             Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position })
         },
     );
-    let hello = (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>()).prop_map(
-        |(stamp, replica, role, config, image, next)| {
-            Frame::Hello(Hello { stamp, replica, role, config, image, next })
-        },
-    );
+    let hello =
+        (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>(), any::<(u64, bool)>())
+            .prop_map(|(stamp, replica, role, config, image, next, (live, usable))| {
+                let copies = Copies { live, usable };
+                Frame::Hello(Hello { stamp, replica, role, config, image, next, copies })
+            });
+    let copy = (stamp(), bytes()).prop_map(|(stamp, message)| Frame::Copy(Copy { stamp, message }));
     let refusal = (stamp(), any::<bool>(), "[a-zäöü ]{0,100}")
         .prop_map(|(stamp, mismatch, reason)| Frame::Refusal(Refusal { stamp, mismatch, reason }));
-    prop_oneof![4 => log, 1 => ack, 1 => beat, 1 => hello, 1 => refusal]
+    prop_oneof![4 => log, 1 => ack, 1 => beat, 1 => hello, 1 => refusal, 1 => copy]
 }
 
 /// The same checksum as the format's, so that damage reaches the decoder behind it.

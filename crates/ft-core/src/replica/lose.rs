@@ -14,6 +14,13 @@ impl<O> Replica<O> {
         }
         self.link = None;
         self.frames.clear();
+        if std::mem::take(&mut self.copying) {
+            // The gate was never closed: this side is as it was before the offer.
+            self.effects.push_back(Effect::CopyOff);
+            self.effects.push_back(Effect::CloseLink);
+            self.notice(format!("the other replica was lost while its disks were made the same: {reason}"));
+            return self.start_alone();
+        }
         match self.phase {
             Phase::Live => {
                 self.reason = format!("lost the backup: {reason}");
@@ -36,6 +43,9 @@ impl<O> Replica<O> {
             }
             Phase::Backup => {
                 // It never had a guest: back to the start.
+                if self.settings.copies.is_some() {
+                    self.effects.push_back(Effect::CopyOff);
+                }
                 self.phase = Phase::Waiting;
                 self.start_alone_at = Some(now + self.settings.start_alone);
                 self.effects.push_back(Effect::CloseLink);

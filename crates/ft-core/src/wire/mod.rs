@@ -8,7 +8,9 @@ mod bytes;
 mod frame;
 mod records;
 
-pub use frame::{Ack, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp};
+pub use frame::{
+    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+};
 
 use crate::output::MAX_DISK_DATA;
 
