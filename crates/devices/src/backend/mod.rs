@@ -1,8 +1,11 @@
 //! The host's side of the devices: what carries out outputs and gives inputs. Not deterministic, and outside the machine.
 
+mod direct;
 pub mod disk;
 pub mod entropy;
 pub mod file;
+mod lock;
 pub mod medium;
 pub mod pool;
 pub mod schedule;
+mod zero;

