@@ -47,6 +47,17 @@ use crate::machine::Machine;
 use control::Control;
 use shared::Shared;
 
+/// Where a replica's peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Nowhere: the machine without fault tolerance. No peer, no register, no Output Rule.
+    Solo,
+    /// On this machine, with the same launcher, which can kill it.
+    OneMachine,
+    /// On another host, where nobody here can kill it.
+    TwoHosts,
+}
+
 /// What a replica is started with.
 #[derive(Debug)]
 pub struct ReplicaArgs {
@@ -54,8 +65,8 @@ pub struct ReplicaArgs {
     pub config: Config,
     /// Which replica this is.
     pub replica: ReplicaId,
-    /// The machine without fault tolerance: no peer, no register, no Output Rule.
-    pub solo: bool,
+    /// Where its peer is, if it has one.
+    pub setting: Setting,
     /// The launcher's control socket.
     pub control: OwnedFd,
     /// The port of the launcher's switch.
@@ -67,7 +78,7 @@ pub struct ReplicaArgs {
 /// Runs a replica to its end and gives the process's exit code. The process must end then: threads may still be blocked in
 /// calls that nobody waits for.
 pub fn run(args: ReplicaArgs) -> u8 {
-    let ReplicaArgs { config, replica, solo, control, lan, faults } = args;
+    let ReplicaArgs { config, replica, setting, control, lan, faults } = args;
     fail_stop();
     let control = match Control::new(control) {
         Ok(control) => control,
@@ -76,7 +87,7 @@ pub fn run(args: ReplicaArgs) -> u8 {
             return 1;
         }
     };
-    match start(&config, replica, solo, control.clone(), lan, faults) {
+    match start(&config, replica, setting, control.clone(), lan, faults) {
         Ok((shared, events)) => events.run(&shared),
         Err(startup) => {
             control.end(startup.code(), startup.to_string());
@@ -89,7 +100,7 @@ pub fn run(args: ReplicaArgs) -> u8 {
 fn start(
     config: &Config,
     replica: ReplicaId,
-    solo: bool,
+    setting: Setting,
     control: Arc<Control>,
     lan: OwnedFd,
     faults: Vec<Fault>,
