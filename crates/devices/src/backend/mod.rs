@@ -3,9 +3,12 @@
 mod direct;
 pub mod disk;
 pub mod entropy;
+pub mod fault;
 pub mod file;
 mod lock;
 pub mod medium;
+pub mod memory;
+mod overlay;
 pub mod pool;
 pub mod schedule;
 mod zero;
