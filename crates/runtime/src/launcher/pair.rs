@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::questions::Query;
-use super::console::{Accepted, Input, Output};
 use super::Members;
+use super::console::{Accepted, Input, Output};
 use super::lan::Lan;
 use super::messages::{FromReplica, ToReplica};
 use super::poller::{Poller, Ready, Token};

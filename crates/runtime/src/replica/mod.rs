@@ -24,6 +24,7 @@ mod guest_clock;
 mod inputs;
 mod link;
 mod live;
+mod media;
 mod net;
 mod outside;
 mod register;
@@ -35,8 +36,6 @@ use std::sync::Arc;
 
 use ft_core::replica::{GATE, STUCK};
 use ft_core::{Event, Settings};
-use ft_devices::backend::disk::DiskBackend;
-use ft_devices::backend::file::{DiskOptions, Holder, Lock};
 use ft_policies::{Config, ReplicaId, Who};
 
 pub use exit::{HOST_LACKS, Startup};
@@ -45,6 +44,7 @@ pub use fault::{BadFault, Fault};
 use crate::launcher::packet::PacketSocket;
 use crate::machine::Machine;
 use control::Control;
+use media::Media;
 use shared::Shared;
 
 /// Where a replica's peer is.
@@ -108,10 +108,12 @@ fn start(
     // Before any thread exists, so that all of them leave the signals to the event loop.
     let signals = events::block_signals().map_err(Startup::Host)?;
     let incarnation = incarnation().map_err(Startup::Host)?;
-    let sockets = if solo { None } else { Some(link::Sockets::bind(config, replica)?) };
-    let lock = if solo { Lock::Alone } else { Lock::Member(Holder { pair: fold(config), incarnation }) };
-    let disks = open_disks(config, lock)?;
-    let sectors: Vec<u64> = disks.iter().map(|disk| disk.len() / 512).collect();
+    let sockets = match setting {
+        Setting::Solo => None,
+        Setting::OneMachine | Setting::TwoHosts => Some(link::Sockets::bind(config, replica)?),
+    };
+    let (media, disks) = Media::open(config, replica, setting, incarnation)?;
+    let sectors = media.sectors();
     let machine = Machine::build(config, &sectors)?;
     let settings = Settings {
         me: Who { replica, incarnation },
@@ -125,10 +127,11 @@ fn start(
         ack_timeout: config.detector.ack_timeout().nanos(),
         stuck: STUCK,
         hold_outputs: config.output.rule.holds(),
+        copies: None,
     };
     let lan = Arc::new(PacketSocket::from(lan));
     control::set_nonblocking(&*lan).map_err(Startup::Host)?;
-    let shared = Shared::new(config, settings, solo, Arc::clone(&control), Arc::clone(&lan), disks)
+    let shared = Shared::new(config, settings, setting, Arc::clone(&control), Arc::clone(&lan), disks, media)
         .map_err(Startup::Host)?;
     control.hello(replica, incarnation);
     if let Some(warning) = config.output.rule.warning() {
@@ -154,27 +157,6 @@ fn fail_stop() {
         report(info);
         std::process::exit(1);
     }));
-}
-
-/// The pair as the lock of a disk names it. Its configuration is in it: two processes that could not be a pair cannot use one disk.
-fn fold(config: &Config) -> u64 {
-    let all = config.pair_id() ^ config.digest();
-    all as u64 ^ (all >> 64) as u64
-}
-
-fn open_disks(config: &Config, lock: Lock) -> Result<Vec<DiskBackend>, Startup> {
-    let open = |disk: &ft_policies::Disk| {
-        let options = DiskOptions {
-            path: disk.path.clone(),
-            size: disk.size.map(ft_policies::Size::bytes),
-            create: disk.size.is_some() && !disk.read_only,
-            read_only: disk.read_only,
-            direct: false,
-            lock,
-        };
-        DiskBackend::open(&options)
-    };
-    config.disks.iter().map(|disk| open(disk).map_err(Startup::Disk)).collect()
 }
 
 /// Sizes of existing disks are not in the config, but the guest sees them.

@@ -46,6 +46,8 @@ impl Outside {
                 shared.control.send(&FromReplica::RxAcknowledged { generation, seq });
             }
             Effect::ReadFinished { disk, request } => shared.disks.read_finished(disk, request),
+            Effect::CopyFrom | Effect::CopyTo | Effect::CopyOff | Effect::CopyMessage(_) => {}
+            Effect::Peer { .. } => {}
             Effect::Heartbeat(bytes) => shared.heartbeat(&bytes),
             Effect::CloseLink => {
                 // What waits is an answer to what the peer did wrong, if anything: it goes first, if it can.

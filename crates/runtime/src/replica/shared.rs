@@ -19,9 +19,11 @@ use ft_policies::{Config, Who};
 use ft_vcpu::Kick;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::Setting;
 use super::control::Control;
 use super::disks::{Disks, RequestId};
 use super::inputs::Inputs;
+use super::media::Media;
 use super::net;
 use super::outside::Outside;
 use super::register::Call;
@@ -97,21 +99,24 @@ pub(super) struct Shared {
     ending: Mutex<Option<Ending>>,
     epoch: Instant,
     me: Who,
+    pub(super) setting: Setting,
     pub(super) solo: bool,
+    pub(super) media: Media,
 }
 
 impl Shared {
     pub(super) fn new(
         config: &Config,
         settings: Settings,
-        solo: bool,
+        setting: Setting,
         control: Arc<Control>,
         lan: Arc<PacketSocket>,
         disks: Vec<DiskBackend>,
+        media: Media,
     ) -> io::Result<Arc<Self>> {
         let me = settings.me;
         let (detector, pacing) = (config.detector.build(), config.pacing.build());
-        let core = if solo {
+        let core = if setting == Setting::Solo {
             Core::solo(settings, detector, pacing)
         } else {
             Core::new(settings, detector, pacing, 0)
@@ -149,7 +154,9 @@ impl Shared {
             ending: Mutex::default(),
             epoch: Instant::now(),
             me,
-            solo,
+            setting,
+            solo: setting == Setting::Solo,
+            media,
         }))
     }
 

@@ -87,7 +87,9 @@ impl Runner {
             match mode {
                 Mode::Live => {
                     if !was_live {
-                        self.begin();
+                        if !self.begin() {
+                            return;
+                        }
                         was_live = true;
                     }
                     self.live();
@@ -105,12 +107,20 @@ impl Runner {
         }
     }
 
-    /// The guest's first instruction here is about to run.
-    fn begin(&mut self) {
+    /// The guest's first instruction here is about to run. False if it must not.
+    fn begin(&mut self) -> bool {
+        if self.machine.position() == 0 && !self.shared.solo {
+            let peer = self.shared.core().peer_incarnation();
+            if let Err(message) = self.shared.media.check_sole(peer.as_slice()) {
+                self.shared.end(Ending { code: 1, message, orderly: false });
+                return false;
+            }
+        }
         let (now, position) = (self.shared.now(), self.machine.position());
         self.logged = position;
         let then = if position == 0 { now } else { self.shared.core().last_heard().min(now) };
         self.clock.begin(now, then, self.machine.now_ns(), position);
+        true
     }
 
     /// Going live: what the old primary may not have done is asked for again, here.
