@@ -1,5 +1,6 @@
 //! The arguments of `ft-vm`.
 
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -53,6 +54,16 @@ pub(crate) struct LauncherFds {
     pub(crate) lan: RawFd,
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    numeric
+        .parse()
+        .map_err(|_| "this is not an IP address and a port, such as 127.0.0.1:7100 or [::1]:7100".into())
+}
+
 fn launcher_fds(text: &str) -> Result<LauncherFds, String> {
     let (control, lan) = text.split_once(',').ok_or("two descriptors are needed: CONTROL,LAN")?;
     let number = |text: &str| match text.parse::<RawFd>() {
@@ -97,12 +108,12 @@ pub(crate) enum Command {
         #[arg(long = "set", value_name = "KEY=TOML")]
         sets: Vec<String>,
     },
-    /// Run the tie-breaker server. Not available in this version.
+    /// Run the tie-breaker server, for any number of pairs. Only the pairs may reach it: it trusts whoever connects.
     Witness {
-        /// Where to listen.
-        #[arg(long, value_name = "ADDR")]
-        listen: String,
-        /// The file of the durable register.
+        /// Where to listen: an IP address or `localhost`, and a port, such as 192.0.2.3:7100.
+        #[arg(long, value_name = "ADDR", value_parser = address)]
+        listen: SocketAddr,
+        /// The file of the durable register; it is made where it is missing.
         #[arg(long, value_name = "FILE")]
         state: PathBuf,
     },
@@ -142,6 +153,8 @@ mod tests {
             "status --config x.toml --json",
             "promote --config x.toml",
             "witness --listen 127.0.0.1:1 --state s",
+            "witness --listen localhost:1 --state s",
+            "witness --listen [::1]:0 --state s",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -162,7 +175,9 @@ mod tests {
             "check",
             "schema x",
             "status",
-            "witness --listen a:1",
+            "witness --listen 127.0.0.1:1",
+            "witness --listen a:1 --state s",
+            "witness --listen 127.0.0.1 --state s",
             "frobnicate",
         ] {
             assert_eq!(parse(line).map(|cli| format!("{cli:?}")).expect_err(line).exit_code(), 2, "{line}");

@@ -29,10 +29,16 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         Some(tie_breaker::Table::SharedDisk(table)) => table.path.as_ref().map(|at| at.span()),
         _ => None,
     };
-    let tie_breaker = tie_breaker::Table::resolve(tie_breaker, check);
-
     let replicas_table = replicas.unwrap_or_default();
     let hosts = check.hosts(&replicas_table);
+    let witness = match &tie_breaker {
+        Some(tie_breaker::Table::Witness(table)) => table.address.clone(),
+        _ => None,
+    };
+    if let Some(at) = &witness {
+        check.witness(at, &hosts);
+    }
+    let tie_breaker = tie_breaker::Table::resolve(tie_breaker, check);
 
     let rule = output.and_then(|table| table.rule);
     // The first shared disk that the guest writes.
@@ -73,7 +79,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     check.distinct(&uses);
 
     let nets_table = net.unwrap_or_default();
-    check.ports(&replicas_table, &nets_table);
+    check.ports(&replicas_table, witness.as_ref(), &nets_table);
     Config {
         path: path.to_owned(),
         vm,

@@ -10,6 +10,8 @@ mod paths;
 mod storage;
 mod vm;
 
+pub(crate) use network::NO_ADDRESS;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;

@@ -14,7 +14,7 @@ const MAX_START_ALONE: Time = Time(3600 * 1_000_000_000);
 /// Locally administered, unicast: the addresses that are given where the file gives none.
 const FIRST_MAC: [u8; 6] = [0x02, 0x66, 0x74, 0x76, 0x6d, 0x00];
 /// What stands for an address whose absence or refusal is already reported.
-const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+pub(crate) const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// Where the two replicas run, by their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,22 @@ impl Check {
         None
     }
 
+    /// Whether the witness is one place for both replicas.
+    pub(super) fn witness(&mut self, at: &At<Address>, hosts: &Hosts) {
+        if let Some(address) = self.reachable(at)
+            && let Hosts::Two(elsewhere) = hosts
+            && address.ip().is_loopback()
+        {
+            self.error_with(
+                at.span(),
+                "the witness of a pair on two hosts cannot be at a loopback address",
+                "on each host this is another place",
+                "each replica would ask a witness of its own, and both would be told to go on: use the address of a third host",
+                (elsewhere.clone(), "this replica is on another host".into()),
+            );
+        }
+    }
+
     pub(super) fn replicas(&mut self, table: tables::Replicas) -> Replicas {
         let tables::Replicas { a, b, start_alone, rejoin } = table;
         if let Some(at) = &rejoin {
@@ -119,9 +135,19 @@ impl Check {
     }
 
     /// Refuses two listeners at one place.
-    pub(super) fn ports(&mut self, replicas: &tables::Replicas, nets: &[At<tables::Net>]) {
+    pub(super) fn ports(
+        &mut self,
+        replicas: &tables::Replicas,
+        witness: Option<&At<Address>>,
+        nets: &[At<tables::Net>],
+    ) {
         let mut taken: Vec<(SocketAddr, Range<usize>, String)> = Vec::new();
-        for (at, name) in [(&replicas.a, "replica a"), (&replicas.b, "replica b")] {
+        let named = [
+            (replicas.a.as_ref(), "replica a"),
+            (replicas.b.as_ref(), "replica b"),
+            (witness, "the witness"),
+        ];
+        for (at, name) in named {
             if let Some(at) = at
                 && let Some(address) = at.socket()
             {
