@@ -1,5 +1,6 @@
 //! Separate disks: which copies a cold start goes on with, the exchange before the guest runs, and reads that both sides run.
 
+use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::replica::{Effect, Event, Mode, Replica, STUCK, Settings};
 use ft_core::wire::Copies;
 use ft_core::{Body, ReplicaId};
@@ -273,6 +274,20 @@ fn the_backups_reads_are_told_in_order_and_to_a_primary_only() {
     two.disconnect();
     two.settle();
     assert!(!two.nodes[0].read_followed((0, 2)));
+}
+
+#[test]
+fn a_read_whose_data_the_log_carries_is_finished_when_they_are_acknowledged() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [None; 2]);
+    two.start();
+    let finished = Effect::ReadFinished { disk: 0, request: 3 };
+    let (status, data) = (DiskStatus::Ok, vec![1; 512]);
+    let done = Input::DiskDone(DiskDone { disk: 0, request: 3, status, data });
+    let lsn = two.nodes[0].append(10, Body::Input(done), two.now);
+    two.nodes[0].read_logged(lsn, (0, 3));
+    assert!(two.nodes[0].poll_effect().is_none(), "nothing was sent yet");
+    two.settle();
+    assert!(two.wants(0, &finished));
 }
 
 #[test]

@@ -63,9 +63,14 @@ impl DiskPolicy {
         self.reads.are_logged()
     }
 
-    /// Both replicas read the same disk: a write must not pass the other side's read of the same blocks (paper, section 4.2,
-    /// last paragraph).
+    /// A write must not reach the disk before the backup has the data of every earlier read of the same blocks: it could read
+    /// them itself later, at the latest when it goes live (paper, section 4.2, last paragraph).
     pub fn reads_race(&self) -> bool {
+        !self.sharing.is_own()
+    }
+
+    /// The backup itself reads the disk that the primary writes.
+    pub fn reads_twice(&self) -> bool {
         !self.reads.are_logged() && !self.sharing.is_own()
     }
 

@@ -85,7 +85,7 @@ pub enum Effect {
         /// Last number.
         seq: u64,
     },
-    /// The backup has the data of a read that [`super::Replica::read_followed`] told of.
+    /// The backup has the data of a read that [`super::Replica::read_followed`] or [`super::Replica::read_logged`] told of.
     ReadFinished {
         /// The disk.
         disk: u16,

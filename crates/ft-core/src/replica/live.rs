@@ -94,6 +94,22 @@ impl<O> Replica<O> {
         self.last
     }
 
+    /// The completion of a read of a shared disk was appended, with its data, as record `lsn`. A later write of the same blocks
+    /// waits for [`Effect::ReadFinished`]: were it on the disk before the backup has the data, a backup that goes live would
+    /// run the read again and find what the guest wrote after it.
+    pub fn read_logged(&mut self, lsn: Lsn, read: ReadId) {
+        if self.session.is_some() && self.writes_log() {
+            self.reads_unacked.push_back((lsn, read));
+        }
+    }
+
+    fn acknowledge_reads(&mut self) {
+        let acked = self.log.acked();
+        while let Some((_, (disk, request))) = self.reads_unacked.pop_front_if(|(lsn, _)| *lsn <= acked) {
+            self.effects.push_back(Effect::ReadFinished { disk, request });
+        }
+    }
+
     /// The machine made a read of a shared disk that a backup runs too. True if there is a backup: then later writes of the
     /// same blocks wait for [`Effect::ReadFinished`], or for [`Effect::Live`] alone.
     pub fn read_followed(&mut self, read: ReadId) -> bool {
@@ -216,6 +232,7 @@ impl<O> Replica<O> {
         }
         self.armed();
         self.acknowledge_frames();
+        self.acknowledge_reads();
         if ack.stop && !self.stop_wanted {
             self.stop_wanted = true;
             self.stop_deadline = Some(now + timers::STOP_PATIENCE);

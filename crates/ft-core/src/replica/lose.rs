@@ -26,6 +26,7 @@ impl<O> Replica<O> {
                 self.reason = format!("lost the backup: {reason}");
                 self.count_off(now);
                 self.followed.forget();
+                self.reads_unacked.clear();
                 self.effects.push_back(Effect::CloseLink);
                 // Binding from here: nothing is released, whatever happens, until this is answered.
                 self.ask(self.generation);

@@ -30,7 +30,7 @@ use crate::backlog::Backlog;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
 use crate::log::Log;
-use crate::reads::{Followed, Own};
+use crate::reads::{Followed, Own, ReadId};
 use crate::wire::{
     Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
 };
@@ -193,6 +193,8 @@ pub struct Replica<O> {
     watermark_sent: Lsn,
     rx_unacked: VecDeque<(Lsn, u64)>,
     followed: Followed,
+    /// Completions of reads of shared disks that the log carries, not yet acknowledged.
+    reads_unacked: VecDeque<(Lsn, ReadId)>,
     stalled_since: Option<Nanos>,
     /// Cost of the largest record that found no room.
     refused: u64,
@@ -262,6 +264,7 @@ impl<O> Replica<O> {
             watermark_sent: 0,
             rx_unacked: VecDeque::new(),
             followed: Followed::default(),
+            reads_unacked: VecDeque::new(),
             stalled_since: None,
             refused: 0,
             stalls: VecDeque::new(),

@@ -83,7 +83,7 @@ impl Ends {
         let policy = self.policies.get(usize::from(done.disk));
         let mut state = self.state();
         if let Some(own) = &mut state.own {
-            if read && done.status == DiskStatus::Ok && policy.is_some_and(|policy| policy.reads_race()) {
+            if read && done.status == DiskStatus::Ok && policy.is_some_and(|policy| policy.reads_twice()) {
                 own.reads.push((id, waited_for));
             }
             own.ended.insert(id, done);

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
-use ft_core::{Body, Mode, Nanos, reads};
+use ft_core::reads::{self, ReadId};
+use ft_core::{Body, Mode, Nanos};
 use ft_devices::ft::DiskPolicies;
 use ft_vcpu::Stop;
 
@@ -163,12 +164,27 @@ impl Runner {
             return;
         }
         let now = self.shared.now();
+        let read = self.logged_read(&input);
         let body = self.body(input);
-        self.shared.core().append(position, body, now);
+        let mut core = self.shared.core();
+        let lsn = core.append(position, body, now);
+        if let Some(read) = read {
+            core.read_logged(lsn, read);
+        }
+        drop(core);
         self.logged = position;
         if self.outputs_live() {
             self.flush();
         }
+    }
+
+    /// The request, if this is the end of a read of a shared disk whose data the log carries.
+    fn logged_read(&self, input: &Input) -> Option<ReadId> {
+        let Input::DiskDone(done) = input else { return None };
+        let policy = self.shared.disks.policies().get(usize::from(done.disk))?;
+        // A failed request may have been a read; where it was none, nobody waits for it.
+        let read = !done.data.is_empty() || done.status != DiskStatus::Ok;
+        (read && policy.reads_race() && !policy.reads_twice()).then_some((done.disk, done.request))
     }
 
     /// What the log says of an input.

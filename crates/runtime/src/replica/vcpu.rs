@@ -169,8 +169,10 @@ impl Runner {
         let shared = &self.shared;
         let id = (request.disk, request.request);
         let is_read = matches!(request.op, DiskOp::Read { .. });
-        let races = is_read && shared.disks.policies()[usize::from(id.0)].reads_race();
-        let shadow = races && shared.core().read_followed(id);
+        let policy = &shared.disks.policies()[usize::from(id.0)];
+        let shadow = is_read
+            && policy.reads_race()
+            && if policy.reads_twice() { shared.core().read_followed(id) } else { shared.core().is_paired() };
         shared.disks.submit(request, shadow);
         if shadow && !shared.core().is_paired() {
             // The backup was lost meanwhile, and its going was perhaps told before this read was there.
@@ -192,8 +194,8 @@ impl Runner {
                 let mut core = self.shared.core();
                 core.made(position, class, digest, keep);
                 if let Some(request) = request {
-                    let races = self.shared.disks.policies()[usize::from(request.disk)].reads_race();
-                    let due = races && core.tell_reads();
+                    let policy = &self.shared.disks.policies()[usize::from(request.disk)];
+                    let due = policy.reads_twice() && core.tell_reads();
                     drop(core);
                     self.shared.disks.submit_elsewhere(request);
                     if due {
@@ -212,8 +214,8 @@ impl Runner {
 
     /// Carries out a disk request as a backup.
     fn request_own(&self, request: DiskRequest) {
-        let races = self.shared.disks.policies()[usize::from(request.disk)].reads_race();
-        if races && matches!(request.op, DiskOp::Read { .. }) {
+        let policy = &self.shared.disks.policies()[usize::from(request.disk)];
+        if policy.reads_twice() && matches!(request.op, DiskOp::Read { .. }) {
             self.shared.core().own_read_made((request.disk, request.request));
         }
         self.shared.disks.submit_own(request);
