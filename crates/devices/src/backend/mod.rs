@@ -2,6 +2,7 @@
 
 mod direct;
 pub mod disk;
+mod durable;
 pub mod entropy;
 pub mod fault;
 pub mod file;
@@ -10,5 +11,6 @@ pub mod medium;
 pub mod memory;
 mod overlay;
 pub mod pool;
+pub mod quarantine;
 pub mod schedule;
 mod zero;
