@@ -13,7 +13,7 @@ pub(crate) fn witness(listen: SocketAddr, state: &Path) -> Exit {
     // Before there is any other thread: they all inherit it, and the signals wait for this one.
     let signals = Signals::block();
     let server = match Server::start(listen, state, |reason| {
-        say(&format!("witness: no generation is given away: {reason}"))
+        say(&format!("witness: no generation is given away: {reason}"));
     }) {
         Ok(server) => server,
         Err(error) => {

@@ -234,3 +234,32 @@ fn io_failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Stor
     let path = path.to_owned();
     move |error| StoreError::Io { doing, path, error }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ReplicaId;
+
+    #[test]
+    fn there_is_an_end_to_the_pairs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let who = Who { replica: ReplicaId::A, incarnation: 1 };
+        let registers: Registers = (0..MAX_PAIRS as u128).map(|pair| (pair, (1, who))).collect();
+        fs::write(&path, state::render(&registers)).unwrap();
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.pairs(), MAX_PAIRS);
+        let error = store.advance(u128::MAX, 0, who).unwrap_err();
+        assert!(matches!(error, StoreError::Full), "{error}");
+        assert_eq!(store.read(u128::MAX).generation, 0);
+        assert_eq!(store.advance(7, 1, who).unwrap().generation, 2, "the others go on");
+        drop(store);
+        assert_eq!(Store::open(&path).unwrap().read(7).generation, 2);
+
+        let mut registers = registers;
+        registers.insert(u128::MAX, (1, who));
+        fs::write(&path, state::render(&registers)).unwrap();
+        let error = Store::open(&path).unwrap_err();
+        assert!(error.to_string().contains("too many pairs"), "{error}");
+    }
+}
