@@ -2,6 +2,7 @@
 //!
 //! Each disk has threads of its own: one that hangs holds up no other.
 
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -127,6 +128,12 @@ impl DiskPool {
     /// See [`Schedule::take_over`].
     pub fn take_over(&self) {
         self.disks.iter().for_each(|worker| worker.change(Schedule::take_over));
+    }
+
+    /// See [`Schedule::writes_elsewhere`].
+    pub fn writes_elsewhere(&self, disk: u16) -> Vec<Range<u64>> {
+        let worker = self.disks.get(usize::from(disk));
+        worker.map_or_else(Vec::new, |worker| worker.lock().schedule.writes_elsewhere())
     }
 
     /// Waits until nothing runs here and nothing can start.

@@ -217,6 +217,13 @@ impl Schedule {
         }
     }
 
+    /// Sectors of the writes that the other replica is to carry out and is not known to have.
+    pub fn writes_elsewhere(&self) -> Vec<Range<u64>> {
+        let is_one =
+            |entry: &&Entry| entry.kind == Kind::Write && entry.state == State::Waiting(Start::Elsewhere);
+        self.entries.iter().filter(is_one).map(|entry| entry.sectors.clone()).collect()
+    }
+
     /// Forgets requests that do not run yet.
     pub fn clear_waiting(&mut self) {
         self.entries.retain(|entry| entry.state == State::Running);

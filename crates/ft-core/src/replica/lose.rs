@@ -9,9 +9,8 @@ use crate::wire::PeerRole;
 impl<O> Replica<O> {
     /// The peer is suspected. What follows depends on what it was to this side.
     pub(super) fn lose_peer(&mut self, reason: &str, now: Nanos) {
-        if self.session.take().is_none() {
-            return;
-        }
+        let Some(session) = self.session.take() else { return };
+        self.lost = Some(session.peer);
         self.link = None;
         self.frames.clear();
         if std::mem::take(&mut self.copying) {

@@ -176,6 +176,8 @@ pub struct Replica<O> {
     link: Option<Link>,
     session: Option<Session>,
     sessions: u64,
+    /// The process of the peer in the last session.
+    lost: Option<u64>,
     last_heard: Nanos,
     peer_beat: Option<(PeerRole, Nanos)>,
     /// The peer's process, as it was heard last.
@@ -252,6 +254,7 @@ impl<O> Replica<O> {
             link: None,
             session: None,
             sessions: 0,
+            lost: None,
             last_heard: now,
             peer_beat: None,
             peer_process: None,
@@ -526,6 +529,11 @@ impl<O> Replica<O> {
         let (executed, position) = (self.backlog.executed_lsn(), self.backlog.position());
         let role = PeerRole::Gone;
         Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position }).encode()
+    }
+
+    /// The process of the peer that was lost.
+    pub fn lost_peer(&self) -> Option<u64> {
+        self.lost
     }
 
     /// The process of the peer in this session.

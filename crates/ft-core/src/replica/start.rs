@@ -129,9 +129,9 @@ impl<O> Replica<O> {
             .as_ref()
             .and_then(|link| link.hello.as_ref())
             .is_some_and(|hello| hello.role == PeerRole::Waiting);
-        let peer_has_state = self
-            .peer_beat
-            .is_some_and(|(role, at)| role != PeerRole::Waiting && now < at + 10 * self.settings.ack_timeout);
+        let peer_has_state = self.peer_beat.is_some_and(|(role, at)| {
+            !matches!(role, PeerRole::Waiting | PeerRole::Gone) && now < at + 10 * self.settings.ack_timeout
+        });
         // The holder may well be running, out of earshot: nothing but its own replica takes the guest from it, and that only
         // where the generation is not younger than this process. Or it offered this side a session and `Armed` never came:
         // then it needs another win itself before its guest starts.

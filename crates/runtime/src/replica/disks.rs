@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
@@ -215,6 +216,11 @@ impl Disks {
             Some(own) if !own.reads.is_empty() => std::mem::take(&mut own.reads),
             _ => Vec::new(),
         }
+    }
+
+    /// The sectors of the writes to a disk that the log does not complete: they may still land, whoever is live.
+    pub(super) fn writes_elsewhere(&self, disk: u16) -> Vec<Range<u64>> {
+        self.pool.writes_elsewhere(disk)
     }
 
     /// Goes live: what has ended becomes inputs, what was elsewhere is done here.

@@ -14,11 +14,13 @@
 //! The protocol itself is in [`ft_core::Replica`], behind one lock; these threads only tell it what happens and do what it
 //! says.
 
+mod chores;
 mod control;
 mod disks;
 mod events;
 mod exit;
 mod fault;
+mod fence;
 mod follow;
 mod guest_clock;
 mod inputs;
@@ -139,6 +141,7 @@ fn start(
     }
     let events = events::Events::new(&shared, signals, sockets.as_ref()).map_err(Startup::Host)?;
     register::spawn(&shared, config).map_err(Startup::Host)?;
+    chores::spawn(&shared).map_err(Startup::Host)?;
     net::spawn(&shared, lan).map_err(Startup::Host)?;
     vcpu::spawn(&shared, config, machine, faults).map_err(Startup::Host)?;
     if let Some(sockets) = sockets {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use ft_core::output::OutputBody;
 use ft_core::{Effect, OutputClass, Released};
 
+use super::chores::Chore;
 use super::net;
 use super::register::Call;
 use super::shared::{Ending, Held, Shared};
@@ -28,7 +29,7 @@ impl Outside {
         match effect {
             Effect::ReadRegister => shared.call_register(Call::Read),
             Effect::Ask { from } => shared.call_register(Call::Ask(from)),
-            Effect::Fence { generation } => shared.control.send(&FromReplica::Fence { generation }),
+            Effect::Fence { generation } => shared.chore(Chore::Fence(generation)),
             Effect::Live { generation, takeover, alone, silent, reason } => {
                 if alone {
                     shared.disks.forget_backup();
@@ -47,7 +48,10 @@ impl Outside {
             }
             Effect::ReadFinished { disk, request } => shared.disks.read_finished(disk, request),
             Effect::CopyFrom | Effect::CopyTo | Effect::CopyOff | Effect::CopyMessage(_) => {}
-            Effect::Peer { .. } => {}
+            Effect::Peer { incarnation, gone } => {
+                shared.peers.heard(incarnation, gone);
+                shared.chore(Chore::PeerHeard);
+            }
             Effect::Heartbeat(bytes) => shared.heartbeat(&bytes),
             Effect::CloseLink => {
                 // What waits is an answer to what the peer did wrong, if anything: it goes first, if it can.

@@ -20,8 +20,10 @@ use ft_vcpu::Kick;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Setting;
+use super::chores::Chore;
 use super::control::Control;
 use super::disks::{Disks, RequestId};
+use super::fence::Peers;
 use super::inputs::Inputs;
 use super::media::Media;
 use super::net;
@@ -73,6 +75,9 @@ pub(super) struct Shared {
     pub(super) control: Arc<Control>,
     pub(super) disks: Disks,
     register: OnceLock<mpsc::Sender<Call>>,
+    chores: OnceLock<mpsc::Sender<Chore>>,
+    pub(super) peers: Peers,
+    pub(super) pair: u128,
     udp: OnceLock<(UdpSocket, SocketAddr)>,
     pub(super) wake_events: EventFd,
     /// The log connection that the protocol knows; 0 is none.
@@ -114,7 +119,7 @@ impl Shared {
         disks: Vec<DiskBackend>,
         media: Media,
     ) -> io::Result<Arc<Self>> {
-        let me = settings.me;
+        let (me, pair) = (settings.me, settings.pair);
         let (detector, pacing) = (config.detector.build(), config.pacing.build());
         let core = if setting == Setting::Solo {
             Core::solo(settings, detector, pacing)
@@ -136,6 +141,9 @@ impl Shared {
             control,
             disks,
             register: OnceLock::new(),
+            chores: OnceLock::new(),
+            peers: Peers::default(),
+            pair,
             udp: OnceLock::new(),
             wake_events: EventFd::new(libc::EFD_NONBLOCK)?,
             link: AtomicU64::new(0),
@@ -328,6 +336,14 @@ impl Shared {
         }
     }
 
+    /// Tells the peer, as the last thing, that nothing of this process can reach a disk any more.
+    pub(super) fn last_words(&self) {
+        if let Some((socket, peer)) = self.udp.get() {
+            // Lost, it costs the other side its certainty until this replica's next process is heard.
+            let _ = socket.send_to(&self.core().last_words(), peer);
+        }
+    }
+
     /// The vCPU's thread is at work.
     pub(super) fn beat(&self) {
         self.alive.store(self.now(), Ordering::Release);
@@ -380,6 +396,20 @@ impl Shared {
         // The thread lives as long as the process.
         if let Some(sender) = self.register.get() {
             let _ = sender.send(call);
+        }
+    }
+
+    // Chores.
+
+    pub(super) fn set_chores(&self, sender: mpsc::Sender<Chore>) {
+        // Set once, at the start.
+        let _ = self.chores.set(sender);
+    }
+
+    pub(super) fn chore(&self, chore: Chore) {
+        // The thread lives as long as the process.
+        if let Some(sender) = self.chores.get() {
+            let _ = sender.send(chore);
         }
     }
 

@@ -14,6 +14,7 @@ use ft_policies::Config;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fault::Fault;
+use super::fence;
 use super::guest_clock::GuestClock;
 use super::shared::{Ending, Held, Shared};
 use crate::machine::Machine;
@@ -115,6 +116,13 @@ impl Runner {
                 self.shared.end(Ending { code: 1, message, orderly: false });
                 return false;
             }
+        }
+        if self.machine.position() == 0 {
+            if let Err(message) = self.shared.media.load_apart(self.shared.pair) {
+                self.shared.end(Ending { code: 1, message, orderly: false });
+                return false;
+            }
+            fence::bring_back(&self.shared);
         }
         let (now, position) = (self.shared.now(), self.machine.position());
         self.logged = position;
