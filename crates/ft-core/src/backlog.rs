@@ -159,7 +159,7 @@ impl<O> Backlog<O> {
         if let Body::Output { class, digest } = record.body {
             self.match_marker(record, class, digest)?;
         } else if let Some(made) = self.made.front()
-            && (made.position < record.position || !matches!(record.body, Body::Input(_)))
+            && (made.position < record.position || !record.body.is_input())
         {
             // An input may itself make outputs, at its own position; their markers follow.
             return Err(Divergence {

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::sync::Arc;
 
 /// Bytes that can be read and written at any offset, from any number of threads. The caller keeps overlapping requests apart
 /// ([`super::schedule`]) and every request inside [`Medium::len`].
@@ -39,4 +40,27 @@ pub trait Medium: Send + Sync + Debug {
     /// # Errors
     /// The host's: what was written may be lost.
     fn flush(&self) -> io::Result<()>;
+}
+
+/// So that a caller keeps a handle of what it gives away.
+impl<T: Medium + ?Sized> Medium for Arc<T> {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read(buffer, offset)
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        (**self).write(data, offset)
+    }
+
+    fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        (**self).zero(offset, len, unmap)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
 }

@@ -1,8 +1,16 @@
 //! The host's side of the devices: what carries out outputs and gives inputs. Not deterministic, and outside the machine.
 
+mod direct;
 pub mod disk;
+mod durable;
 pub mod entropy;
+pub mod fault;
 pub mod file;
+mod lock;
 pub mod medium;
+pub mod memory;
+mod overlay;
 pub mod pool;
+pub mod quarantine;
 pub mod schedule;
+mod zero;

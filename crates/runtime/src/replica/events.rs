@@ -110,6 +110,7 @@ impl Events {
             }
             if let Some(ending) = shared.ending() {
                 shared.disks.close(ending.orderly);
+                shared.last_words();
                 shared.control.end(ending.code, ending.message);
                 shared.control.drain();
                 return ending.code;
@@ -250,6 +251,10 @@ fn status(shared: &Shared) -> Value {
     fields.insert("paused_ms".into(), json!(shared.paused.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("guest_ms".into(), json!(shared.guest.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("digests".into(), json!(shared.digests.load(Ordering::Relaxed)));
+    let apart = shared.media.apart();
+    if !apart.is_empty() {
+        fields.insert("quarantine".into(), json!(apart));
+    }
     if shared.solo {
         fields.insert("position".into(), json!(shared.position.load(Ordering::Relaxed)));
     }
