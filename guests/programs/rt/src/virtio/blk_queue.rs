@@ -92,6 +92,7 @@ struct InFlight {
 
 /// The driver of a virtio block device.
 pub struct BlkQueue {
+    /// The first field: dropping it resets the device, which must be before the buffers go.
     transport: MmioTransport<'static>,
     queue: VirtQueue<Identity, DESCRIPTORS>,
     capacity: u64,
