@@ -232,11 +232,22 @@ impl Runner {
 
     /// Logs a digest here. False if the guest must not go on (the mode changed while there was no room).
     fn log_digest(&mut self) -> bool {
-        let body = Body::Digest(self.machine.digest(false));
+        self.log_digest_of(false)
+    }
+
+    /// The same of all of memory: the last one that both sides take.
+    pub(super) fn log_last_digest(&mut self) {
+        if self.shared.core().is_paired() {
+            self.log_digest_of(true);
+        }
+    }
+
+    fn log_digest_of(&mut self, full: bool) -> bool {
+        let body = Body::Digest(self.machine.digest(full));
         loop {
             let now = self.shared.now();
             let mut core = self.shared.core();
-            if core.mode() != Mode::Live {
+            if !matches!(core.mode(), Mode::Live | Mode::Stop) {
                 return false;
             }
             if core.reserve(body.cost(), now) {
