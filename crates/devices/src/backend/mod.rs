@@ -13,4 +13,5 @@ mod overlay;
 pub mod pool;
 pub mod quarantine;
 pub mod schedule;
+pub mod stamp;
 mod zero;
