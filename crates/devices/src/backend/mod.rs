@@ -1,5 +1,6 @@
 //! The host's side of the devices: what carries out outputs and gives inputs. Not deterministic, and outside the machine.
 
+pub mod copy;
 mod direct;
 pub mod disk;
 mod durable;
