@@ -194,8 +194,8 @@ impl FileMedium {
         self.new
     }
 
-    /// True if a process has the disk open, as a member of the pair, that is neither this one nor among the incarnations `known`:
-    /// it may still write.
+    /// True if a process has the disk open, as a member of the pair, that is neither this one nor among the incarnations
+    /// `known`: it may still write.
     ///
     /// # Errors
     /// The host cannot tell.
@@ -245,7 +245,8 @@ impl Medium for FileMedium {
 
     fn is_hole(&self, offset: u64, len: u64) -> bool {
         let Ok(from) = libc::off_t::try_from(offset) else { return false };
-        // SAFETY: the descriptor is open during the call; the rest are integers. It moves the file's position, which nobody uses.
+        // SAFETY: the descriptor is open during the call; the rest are integers. It moves the file's position, which nobody
+        // uses.
         let data = unsafe { libc::lseek(self.file.as_raw_fd(), from, libc::SEEK_DATA) };
         // A device has no holes, and says so or that all of it is data.
         if data < 0 {

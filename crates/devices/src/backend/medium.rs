@@ -35,8 +35,8 @@ pub trait Medium: Send + Sync + Debug {
     /// The host's. Any part may be zero then.
     fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 
-    /// True if nothing was ever written to these bytes, or they were zeroed since, so that they need not be read. False where that is
-    /// not known.
+    /// True if nothing was ever written to these bytes, or they were zeroed since, so that they need not be read. False where
+    /// that is not known.
     fn is_hole(&self, _offset: u64, _len: u64) -> bool {
         false
     }

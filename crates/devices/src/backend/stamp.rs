@@ -1,5 +1,5 @@
-//! What is known about one copy of a *separate* disk: a small file beside it, by which a start tells the copy to go on with from
-//! one that is old, half copied, or of another pair.
+//! What is known about one copy of a *separate* disk: a small file beside it, by which a start tells the copy to go on with
+//! from one that is old, half copied, or of another pair.
 //!
 //! The copy itself is locked with [`Lock::Alone`](super::file::Lock) while a replica has it, and whoever holds that lock may
 //! change the stamp: it needs no lock of its own. It is text, because in the end a person decides what to do with two copies

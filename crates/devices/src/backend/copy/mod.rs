@@ -1,13 +1,14 @@
 //! Makes a copy of a separate disk equal to another: what both replicas do before a backup is one.
 //!
-//! The replica that is, or will be, live is the *source*, the other the *target*. The target offers its copy, the source accepts it
-//! or says why not; then the target sends digests of its blocks, and the source answers with the blocks that differ. Disks are
-//! done one after the other, and the source says when all are.
+//! The replica that is, or will be, live is the *source*, the other the *target*. The target offers its copy, the source
+//! accepts it or says why not; then the target sends digests of its blocks, and the source answers with the blocks that
+//! differ. Disks are done one after the other, and the source says when all are.
 //!
 //! - [`message`]: what the two say to each other, as bytes;
 //! - [`source`] and [`target`]: the two sides. They do no networking: messages go in and come out.
 //!
-//! Digests are XXH3: whoever could make two blocks with the same digest on purpose is the guest, which would spoil its own disk.
+//! Digests are XXH3: whoever could make two blocks with the same digest on purpose is the guest, which would spoil its own
+//! disk.
 
 pub mod message;
 mod rules;

@@ -5,8 +5,8 @@ use std::io;
 use super::message::MAX_DIGESTS;
 use super::{CopyDisk, CopyError, CopyMessage, block_digests, write_block};
 
-/// Offers its copies, one after the other, and writes what the source says differs. Send what [`CopyTarget::next_message`] gives
-/// until it gives none, and give it the source's messages with [`CopyTarget::handle`].
+/// Offers its copies, one after the other, and writes what the source says differs. Send what [`CopyTarget::next_message`]
+/// gives until it gives none, and give it the source's messages with [`CopyTarget::handle`].
 pub struct CopyTarget<F> {
     disks: Vec<CopyDisk>,
     /// Called, with the disk, before the first write to it.
@@ -46,8 +46,8 @@ impl<F> std::fmt::Debug for CopyTarget<F> {
 }
 
 impl<F: FnMut(u16) -> io::Result<()>> CopyTarget<F> {
-    /// The target's copies, in the order of the config. `mark_incomplete` is called with the index of a disk before the first write to
-    /// it, and must make durable that the copy is of no use until all is done.
+    /// The target's copies, in the order of the config. `mark_incomplete` is called with the index of a disk before the first
+    /// write to it, and must make durable that the copy is of no use until all is done.
     pub fn new(disks: Vec<CopyDisk>, mark_incomplete: F) -> Self {
         let written = vec![false; disks.len()];
         let state = if disks.is_empty() { State::End } else { State::Offer };
