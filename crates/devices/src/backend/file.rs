@@ -108,6 +108,7 @@ pub struct FileMedium {
     len: u64,
     read_only: bool,
     block_device: bool,
+    new: bool,
     access: Access,
     lock: Lock,
 }
@@ -148,11 +149,13 @@ impl FileMedium {
         }
         // The metadata of a block device says 0 bytes; its end does not.
         let mut found = (&file).seek(SeekFrom::End(0)).map_err(io)?;
+        let mut new = false;
         if let Some(wanted) = options.size {
             // Only a file that was just created, here or by the other member a moment ago, is empty.
             if found == 0 && options.create && !options.read_only && metadata.is_file() {
                 file.set_len(wanted).map_err(io)?;
                 found = wanted;
+                new = true;
             }
             if found < wanted {
                 return Err(DiskError::TooShort { path, found, wanted });
@@ -173,7 +176,7 @@ impl FileMedium {
             Access::Cached
         };
         let (read_only, lock, block_device) = (options.read_only, options.lock, !metadata.is_file());
-        Ok(Self { file, path, len, read_only, block_device, access, lock })
+        Ok(Self { file, path, len, read_only, block_device, new, access, lock })
     }
 
     /// Where it is.
@@ -186,8 +189,13 @@ impl FileMedium {
         self.block_device
     }
 
-    /// True if a process has the disk open, as a member of the pair, that is neither this one nor among the incarnations `known`:
-    /// it may still write.
+    /// True if the file was empty, or not there, before it was opened here.
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// True if a process has the disk open, as a member of the pair, that is neither this one nor among the incarnations
+    /// `known`: it may still write.
     ///
     /// # Errors
     /// The host cannot tell.
@@ -233,6 +241,19 @@ impl Medium for FileMedium {
             Access::Direct { sync: true, .. } => self.flush(),
             _ => Ok(()),
         }
+    }
+
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        let Ok(from) = libc::off_t::try_from(offset) else { return false };
+        // SAFETY: the descriptor is open during the call; the rest are integers. It moves the file's position, which nobody
+        // uses.
+        let data = unsafe { libc::lseek(self.file.as_raw_fd(), from, libc::SEEK_DATA) };
+        // A device has no holes, and says so or that all of it is data.
+        if data < 0 {
+            return std::io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO)
+                && offset.saturating_add(len) <= self.len;
+        }
+        data as u64 >= offset.saturating_add(len)
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -367,6 +388,22 @@ mod tests {
                 Err(error) => println!("skipped: no file system in memory here: {error}"),
             }
         }
+    }
+
+    #[test]
+    fn holes_are_where_nothing_was_written() {
+        let dir = directory();
+        let medium = FileMedium::open(&options(&dir)).unwrap();
+        assert!(medium.is_new());
+        if !medium.is_hole(0, SIZE) {
+            return println!("skipped: a file system without holes");
+        }
+        medium.write(&[1; 512], 20 << 10).unwrap();
+        assert!(medium.is_hole(0, 8 << 10) && medium.is_hole(40 << 10, 24 << 10));
+        assert!(!medium.is_hole(0, SIZE) && !medium.is_hole(20 << 10, 512));
+        assert!(!medium.is_hole(40 << 10, SIZE) && !medium.is_hole(u64::MAX, 1));
+        drop(medium);
+        assert!(!FileMedium::open(&options(&dir)).unwrap().is_new());
     }
 
     #[test]

@@ -261,8 +261,8 @@ fn ops() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever a deposed replica writes to blocks that are kept apart, and whenever the live one ends: reads see what the live ones
-    /// wrote last, and in the end the disk holds it.
+    /// Whatever a deposed replica writes to blocks that are kept apart, and whenever the live one ends: reads see what the
+    /// live ones wrote last, and in the end the disk holds it.
     #[test]
     fn the_disk_is_what_the_live_replicas_wrote(ops in prop::collection::vec(ops(), 1..40)) {
         let place = Place::new();
