@@ -236,6 +236,15 @@ impl Disks {
         self.pool.take_over();
     }
 
+    /// Makes all that was written durable, past the schedule: when nothing runs any more. True if it went well.
+    pub(super) fn flush_all(&self) -> bool {
+        let flush = |(disk, backend): (usize, &DiskBackend)| {
+            let request = DiskRequest { disk: disk as u16, request: u64::MAX, op: DiskOp::Flush };
+            backend.execute(&request).status == DiskStatus::Ok
+        };
+        self.pool.disks().enumerate().all(flush)
+    }
+
     /// Waits for what runs and lets nothing more begin.
     pub(super) fn close(&self, finish: bool) {
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
