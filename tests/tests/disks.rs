@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ft_e2e::{
-    BLK_SECTORS, Bed, BlkRun, DiskPolicy, Guest, Launcher, Random, Settings, Status, Takeover, Victim,
+    BLK_SECTORS, Bed, BlkRun, DiskPolicy, Guest, Launcher, Random, Settings, Takeover, Victim,
     check_crashed_image, check_image, kill_campaign, marked, rounds,
 };
 
@@ -58,10 +58,10 @@ fn kill(
     random: &mut Random,
     is_time: impl Fn(&str) -> bool,
 ) -> Takeover {
-    let before = bed.wait_status("both replicas", LIMIT, Status::is_pair);
-    let (dies, stays) = match victim {
-        Victim::Primary => (before.primary(), before.backup()),
-        Victim::Backup => (before.backup(), before.primary()),
+    let [primary, backup] = pair.wait_roles(LIMIT);
+    let ((_, dies), (stays, _)) = match victim {
+        Victim::Primary => (primary, backup),
+        Victim::Backup => (backup, primary),
     };
     assert!(
         pair.stdout.wait_for(0, LIMIT, is_time).is_some(),
@@ -69,14 +69,14 @@ fn kill(
         pair.said()
     );
     std::thread::sleep(random.time(Duration::from_millis(30)));
-    bed.signal(dies.pid, libc::SIGKILL);
+    bed.signal(dies, libc::SIGKILL);
     let takeover = pair.wait_takeover(0, LIMIT);
-    assert_eq!(takeover.replica, stays.replica, "{}", takeover.line);
+    assert_eq!(takeover.replica, stays, "{}", takeover.line);
     takeover
 }
 
 fn kill_of_the_primary(policy: DiskPolicy) {
-    kills(policy, Victim::Primary, rounds(3, 50));
+    kills(policy, Victim::Primary, rounds(2, 50));
 }
 
 fn kill_of_the_backup(policy: DiskPolicy) {
@@ -86,8 +86,8 @@ fn kill_of_the_backup(policy: DiskPolicy) {
 /// The guest never notices: every read finds what was written last, every line is on the console once, and the disk of the
 /// survivor is the one that the operations make.
 fn kills(policy: DiskPolicy, victim: Victim, rounds: u32) {
-    // A few seconds.
-    const OPS: u64 = 40_000;
+    // Two seconds.
+    const OPS: u64 = 20_000;
     let mut random = Random::new("disks under kills");
     for round in 0..rounds {
         let seed = random.below(1 << 32);
@@ -96,7 +96,7 @@ fn kills(policy: DiskPolicy, victim: Victim, rounds: u32) {
         let bed = Bed::new(&settings(policy, &cmdline, 1));
         let mut pair = bed.start();
         // Far enough from the end that the kill comes before it.
-        let least = random.below(OPS * 2 / 3);
+        let least = random.below(OPS / 2);
         let takeover = kill(&bed, &pair, victim, &mut random, |line| {
             let done = line.strip_prefix("done ").and_then(|rest| rest.split(' ').next()?.parse().ok());
             done.is_some_and(|done: u64| done >= least)
@@ -145,13 +145,13 @@ fn races(policy: DiskPolicy) {
 /// The same with a kill in the middle: requests in flight are issued again, and a read among them must not find what a later
 /// write, which the old primary has done already, put there.
 fn races_under_a_kill(policy: DiskPolicy) {
-    const RACES: u64 = 4_000;
+    const RACES: u64 = 2_000;
     let mut random = Random::new("races under a kill");
-    for round in 0..rounds(3, 50) {
+    for round in 0..rounds(1, 50) {
         let cmdline = format!("mode=races ops={RACES} seed={} report=50", random.below(1 << 32));
         let bed = Bed::new(&settings(policy, &cmdline, 1));
         let mut pair = bed.start();
-        let least = random.below(RACES * 2 / 3);
+        let least = random.below(RACES / 2);
         let takeover = kill(&bed, &pair, Victim::Primary, &mut random, |line| {
             let race =
                 line.strip_prefix("races: round ").and_then(|rest| rest.split(',').next()?.parse().ok());
@@ -174,7 +174,7 @@ fn crash(policy: DiskPolicy) {
         let seed = random.below(1 << 32);
         let bed = Bed::new(&settings(policy, &format!("mode=hold seed={seed} depth=32 report=100"), 1));
         let mut pair = bed.start();
-        bed.wait_status("both replicas", LIMIT, Status::is_pair);
+        pair.wait_roles(LIMIT);
         let begun = pair.stdout.wait_for(0, LIMIT, |line| line.starts_with("flush "));
         assert!(begun.is_some(), "no flush completes:\n{}", pair.said());
         std::thread::sleep(random.time(Duration::from_millis(1500)));
@@ -204,7 +204,7 @@ fn crash(policy: DiskPolicy) {
 /// `failover.rs`, and longer.
 fn kv(policy: DiskPolicy) {
     let settings = Settings::with_disk(Guest::Kv, policy);
-    kill_campaign(&settings, Victim::Primary, rounds(2, 50));
+    kill_campaign(&settings, Victim::Primary, rounds(1, 50));
     kill_campaign(&settings, Victim::Backup, rounds(1, 20));
 }
 
