@@ -372,7 +372,18 @@ mod tests {
         let count =
             |wanted: fn(&OutputBody) -> bool| outputs.iter().filter(|output| wanted(&output.body)).count();
         assert!(count(|body| matches!(body, OutputBody::NetTx { .. })) > 0);
-        assert!(count(|body| matches!(body, OutputBody::Disk(_))) > 0);
+        let disk = |wanted: fn(&DiskOp) -> bool| {
+            let ops = outputs.iter().filter_map(|output| match &output.body {
+                OutputBody::Disk(request) => Some(&request.op),
+                _ => None,
+            });
+            ops.filter(|op| wanted(op)).count()
+        };
+        assert!(disk(|op| matches!(op, DiskOp::Read { .. })) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::Write { .. })) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::Flush)) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::Discard { .. })) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::WriteZeroes { .. })) > 0);
         assert!(count(|body| matches!(body, OutputBody::Console { .. })) > 0);
         assert!(count(|body| matches!(body, OutputBody::Entropy { .. })) > 0);
     }

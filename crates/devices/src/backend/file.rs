@@ -80,8 +80,8 @@ pub enum DiskError {
     NoDirectIo(PathBuf),
     /// The medium takes whole blocks only, and they are larger than the guest's sectors.
     #[error(
-        "{}: takes direct I/O in blocks of {granularity} bytes only, and the guest's are of 512; keep the disk on a device with \
-         512-byte sectors, real or emulated",
+        "{}: takes direct I/O in blocks of {granularity} bytes only, and the guest's are of 512; keep the disk on a device \
+         with 512-byte sectors, real or emulated",
         .path.display()
     )]
     CoarseBlocks {

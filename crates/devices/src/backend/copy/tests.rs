@@ -225,7 +225,8 @@ proptest! {
         let target = |origin| disks.iter().map(|(_, to)| disk(to, origin)).collect::<Vec<_>>();
         let cut = run(source(), target(STALE), window, limit);
         prop_assert!(cut.messages <= limit);
-        let whole = run(source(), target(Origin::Stamped { state: CopyState::Incomplete, generation: 5, clean: None }), window, usize::MAX);
+        let incomplete = Origin::Stamped { state: CopyState::Incomplete, generation: 5, clean: None };
+        let whole = run(source(), target(incomplete), window, usize::MAX);
         prop_assert!(whole.done);
         for (from, to) in &disks {
             prop_assert!(from.bytes() == to.bytes());
