@@ -229,8 +229,8 @@ impl Fuzzed {
         let mut len = 512 * u32::from(source.byte() % 8);
         if kind >= 11 {
             len = 16 * (1 + len / 3072);
-            let mut segment = u64::from(source.half() % 2048).to_le_bytes().to_vec();
-            segment.extend([source.byte(), 0, 0, 0, source.byte() % 3, 0, 0, 0]);
+            let mut segment = u64::from(source.half() % 1024).to_le_bytes().to_vec();
+            segment.extend([source.byte(), 0, 0, 0, source.byte() % 4 / 2, 0, 0, 0]);
             self.ram.write_slice(&segment, GuestAddress(data)).expect("inside memory");
         }
         let writable = 2 * u16::from(kind == 0 || kind == 8);
