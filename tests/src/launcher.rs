@@ -137,6 +137,14 @@ impl Launcher {
         }
     }
 
+    /// Waits for the line that says who is primary and who is its backup: name and process of each. A guest that is soon done
+    /// is gone before a status could be asked for.
+    pub fn wait_roles(&self, limit: Duration) -> [(String, u32); 2] {
+        let line = self.stderr.wait_for(0, limit, |line| roles(line).is_some());
+        let line = line.unwrap_or_else(|| panic!("no pair within {limit:?}:\n{}", self.said()));
+        roles(&line.text).expect("it was accepted just now")
+    }
+
     /// Waits for the line that says that a replica goes on, from line `from` of standard error on.
     pub fn wait_takeover(&self, from: usize, limit: Duration) -> Takeover {
         let line = self.stderr.wait_for(from, limit, |line| Takeover::parse(line, Instant::now()).is_some());
@@ -149,6 +157,16 @@ impl Launcher {
     pub fn said(&self) -> String {
         format!("--- console\n{}\n--- standard error\n{}", self.stdout.text(), self.stderr.text())
     }
+}
+
+/// Reads `... replica a (process 1) is primary in generation 1 at position 0, replica b (process 2) is its backup`.
+fn roles(line: &str) -> Option<[(String, u32); 2]> {
+    let (primary, backup) = line.strip_suffix(" is its backup")?.split_once(" is primary in ")?;
+    let replica = |text: &str| {
+        let (name, process) = text.rsplit_once("replica ")?.1.split_once(" (process ")?;
+        Some((name.to_owned(), process.strip_suffix(')')?.parse().ok()?))
+    };
+    Some([replica(primary)?, replica(backup)?])
 }
 
 impl Takeover {
@@ -194,6 +212,16 @@ pub(crate) fn send_signal(pid: u32, signal: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_line_of_a_start() {
+        let line = "ft-vm: replica a (process 7) is primary in generation 1 at position 0, replica b (process 8) is its backup";
+        assert_eq!(roles(line), Some([("a".into(), 7), ("b".into(), 8)]));
+        assert_eq!(
+            roles("ft-vm: replica a goes on alone in generation 3 at position 99, without a backup"),
+            None
+        );
+    }
 
     #[test]
     fn the_lines_of_a_loss() {

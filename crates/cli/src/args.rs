@@ -1,5 +1,6 @@
 //! The arguments of `ft-vm`.
 
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -33,6 +34,9 @@ pub(crate) struct RunArgs {
     /// Override one key or table of the configuration, such as vm.memory='"1 GiB"' or pacing='{none={}}'; repeatable.
     #[arg(long = "set", value_name = "KEY=TOML")]
     pub(crate) sets: Vec<String>,
+    /// The other replica is on another host.
+    #[arg(long, hide = true, requires = "launcher_fds")]
+    pub(crate) own_host: bool,
     /// The descriptors that the launcher gives a replica: its control connection, and its port of the network.
     #[arg(long, hide = true, value_name = "CONTROL,LAN", requires = "replica", value_parser = launcher_fds)]
     pub(crate) launcher_fds: Option<LauncherFds>,
@@ -48,6 +52,16 @@ pub(crate) struct LauncherFds {
     pub(crate) control: RawFd,
     /// Frames of the guest's network.
     pub(crate) lan: RawFd,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    numeric
+        .parse()
+        .map_err(|_| "this is not an IP address and a port, such as 127.0.0.1:7100 or [::1]:7100".into())
 }
 
 fn launcher_fds(text: &str) -> Result<LauncherFds, String> {
@@ -94,12 +108,12 @@ pub(crate) enum Command {
         #[arg(long = "set", value_name = "KEY=TOML")]
         sets: Vec<String>,
     },
-    /// Run the tie-breaker server. Not available in this version.
+    /// Run the tie-breaker server, for any number of pairs. Only the pairs may reach it: it trusts whoever connects.
     Witness {
-        /// Where to listen.
-        #[arg(long, value_name = "ADDR")]
-        listen: String,
-        /// The file of the durable register.
+        /// Where to listen: an IP address or `localhost`, and a port, such as 192.0.2.3:7100.
+        #[arg(long, value_name = "ADDR", value_parser = address)]
+        listen: SocketAddr,
+        /// The file of the durable register; it is made where it is missing.
         #[arg(long, value_name = "FILE")]
         state: PathBuf,
     },
@@ -139,6 +153,8 @@ mod tests {
             "status --config x.toml --json",
             "promote --config x.toml",
             "witness --listen 127.0.0.1:1 --state s",
+            "witness --listen localhost:1 --state s",
+            "witness --listen [::1]:0 --state s",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -159,7 +175,9 @@ mod tests {
             "check",
             "schema x",
             "status",
-            "witness --listen a:1",
+            "witness --listen 127.0.0.1:1",
+            "witness --listen a:1 --state s",
+            "witness --listen 127.0.0.1 --state s",
             "frobnicate",
         ] {
             assert_eq!(parse(line).map(|cli| format!("{cli:?}")).expect_err(line).exit_code(), 2, "{line}");

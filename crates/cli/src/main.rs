@@ -5,12 +5,12 @@ mod check;
 mod exit;
 mod machine;
 mod schema;
+mod witness;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser as _;
-use exit::Exit;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -21,10 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Schema) => schema::schema(),
         Some(Command::Status { config, sets, json }) => machine::status(config, sets, *json),
         Some(Command::Promote { config, sets }) => machine::promote(config, sets),
-        Some(Command::Witness { .. }) => {
-            eprintln!("ft-vm: witness is not available in this version; use [tie-breaker.shared-disk]");
-            Exit::BadConfig
-        }
+        Some(Command::Witness { listen, state }) => witness::witness(*listen, state),
     };
     exit.into()
 }

@@ -84,14 +84,9 @@ fn schema_is_the_file() {
 
 #[test]
 fn what_is_not_there_yet_says_so() {
-    for args in [
-        &["witness", "--listen", "127.0.0.1:1", "--state", "s"][..],
-        &["promote", "--config", &config("pair.toml")],
-    ] {
-        let output = ft_vm(args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert!(said(&output).contains("not available in this version"));
-    }
+    let output = ft_vm(&["promote", "--config", &config("pair.toml")]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("not available in this version"));
 }
 
 #[test]

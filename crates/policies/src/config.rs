@@ -15,7 +15,7 @@ use crate::tie_breaker::TieBreakerKind;
 use crate::units::{Size, Time};
 
 /// The guests that are built into ft-vm: `kernel = "builtin:NAME"`.
-pub const BUILTIN_GUESTS: &[&str] = &["kv", "cpu"];
+pub const BUILTIN_GUESTS: &[&str] = &["kv", "cpu", "blk"];
 /// The least memory a virtual machine may have.
 pub const MIN_MEMORY: Size = Size::mib(16);
 /// The most: guest-physical addresses above 3 GiB belong to devices.
@@ -195,7 +195,7 @@ pub enum ConsoleOutput {
 /// `[[disk]]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The file or block device.
+    /// The file or block device; [`Disk::path_of`] is the one of a replica.
     pub path: PathBuf,
     /// The size the guest sees, a multiple of 512 bytes: a missing file is created with it (not if read-only), a shorter
     /// one is refused. `None`: the file must exist, and its own size counts.
@@ -302,7 +302,7 @@ pub struct Forward {
 /// `[replicas]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replicas {
-    /// Where replica a listens for its peer.
+    /// Where replica a listens for its peer: an address that the peer can connect to.
     pub a: SocketAddr,
     /// Where replica b listens.
     pub b: SocketAddr,
@@ -311,6 +311,10 @@ pub struct Replicas {
 }
 
 impl Replicas {
+    /// Whether both run on one machine, under one launcher: then both addresses are loopback. Otherwise neither is.
+    pub fn one_machine(&self) -> bool {
+        self.a.ip().is_loopback() && self.b.ip().is_loopback()
+    }
     /// The address of one of the two.
     pub fn address(&self, replica: ReplicaId) -> SocketAddr {
         match replica {

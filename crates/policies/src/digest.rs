@@ -106,6 +106,8 @@ fn canonical(config: &Config) -> String {
     }
     match tie_breaker {
         TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),
+        // Two witnesses would let both replicas go on.
+        TieBreakerKind::Witness { address } => line("tie-breaker.witness", address),
     }
     match pacing {
         PacingKind::None => line("pacing.none", &""),

@@ -69,6 +69,7 @@ fn shown_defaults_are_the_defaults() {
     let base = "[vm]\nname = 'x'\nkernel = 'builtin:kv'\n[replicas]\na = '127.0.0.1:1'\nb = '127.0.0.1:2'\n\
                 [tie-breaker.shared-disk]\npath = 'g'\n";
     let disk = "[[disk]]\npath = 'd'\n";
+    let faulty = "[disk.faults]\n";
     let net = "[[net]]\nuser = {}\n";
     let schema = schema::json();
     let mut tried = 0;
@@ -91,6 +92,7 @@ fn shown_defaults_are_the_defaults() {
     check("detector.fixed", "DetectorFixed", base);
     check("pacing.lag-feedback", "PacingLagFeedback", base);
     check("disk.0", "Disk", &format!("{base}{disk}"));
+    check("disk.0.faults", "DiskFaults", &format!("{base}{disk}{faulty}"));
     check("net.0.user", "NetUser", &format!("{base}{net}"));
-    assert!(tried >= 12, "only {tried} defaults");
+    assert!(tried >= 21, "only {tried} defaults");
 }

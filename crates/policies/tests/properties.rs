@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use ft_policies::{Config, schema};
+use ft_policies::{Config, DiskFaults, Reads, ReplicaId, Sharing, Time, schema};
 use proptest::prelude::*;
 
 const PAIR: &str = include_str!("../../../config/pair.toml");
@@ -62,6 +62,7 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         "console.output='console.txt'",
         "vm.memory='65536 KiB'",
         "disk.0.read-only=false",
+        "disk.0.faults={write-errors=0.1}",
     ] {
         assert_eq!(digest(&[same]), base, "{same}");
     }
@@ -76,6 +77,7 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         "disk.0.size='65 MiB'",
         "disk.0={path='kv.img'}",
         "disk.0.read-only=true",
+        "disk.0.reads='backup'",
         "disk.1={path='b.img'}",
         "net=[]",
         "net.0.mac='02:00:00:00:00:01'",
@@ -86,6 +88,8 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         "logging.buffer='17 MiB'",
         "detector.fixed.heartbeat='21 ms'",
         "detector.fixed.timeout='201 ms'",
+        "tie-breaker.witness.address='127.0.0.1:7100'",
+        "tie-breaker.witness.address='127.0.0.1:7101'",
         "pacing.none={}",
         "pacing.lag-feedback.target='101 ms'",
     ] {
@@ -94,6 +98,74 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         seen.push(digest);
     }
     assert_ne!(digest(&["disk=[]", "output.rule='none'"]), digest(&["disk=[]"]));
+}
+
+/// What is right on two hosts: addresses that are not loopback, one path for two files, no network of one machine.
+#[test]
+fn a_pair_on_two_hosts() {
+    let sets = [
+        "replicas.a='192.0.2.1:7001'",
+        "replicas.b='[2001:db8::2]:7001'",
+        "disk.0.sharing='separate'",
+        "disk.0.reads='backup'",
+        "net=[]",
+        "tie-breaker.witness.address='192.0.2.3:7100'",
+        "output.rule='none'",
+    ]
+    .map(str::to_owned);
+    let config = load(PAIR.as_bytes(), &sets).unwrap();
+    assert!(!config.replicas.one_machine());
+    assert_eq!(config.tie_breaker.place(), "the witness at 192.0.2.3:7100");
+    let disk = &config.disks[0];
+    assert_eq!((disk.sharing, disk.reads), (Sharing::Separate, Reads::Backup));
+    assert_eq!(disk.path_of(Some(ReplicaId::A)), disk.path_of(Some(ReplicaId::B)));
+    assert!(load(PAIR.as_bytes(), &[]).unwrap().replicas.one_machine());
+}
+
+#[test]
+fn faults_of_a_disk() {
+    let faults = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
+        load(PAIR.as_bytes(), &sets).unwrap_or_else(|| panic!("{sets:?}")).disks[0].faults.clone()
+    };
+    assert_eq!(faults(&[]), None);
+    let nothing = DiskFaults {
+        replica: None,
+        after: 0,
+        read_errors: 0.0,
+        write_errors: 0.0,
+        flush_errors: 0.0,
+        short: 0.0,
+        delayed: 0.0,
+        delay: Time::millis(5),
+        lose_unflushed: false,
+        seed: 0,
+    };
+    assert_eq!(faults(&["disk.0.faults={}"]), Some(nothing.clone()));
+    assert_eq!(
+        faults(&[
+            "disk.0.faults={write-errors=0.1}",
+            "disk.0.faults.flush-errors=1",
+            "disk.0.faults.replica='b'"
+        ]),
+        Some(DiskFaults {
+            replica: Some(ReplicaId::B),
+            write_errors: 0.1,
+            flush_errors: 1.0,
+            ..nothing.clone()
+        })
+    );
+    assert_eq!(
+        faults(&["disk.0.faults={after=7, short=1e-3, delayed=1.0, delay='1 s', seed=9}"]),
+        Some(DiskFaults {
+            after: 7,
+            short: 0.001,
+            delayed: 1.0,
+            delay: Time::millis(1000),
+            seed: 9,
+            ..nothing
+        })
+    );
 }
 
 /// Pieces that have a meaning somewhere, so that random texts get past the parser.
@@ -129,7 +201,16 @@ fn valid() -> impl Strategy<Value = String> {
         "[ -!#-\\[\\]-~]{0,40}",
         any::<bool>(),
     );
-    let disks = prop::collection::vec((prop::option::of(1u64..100_000), any::<bool>()), 0..4);
+    let disks = prop::collection::vec(
+        (
+            prop::option::of(1u64..100_000),
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            prop::option::of((0.0f64..=1.0, prop::sample::select(vec!["0", "1", "0.5", "1e-9", "1.0"]))),
+        ),
+        0..4,
+    );
     let net = prop::option::of((
         prop::option::of(any::<[u8; 5]>()),
         prop::collection::btree_map(1u16..=6000, 1u16.., 0..4),
@@ -146,10 +227,20 @@ fn valid() -> impl Strategy<Value = String> {
         let mut text = format!(
             "[vm]\nname = '{name}'\nmemory = '{memory}'\nkernel = 'builtin:{kernel}'\ncmdline = \"{cmdline}\"\nclock = '{clock}'\n"
         );
-        for (index, (size, read_only)) in disks.iter().enumerate() {
-            text += &format!("[[disk]]\npath = 'disk-{index}.img'\nread-only = {read_only}\n");
+        for (index, (size, read_only, separate, backup_reads, faults)) in disks.iter().enumerate() {
+            text += &format!("[[disk]]\nread-only = {read_only}\n");
+            text += &match separate {
+                true => format!("path = 'disk-{index}-{{replica}}.img'\nsharing = 'separate'\n"),
+                false => format!("path = 'disk-{index}.img'\n"),
+            };
             if let Some(kib) = size {
                 text += &format!("size = '{kib} KiB'\n");
+            }
+            if *backup_reads {
+                text += "reads = 'backup'\n";
+            }
+            if let Some((errors, short)) = faults {
+                text += &format!("[disk.faults]\nwrite-errors = {errors:?}\nshort = {short}\nlose-unflushed = {separate}\n");
             }
         }
         if let Some((mac, forward)) = net {
@@ -162,8 +253,12 @@ fn valid() -> impl Strategy<Value = String> {
         }
         text += &format!("[replicas]\na = '127.0.0.1:{port}'\nb = '[::1]:{port}'\nstart-alone = '{alone} s'\n");
         let (target, fixed, buffer, commit) = policies;
-        text += &format!("[logging]\nbuffer = '{buffer} MiB'\n[tie-breaker.shared-disk]\npath = 'g'\n");
-        if !commit && disks.iter().all(|(_, read_only)| *read_only) {
+        text += &format!("[logging]\nbuffer = '{buffer} MiB'\n");
+        text += match disks.iter().any(|(_, _, separate, ..)| *separate) {
+            true => "[tie-breaker.witness]\naddress = '[::1]:6999'\n",
+            false => "[tie-breaker.shared-disk]\npath = 'g'\n",
+        };
+        if !commit && disks.iter().all(|(_, read_only, separate, ..)| *read_only || *separate) {
             text += "[output]\nrule = 'none'\n";
         }
         match target {

@@ -1,10 +1,10 @@
 //! What the values of a whole configuration mean together.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Check;
-use crate::config::{Config, Console, ConsoleOutput, Disk, Kernel, Vm};
+use crate::config::{Config, Console, ConsoleOutput, Disk, Kernel, ReplicaId, Vm};
 use crate::detector;
 use crate::logging;
 use crate::output::{Output, OutputRule};
@@ -29,6 +29,15 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         Some(tie_breaker::Table::SharedDisk(table)) => table.path.as_ref().map(|at| at.span()),
         _ => None,
     };
+    let replicas_table = replicas.unwrap_or_default();
+    let hosts = check.hosts(&replicas_table);
+    let witness = match &tie_breaker {
+        Some(tie_breaker::Table::Witness(table)) => table.address.clone(),
+        _ => None,
+    };
+    if let Some(at) = &witness {
+        check.witness(at, &hosts);
+    }
     let tie_breaker = tie_breaker::Table::resolve(tie_breaker, check);
 
     let rule = output.and_then(|table| table.rule);
@@ -39,12 +48,14 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         let span = table.path.as_ref().map(|at| at.span());
         let separate = table.sharing.as_deref() == Some(&tables::Sharing::Separate);
         separate_with_shared_register(&table, shared_disk_span.as_ref(), check);
-        let resolved: Disk = check.disk(table);
+        let resolved: Disk = check.disk(table, &hosts);
         if let Some(span) = span {
             if !resolved.read_only && !separate {
                 written.get_or_insert_with(|| span.clone());
             }
-            uses.push((resolved.path.clone(), span, format!("disk {index}")));
+            for (path, whose) in files(&resolved) {
+                uses.push((path, span.clone(), format!("disk {index}{whose}")));
+            }
         }
         disks.push(resolved);
     }
@@ -67,21 +78,35 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     }
     check.distinct(&uses);
 
-    let replicas_table = replicas.unwrap_or_default();
     let nets_table = net.unwrap_or_default();
-    check.ports(&replicas_table, &nets_table);
+    check.ports(&replicas_table, witness.as_ref(), &nets_table);
     Config {
         path: path.to_owned(),
         vm,
         console: Console { output: console },
         disks,
-        nets: check.nets(nets_table),
+        nets: check.nets(nets_table, &hosts),
         replicas: check.replicas(replicas_table),
         logging: logging::Table::resolve(logging.unwrap_or_default(), check),
         output: Output { rule: rule.map_or_else(OutputRule::default, |at| at.into_inner()) },
         detector: detector::Table::resolve(detector, check),
         tie_breaker,
         pacing: pacing::Table::resolve(pacing, check),
+    }
+}
+
+/// The files of a disk, and whose each is where there are several.
+fn files(disk: &Disk) -> Vec<(PathBuf, &'static str)> {
+    let owners = [
+        (Some(ReplicaId::A), " of replica a"),
+        (Some(ReplicaId::B), " of replica b"),
+        (None, " of a machine without fault tolerance"),
+    ];
+    let mut files: Vec<_> = owners.map(|(replica, whose)| (disk.path_of(replica), whose)).into();
+    files.dedup_by(|one, other| one.0 == other.0);
+    match files.as_slice() {
+        [(path, _)] => vec![(path.clone(), "")],
+        _ => files,
     }
 }
 
@@ -94,7 +119,8 @@ fn separate_with_shared_register(disk: &tables::Disk, register: Option<&Range<us
             at.span(),
             "separate disks cannot go with the shared-disk tie-breaker",
             "each replica has a disk of its own",
-            "with separate disks there is no file system that both replicas reach; the tie-breaker must be elsewhere",
+            "a register beside one copy is lost with it, and the other replica could not ask: use [tie-breaker.witness], or \
+             sharing = \"shared\"",
             (register.clone(), "this needs a file system that both replicas reach".into()),
         );
     }

@@ -3,11 +3,14 @@
 //! Every step collects its mistakes and goes on with what is left, so that one look at the messages is enough. What this
 //! version does not implement is refused by name: nothing is accepted and then ignored.
 
+mod faults;
 mod meaning;
 mod network;
 mod paths;
 mod storage;
 mod vm;
+
+pub(crate) use network::NO_ADDRESS;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

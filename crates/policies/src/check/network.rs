@@ -1,4 +1,4 @@
-//! What `[replicas]` and `[[net]]` mean, and that no two things listen at one place.
+//! What `[replicas]` and `[[net]]` mean: whether the pair is on one machine or two, and that no two things listen at one place.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -14,9 +14,82 @@ const MAX_START_ALONE: Time = Time(3600 * 1_000_000_000);
 /// Locally administered, unicast: the addresses that are given where the file gives none.
 const FIRST_MAC: [u8; 6] = [0x02, 0x66, 0x74, 0x76, 0x6d, 0x00];
 /// What stands for an address whose absence or refusal is already reported.
-const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+pub(crate) const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Where the two replicas run, by their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hosts {
+    /// Both on this machine.
+    One,
+    /// Each on its own; the place of an address that says so.
+    Two(Range<usize>),
+    /// What there is does not say, and that is already reported.
+    Unknown,
+}
 
 impl Check {
+    /// Where the two replicas run.
+    pub(super) fn hosts(&mut self, table: &tables::Replicas) -> Hosts {
+        let (Some(a), Some(b)) = (&table.a, &table.b) else { return Hosts::Unknown };
+        let (Some(for_a), Some(for_b)) = (self.reachable(a), self.reachable(b)) else {
+            return Hosts::Unknown;
+        };
+        match (for_a.ip().is_loopback(), for_b.ip().is_loopback()) {
+            (true, true) => Hosts::One,
+            (false, false) => Hosts::Two(a.span()),
+            (a_is_here, _) => {
+                let (here, there) = if a_is_here { (a, b) } else { (b, a) };
+                self.error_with(
+                    here.span(),
+                    "a loopback address cannot be reached from another host",
+                    "an address of one machine only",
+                    "for a pair on one machine both addresses are loopback, for one on two hosts neither is",
+                    (there.span(), "the other replica is on another host".into()),
+                );
+                Hosts::Unknown
+            }
+        }
+    }
+
+    /// An address that others can connect to. Names are not looked up: a look-up may hang, and may mean another place on the
+    /// other host or at the next start.
+    pub(super) fn reachable(&mut self, at: &At<Address>) -> Option<SocketAddr> {
+        let Some(address) = at.socket() else {
+            let help = format!(
+                "names are not looked up, so that both replicas mean the same place at any time: for example \"192.0.2.1:{}\"",
+                at.port
+            );
+            self.error(at.span(), format!("`{}` is a name", at.host), "an IP address is needed", help);
+            return None;
+        };
+        let ip = address.ip();
+        let what = match ip {
+            _ if ip.is_unspecified() => "it stands for every address of a host, and is none",
+            _ if ip.is_multicast() => "a multicast address",
+            IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+            _ => return Some(address),
+        };
+        let help = "the address of one interface, such as \"192.0.2.1:7001\", or a loopback address for a pair on one machine";
+        self.error(at.span(), format!("nobody can connect to {ip}"), what, help);
+        None
+    }
+
+    /// Whether the witness is one place for both replicas.
+    pub(super) fn witness(&mut self, at: &At<Address>, hosts: &Hosts) {
+        if let Some(address) = self.reachable(at)
+            && let Hosts::Two(elsewhere) = hosts
+            && address.ip().is_loopback()
+        {
+            self.error_with(
+                at.span(),
+                "the witness of a pair on two hosts cannot be at a loopback address",
+                "on each host this is another place",
+                "each replica would ask a witness of its own, and both would be told to go on: use the address of a third host",
+                (elsewhere.clone(), "this replica is on another host".into()),
+            );
+        }
+    }
+
     pub(super) fn replicas(&mut self, table: tables::Replicas) -> Replicas {
         let tables::Replicas { a, b, start_alone, rejoin } = table;
         if let Some(at) = &rejoin {
@@ -24,29 +97,13 @@ impl Check {
         }
         self.range(start_alone.as_ref(), "start-alone", Time(0), MAX_START_ALONE);
         Replicas {
-            a: a.map_or(NO_ADDRESS, |at| self.here(&at)),
-            b: b.map_or(NO_ADDRESS, |at| self.here(&at)),
+            a: a.and_then(|at| at.socket()).unwrap_or(NO_ADDRESS),
+            b: b.and_then(|at| at.socket()).unwrap_or(NO_ADDRESS),
             start_alone: self.or_default(start_alone.as_ref(), DEFAULT_START_ALONE, Time::parse),
         }
     }
 
-    /// An address on this machine.
-    fn here(&mut self, at: &At<Address>) -> SocketAddr {
-        match at.socket().filter(|address| address.ip().is_loopback()) {
-            Some(address) => address,
-            None => {
-                let help = format!("use an address of this machine: \"127.0.0.1:{}\"", at.port);
-                self.unavailable_at(
-                    at.span(),
-                    "a pair on two hosts (an address that is not loopback)",
-                    &help,
-                );
-                NO_ADDRESS
-            }
-        }
-    }
-
-    pub(super) fn nets(&mut self, tables: Vec<At<tables::Net>>) -> Vec<Net> {
+    pub(super) fn nets(&mut self, tables: Vec<At<tables::Net>>, hosts: &Hosts) -> Vec<Net> {
         let mut nets = Vec::new();
         for (index, table) in tables.into_iter().enumerate() {
             if index == 1 {
@@ -56,9 +113,19 @@ impl Check {
             if let Some(at) = &tap {
                 self.unavailable_at(at.span(), "[net.tap]", "use [net.user]");
             }
+            if let (Some(at), Hosts::Two(elsewhere)) = (&user, hosts) {
+                self.error_with(
+                    at.span(),
+                    "[net.user] cannot go with a pair on two hosts",
+                    "this network is inside the launcher of one machine",
+                    "after a failover the guest's connections would have to move to the other host, which needs [net.tap] (not \
+                     available in this version): leave [[net]] out, or run the pair on one machine",
+                    (elsewhere.clone(), "this replica is on another host".into()),
+                );
+            }
             let mut given = FIRST_MAC;
             given[5] = u8::try_from(index).unwrap_or(u8::MAX);
-            let forward = user.unwrap_or_default().forward.unwrap_or_default();
+            let forward = user.and_then(|at| at.into_inner().forward).unwrap_or_default();
             nets.push(Net {
                 mac: mac.map_or(given, |at| at.0),
                 backend: NetBackend::User { forward: forward.into_iter().map(At::into_inner).collect() },
@@ -68,9 +135,19 @@ impl Check {
     }
 
     /// Refuses two listeners at one place.
-    pub(super) fn ports(&mut self, replicas: &tables::Replicas, nets: &[At<tables::Net>]) {
+    pub(super) fn ports(
+        &mut self,
+        replicas: &tables::Replicas,
+        witness: Option<&At<Address>>,
+        nets: &[At<tables::Net>],
+    ) {
         let mut taken: Vec<(SocketAddr, Range<usize>, String)> = Vec::new();
-        for (at, name) in [(&replicas.a, "replica a"), (&replicas.b, "replica b")] {
+        let named = [
+            (replicas.a.as_ref(), "replica a"),
+            (replicas.b.as_ref(), "replica b"),
+            (witness, "the witness"),
+        ];
+        for (at, name) in named {
             if let Some(at) = at
                 && let Some(address) = at.socket()
             {

@@ -139,6 +139,12 @@ impl Walk<'_> {
                 (Some("integer"), DeValue::Integer(number)) => {
                     return self.integer(&number.to_string(), target, path, span);
                 }
+                (Some("number"), DeValue::Integer(number)) => {
+                    return self.number(&number.to_string(), target, path, span);
+                }
+                (Some("number"), DeValue::Float(number)) => {
+                    return self.number(&number.to_string(), target, path, span);
+                }
                 _ => false,
             }
         };
@@ -179,6 +185,7 @@ impl Walk<'_> {
         match target.get("type").and_then(Value::as_str) {
             Some("boolean") => "true or false".into(),
             Some("integer") => "a whole number".into(),
+            Some("number") => numbers(target),
             _ => "a string".into(),
         }
     }
@@ -218,6 +225,17 @@ impl Walk<'_> {
         }
         let help = format!("a whole number from {least} to {most}, in decimal");
         self.report(span, format!("`{path}` is out of range"), "", Some(help));
+        false
+    }
+
+    fn number(&mut self, text: &str, target: &Value, path: &str, span: Range<usize>) -> bool {
+        let (least, most) =
+            (bound(target, "minimum", i64::MIN) as f64, bound(target, "maximum", i64::MAX) as f64);
+        // `nan` parses, and lies in no range.
+        if text.parse::<f64>().is_ok_and(|number| (least..=most).contains(&number)) {
+            return true;
+        }
+        self.report(span, format!("`{path}` is out of range"), "", Some(numbers(target)));
         false
     }
 
@@ -395,6 +413,11 @@ fn words(target: &Value) -> Vec<String> {
 
 fn bound(target: &Value, name: &str, otherwise: i64) -> i64 {
     target.get(name).and_then(Value::as_i64).unwrap_or(otherwise)
+}
+
+/// The numbers that a node allows, in words.
+fn numbers(target: &Value) -> String {
+    format!("a number from {} to {}", bound(target, "minimum", i64::MIN), bound(target, "maximum", i64::MAX))
 }
 
 fn listed(items: impl Iterator<Item = String>) -> String {

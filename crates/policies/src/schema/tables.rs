@@ -4,13 +4,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::At;
-use super::values::{Address, CommandLine, Mac, Name, NonEmpty};
+use super::values::{Address, CommandLine, Mac, Name, NonEmpty, Share};
 use crate::config::Forward;
 use crate::units::{Size, Time};
 use crate::{detector, logging, output, pacing, tie_breaker};
 
 pub(crate) const DEFAULT_MEMORY: &str = "64 MiB";
 pub(crate) const DEFAULT_START_ALONE: &str = "30 s";
+pub(crate) const DEFAULT_DELAY: &str = "5 ms";
 
 /// A fault-tolerant virtual machine: one guest, two replicas. Sizes and times are written with their units; relative paths
 /// are relative to this file; a policy is a table named for its kind.
@@ -104,7 +105,8 @@ pub(crate) struct Console {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Disk {
-    /// The file or block device. A separate disk's path holds `{replica}` where both replicas run on one machine.
+    /// The file or block device. A separate disk's path holds `{replica}`, which stands for `a` or `b`, where both replicas
+    /// run on one machine.
     #[schemars(with = "At<NonEmpty>", extend("examples" = ["kv.img"]))]
     pub(crate) path: Option<At<NonEmpty>>,
     /// How large the disk is, in whole 512-byte sectors. A missing file is created with this size, a shorter one is
@@ -120,6 +122,9 @@ pub(crate) struct Disk {
     /// Whether the guest may only read it.
     #[schemars(extend("default" = false))]
     pub(crate) read_only: Option<At<bool>>,
+    /// What goes wrong on purpose between a replica and the disk's file, for experiments. The two replicas may have
+    /// different faults.
+    pub(crate) faults: Option<DiskFaults>,
 }
 
 /// `disk.sharing`
@@ -128,7 +133,7 @@ pub(crate) struct Disk {
 pub(crate) enum Sharing {
     /// One disk that both replicas reach; whoever is live writes (paper, section 2.2).
     Shared,
-    /// Each replica has and writes a copy of its own (paper, section 4.1). Not available in this version.
+    /// Each replica has and writes a copy of its own (paper, section 4.1). The tie-breaker cannot be `shared-disk` then.
     Separate,
 }
 
@@ -138,19 +143,66 @@ pub(crate) enum Sharing {
 pub(crate) enum Reads {
     /// The primary reads, and the log carries the data.
     Primary,
-    /// The backup reads for itself (paper, section 4.2): less log, more disk work. Not available in this version.
+    /// The backup reads for itself (paper, section 4.2): less log, more disk work.
     Backup,
+}
+
+/// The `[disk.faults]` table. A share is a number from 0 to 1.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct DiskFaults {
+    /// On which replica. Without it: on both, and on a machine without fault tolerance.
+    pub(crate) replica: Option<At<Replica>>,
+    /// How many requests of the disk are left alone first.
+    #[schemars(extend("default" = 0))]
+    pub(crate) after: Option<At<u64>>,
+    /// The share of reads that fail.
+    #[schemars(extend("default" = 0))]
+    pub(crate) read_errors: Option<At<Share>>,
+    /// The share of writes (and discards, and write-zeroes) that fail.
+    #[schemars(extend("default" = 0, "examples" = [0.1]))]
+    pub(crate) write_errors: Option<At<Share>>,
+    /// The share of flushes that fail.
+    #[schemars(extend("default" = 0))]
+    pub(crate) flush_errors: Option<At<Share>>,
+    /// The share of reads and writes that the host carries out in pieces.
+    #[schemars(extend("default" = 0))]
+    pub(crate) short: Option<At<Share>>,
+    /// The share of requests that are delayed before they touch the file.
+    #[schemars(extend("default" = 0))]
+    pub(crate) delayed: Option<At<Share>>,
+    /// By how much each of those is delayed; at most "1 min".
+    #[schemars(extend("default" = DEFAULT_DELAY))]
+    pub(crate) delay: Option<At<Time>>,
+    /// Whether writes reach the file at a flush only, as in a host's cache that a power failure empties: what was not flushed
+    /// when the process ends is lost, but for a part of one write. For separate disks.
+    #[schemars(extend("default" = false))]
+    pub(crate) lose_unflushed: Option<At<bool>>,
+    /// Which requests are struck: the same seed strikes the same ones.
+    #[schemars(extend("default" = 0))]
+    pub(crate) seed: Option<At<u64>>,
+}
+
+/// The name of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Replica {
+    /// The primary of the first generation.
+    A,
+    /// The other one.
+    B,
 }
 
 /// The `[replicas]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Replicas {
-    /// Where replica a, the primary of the first generation, listens for its peer. An address of this machine (loopback)
-    /// in this version.
+    /// Where replica a, the primary of the first generation, listens for its peer: an IP address or `localhost`, and a port.
+    /// Two loopback addresses are a pair on one machine; otherwise each replica is started on a host of its own, `--replica a`
+    /// on the one with this address.
     #[schemars(with = "At<Address>", extend("examples" = ["127.0.0.1:7001"]))]
     pub(crate) a: Option<At<Address>>,
-    /// Where replica b listens for its peer. An address of this machine (loopback) in this version.
+    /// Where replica b listens for its peer.
     #[schemars(with = "At<Address>", extend("examples" = ["127.0.0.1:7002"]))]
     pub(crate) b: Option<At<Address>>,
     /// How long a start waits for the other replica before the guest runs without it; at most "60 min". Only the replica
@@ -169,8 +221,9 @@ pub(crate) struct Net {
     /// The guest's link-layer address; unicast. Without it: 02:66:74:76:6d:00 and on.
     #[schemars(extend("examples" = ["02:66:74:76:6d:00"]))]
     pub(crate) mac: Option<At<Mac>>,
-    /// A small network inside the launcher, with ports of the host forwarded into it. No special rights needed.
-    pub(crate) user: Option<NetUser>,
+    /// A small network inside the launcher, with ports of the host forwarded into it. No special rights needed, and only for
+    /// a pair on one machine.
+    pub(crate) user: Option<At<NetUser>>,
     /// A TAP interface of the host. Not available in this version.
     pub(crate) tap: Option<At<NetTap>>,
 }

@@ -4,10 +4,12 @@
 //! (help lines), and as a parser whose error names what is wrong with the text at hand.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::config::Forward;
 use crate::units::{SIZE_FORM, SIZE_PATTERN, Size, TIME_FORM, TIME_PATTERN, Time};
@@ -35,6 +37,45 @@ pub(crate) struct Form {
 
 const fn form<T: Text>() -> Form {
     Form { name: T::NAME, what: T::WHAT, form: T::FORM, check: |text| T::parse_text(text).map(drop) }
+}
+
+/// A part of a whole, written as a number from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Share(pub(crate) f64);
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0, "maximum": 1, "description": "A number from 0 to 1." })
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // TOML tells 1 from 1.0, a person does not: an integer is a number too.
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = f64;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 0 to 1")
+            }
+            fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
+                Ok(number)
+            }
+            fn visit_i64<E>(self, number: i64) -> Result<f64, E> {
+                // What rounding there is happens far out of range.
+                Ok(number as f64)
+            }
+        }
+        let number = deserializer.deserialize_any(Number)?;
+        // No number at all is in no range.
+        match (0.0..=1.0).contains(&number) {
+            true => Ok(Self(number)),
+            false => Err(D::Error::custom("not from 0 to 1")),
+        }
+    }
 }
 
 /// Every form, by its name in the schema's definitions.

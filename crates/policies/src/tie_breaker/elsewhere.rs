@@ -6,17 +6,6 @@ use serde::Deserialize;
 use crate::schema::At;
 use crate::schema::values::Address;
 
-/// The `[tie-breaker.witness]` table.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[schemars(rename = "TieBreakerWitness")]
-#[expect(dead_code, reason = "refused as a whole until it exists; the fields are for the schema")]
-pub(crate) struct Witness {
-    /// Where the witness server listens.
-    #[schemars(with = "At<Address>")]
-    pub(crate) address: Option<At<Address>>,
-}
-
 /// The `[tie-breaker.etcd]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

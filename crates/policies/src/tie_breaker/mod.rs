@@ -7,15 +7,18 @@
 pub(crate) mod elsewhere;
 pub(crate) mod entry;
 pub(crate) mod shared_disk;
+pub mod witness;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::check::Check;
+use crate::check::{Check, NO_ADDRESS};
 use crate::config::ReplicaId;
 pub use shared_disk::SharedDisk;
+pub use witness::Witness;
 
 /// One process of one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +98,32 @@ pub enum Unavailable {
         /// The highest generation that is there.
         highest: u64,
     },
+    /// The witness could not be asked, or did not answer.
+    #[error("the tie-breaker cannot be reached: the witness at {address}: {doing}: {error}")]
+    Unreachable {
+        /// Where it should be.
+        address: SocketAddr,
+        /// What was tried.
+        doing: &'static str,
+        /// The operating system's words.
+        error: String,
+    },
+    /// The witness answered, and not with the register's state.
+    #[error("the tie-breaker gives no answer: the witness at {address}: {reason}")]
+    Witness {
+        /// Where it is.
+        address: SocketAddr,
+        /// What it said, or what is wrong with what it said.
+        reason: String,
+    },
+    /// The call did not end in time, or could not be made at all.
+    #[error("the tie-breaker gives no answer: {place}: {reason}")]
+    NoAnswer {
+        /// Where the register is ([`TieBreakerKind::place`]).
+        place: String,
+        /// What happened to the call.
+        reason: String,
+    },
     /// There is no generation after the last one.
     #[error("the last generation is used up")]
     Exhausted,
@@ -120,6 +149,11 @@ pub enum TieBreakerKind {
         /// The folder of the generation entries; it is made at the first advance, its parent must exist.
         path: PathBuf,
     },
+    /// `[tie-breaker.witness]`
+    Witness {
+        /// Where it listens.
+        address: SocketAddr,
+    },
 }
 
 impl TieBreakerKind {
@@ -127,12 +161,21 @@ impl TieBreakerKind {
     pub fn build(&self, pair_id: u128) -> Box<dyn Register + Send + Sync> {
         match self {
             Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair_id)),
+            Self::Witness { address } => Box::new(Witness::new(*address, pair_id)),
+        }
+    }
+    /// Where the register is, for messages.
+    pub fn place(&self) -> String {
+        match self {
+            Self::SharedDisk { path } => path.display().to_string(),
+            Self::Witness { address } => format!("the witness at {address}"),
         }
     }
     /// The name of its table.
     pub fn name(&self) -> &'static str {
         match self {
             Self::SharedDisk { .. } => "shared-disk",
+            Self::Witness { .. } => "witness",
         }
     }
 }
@@ -144,9 +187,9 @@ impl TieBreakerKind {
 pub(crate) enum Table {
     /// Generation entries in a folder on the file system that holds the shared disk.
     SharedDisk(shared_disk::Table),
-    /// A witness server (`ft-vm witness`). Not available in this version.
-    #[expect(dead_code, reason = "refused as a whole until it exists; what is in it is for the schema")]
-    Witness(elsewhere::Witness),
+    /// A witness: a small server (`ft-vm witness`) on a third host. Bringing an old copy of its state back while a replica is
+    /// paused that won a generation since then are two faults at once, which it cannot tell from none.
+    Witness(witness::Table),
     /// A transaction on an etcd cluster. Not available in this version.
     #[expect(dead_code, reason = "refused as a whole until it exists; what is in it is for the schema")]
     Etcd(elsewhere::Etcd),
@@ -158,7 +201,9 @@ impl Table {
     pub(crate) fn resolve(table: Option<Self>, check: &mut Check) -> TieBreakerKind {
         let kind = match table {
             Some(Self::SharedDisk(table)) => return table.resolve(check),
-            Some(Self::Witness(_)) => "witness",
+            Some(Self::Witness(table)) => {
+                return TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS) };
+            }
             Some(Self::Etcd(_)) => "etcd",
             Some(Self::Manual(_)) => "manual",
             // Missing: already reported, it is required.
@@ -167,7 +212,7 @@ impl Table {
         check.unavailable(
             &["tie-breaker", kind],
             &format!("[tie-breaker.{kind}]"),
-            "use [tie-breaker.shared-disk]",
+            "use [tie-breaker.shared-disk] or [tie-breaker.witness]",
         );
         TieBreakerKind::SharedDisk { path: PathBuf::new() }
     }

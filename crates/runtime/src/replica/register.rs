@@ -1,12 +1,13 @@
-//! Calls to the tie-breaker, each with a deadline: a hard mount may hang for ever, and then the answer is "unavailable".
+//! Calls to the tie-breaker, each with a deadline: a call may hang for ever (a hard mount does), and then the answer is
+//! "unavailable".
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use ft_core::Event;
-use ft_policies::{Answer, Config, Register, TieBreakerKind, Unavailable, Who};
+use ft_core::{Event, Phase};
+use ft_devices::backend::stamp::CopyState;
+use ft_policies::{Answer, Config, Register, Unavailable, Who};
 
 use super::shared::Shared;
 
@@ -30,12 +31,12 @@ pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel::<Call>();
     shared.set_register(sender);
     let register: Arc<dyn Register + Send + Sync> = Arc::from(config.tie_breaker.build(config.pair_id()));
-    let TieBreakerKind::SharedDisk { path } = &config.tie_breaker;
-    let (path, shared) = (path.clone(), Arc::clone(shared));
+    let (place, shared) = (config.tie_breaker.place(), Arc::clone(shared));
     std::thread::Builder::new().name("register".into()).spawn(move || {
         while let Ok(call) = receiver.recv() {
-            let event = match within_deadline(&register, call, shared.me(), &path) {
+            let event = match within_deadline(&register, call, shared.me(), &place) {
                 Done::Read(result) => Event::Register(result),
+                Done::Answer(from, Answer::Won) => Event::Answer { from, answer: stamped(&shared, from + 1) },
                 Done::Answer(from, answer) => Event::Answer { from, answer },
             };
             shared.handle(event);
@@ -45,7 +46,22 @@ pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
-fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: Who, path: &Path) -> Done {
+/// A win counts when this side's copies of separate disks say so, before the first output in the generation. A backup that takes
+/// over stamps them later, when it has replayed everything ([`super::fence`]).
+fn stamped(shared: &Shared, generation: u64) -> Answer {
+    if matches!(shared.core().phase(), Phase::TakingOver(_)) {
+        return Answer::Won;
+    }
+    match shared.media.copies.stamp(CopyState::Live, generation) {
+        Ok(()) => Answer::Won,
+        // The ask stays outstanding, is repeated, and won again.
+        Err(reason) => {
+            Answer::Unavailable(Unavailable::NoAnswer { place: "this side's disks".to_owned(), reason })
+        }
+    }
+}
+
+fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: Who, place: &str) -> Done {
     let (sender, receiver) = mpsc::channel();
     let register = Arc::clone(register);
     let worker = std::thread::Builder::new().name("register call".into()).spawn(move || {
@@ -56,12 +72,12 @@ fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: W
         // Nobody listens any more once the deadline has passed; the ask stays outstanding and is repeated.
         let _ = sender.send(done);
     });
-    let error = match worker.map(|_| receiver.recv_timeout(DEADLINE)) {
+    let reason = match worker.map(|_| receiver.recv_timeout(DEADLINE)) {
         Ok(Ok(done)) => return done,
         Ok(Err(_)) => format!("no answer within {} s", DEADLINE.as_secs()),
-        Err(error) => error.to_string(),
+        Err(error) => format!("no thread could be started: {error}"),
     };
-    let unavailable = Unavailable::Io { doing: "asking", path: path.to_path_buf(), error };
+    let unavailable = Unavailable::NoAnswer { place: place.to_owned(), reason };
     match call {
         Call::Read => Done::Read(Err(unavailable)),
         Call::Ask(from) => Done::Answer(from, Answer::Unavailable(unavailable)),

@@ -1,0 +1,177 @@
+//! `ft-vm witness` as a process: what it says, how it ends, and that no kill takes back what it told.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ft_policies::{Answer, Register, RegisterState, ReplicaId, TieBreakerKind, Who};
+
+const PAIR: u128 = 77;
+
+/// A witness process; it is killed when this goes.
+struct Witness {
+    child: Child,
+    address: SocketAddr,
+    /// Its first line.
+    said: String,
+}
+
+impl Witness {
+    /// Kills it with signal 9.
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn command(address: &str, state: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ft-vm"));
+    command.args(["witness", "--listen", address, "--state"]).arg(state).stderr(Stdio::piped());
+    command
+}
+
+/// Starts one; the line that it says instead of listening, where it does not.
+fn try_start(address: &str, state: &Path) -> Result<Witness, String> {
+    let mut child = command(address, state).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let address = said
+        .strip_prefix("ft-vm: witness listens on ")
+        .and_then(|rest| rest.split_once(','))
+        .and_then(|(address, _)| address.parse().ok());
+    match address {
+        Some(address) => Ok(Witness { child, address, said }),
+        None => {
+            assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+            Err(said)
+        }
+    }
+}
+
+fn start(address: &str, state: &Path) -> Witness {
+    loop {
+        match try_start(address, state) {
+            Ok(witness) => break witness,
+            // Its port may be the other end of a connection just now.
+            Err(said) => assert!(said.contains("cannot listen"), "{said}"),
+        }
+    }
+}
+
+fn register(address: SocketAddr) -> Box<dyn Register + Send + Sync> {
+    TieBreakerKind::Witness { address }.build(PAIR)
+}
+
+fn who(incarnation: u64) -> Who {
+    Who { replica: ReplicaId::A, incarnation }
+}
+
+fn state(generation: u64, holder: Who) -> RegisterState {
+    RegisterState { generation, holder: Some(holder) }
+}
+
+#[test]
+fn a_witness_says_where_it_is_and_ends_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    for (signal, pairs) in [(libc::SIGTERM, "0 pairs"), (libc::SIGINT, "1 pair")] {
+        let mut witness = start("127.0.0.1:0", &path);
+        let place = path.canonicalize().unwrap();
+        let line =
+            format!("ft-vm: witness listens on {}, state in {}, {pairs}\n", witness.address, place.display());
+        assert_eq!(witness.said, line);
+        assert_eq!(register(witness.address).advance(0, &who(1)), Answer::Won);
+        // SAFETY: the process is a child of this one that nobody has waited for yet.
+        unsafe { libc::kill(witness.child.id().try_into().unwrap(), signal) };
+        assert_eq!(witness.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn what_it_cannot_serve_it_says_in_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let first = start("127.0.0.1:0", &path);
+    let refused = |address: &str, path: &Path| {
+        try_start(address, path).map(|witness| witness.said.clone()).unwrap_err()
+    };
+    let said = refused("127.0.0.1:0", &path);
+    assert!(said.contains("in use by another witness"), "{said}");
+    let said = refused(&first.address.to_string(), &folder.path().join("another"));
+    assert!(said.contains(&format!("cannot listen on {}", first.address)), "{said}");
+    let damaged = folder.path().join("damaged");
+    std::fs::write(&damaged, "ft-vm witness 1\n").unwrap();
+    let said = refused("127.0.0.1:0", &damaged);
+    assert!(said.contains("not an intact state of a witness"), "{said}");
+    let said = refused("127.0.0.1:0", Path::new("/nowhere/at/all"));
+    assert!(said.contains("finding the folder /nowhere/at"), "{said}");
+}
+
+/// Several askers for one generation after the other while the witness is killed again and again. Nobody is told of a win that
+/// another one has, and what was told stays true.
+#[test]
+fn no_kill_takes_back_what_was_told() {
+    const KILLS: usize = 20;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let mut witness = start("127.0.0.1:0", &path);
+    let address = witness.address;
+    let (winners, ended) = (Mutex::new(BTreeMap::<u64, Who>::new()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for asker in 0..4u64 {
+            let (winners, ended) = (&winners, &ended);
+            scope.spawn(move || {
+                let register = register(address);
+                let (mut known, mut incarnation) = (0, asker);
+                while !ended.load(Ordering::Relaxed) {
+                    let me = who(incarnation);
+                    match register.advance(known, &me) {
+                        Answer::Won => {
+                            let before = winners.lock().unwrap().insert(known + 1, me);
+                            assert_eq!(before, None, "generation {} was won twice", known + 1);
+                            known += 1;
+                            // The next one is another process's.
+                            incarnation += 4;
+                        }
+                        Answer::Lost(state) => {
+                            assert!(state.generation > known);
+                            known = state.generation;
+                        }
+                        Answer::Behind(state) => panic!("{state:?} was told after generation {known}"),
+                        // The ask stays outstanding, for the same incarnation.
+                        Answer::Unavailable(_) => std::thread::yield_now(),
+                    }
+                }
+            });
+        }
+        for kill in 0..KILLS {
+            // A kill in the middle of something, and not before anything happened.
+            let enough = |told: usize| told >= (kill + 1) * 5;
+            while !enough(winners.lock().unwrap().len()) {
+                std::thread::yield_now();
+            }
+            witness.kill();
+            witness = start(&address.to_string(), &path);
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let register = register(address);
+    let last = register.read().unwrap();
+    for (generation, winner) in winners.into_inner().unwrap() {
+        assert!(generation <= last.generation, "generation {generation} was told and is gone");
+        let expected = if generation == last.generation { Answer::Won } else { Answer::Lost(last) };
+        assert_eq!(register.advance(generation - 1, &winner), expected);
+    }
+    assert_eq!(register.advance(last.generation, &who(u64::MAX)), Answer::Won);
+    assert_eq!(register.read(), Ok(state(last.generation + 1, who(u64::MAX))));
+}
