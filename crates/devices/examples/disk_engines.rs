@@ -16,6 +16,7 @@ use ft_core::output::{DiskOp, DiskRequest};
 use ft_devices::backend::disk::DiskBackend;
 use ft_devices::backend::file::{DiskOptions, Lock};
 use ft_devices::backend::pool::DiskPool;
+use ft_devices::backend::schedule::Start;
 use io_uring::{IoUring, opcode, types};
 
 const SIZE: u64 = 256 << 20;
@@ -104,10 +105,10 @@ fn pool<const THREADS: usize>(path: &Path, case: Case) -> f64 {
         } else {
             DiskOp::Read { sector, len: case.bytes as u32 }
         };
-        pool.submit(DiskRequest { disk: 0, request, op }).expect("there is a disk 0");
+        pool.submit(DiskRequest { disk: 0, request, op }, Start::Now, false).expect("there is a disk 0");
         request += 1;
     };
-    drive(case, submit, || receiver.recv().expect("the pool lives").request)
+    drive(case, submit, || receiver.recv().expect("the pool lives").done.request)
 }
 
 /// Memory for direct I/O, which a real back-end would copy from and to, as is done here.

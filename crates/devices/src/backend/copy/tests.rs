@@ -10,7 +10,7 @@ const LIVE: Origin = Origin::Stamped { state: CopyState::Live, generation: 5, cl
 const STALE: Origin = Origin::Stamped { state: CopyState::Live, generation: 4, clean: None };
 
 fn disk(medium: &Arc<MemoryMedium>, origin: Origin) -> CopyDisk {
-    CopyDisk { medium: Arc::clone(medium) as Arc<dyn Medium>, name: "a.img".into(), origin }
+    CopyDisk { medium: Arc::clone(medium) as Arc<dyn Medium>, name: "disk 0 (a.img)".into(), origin }
 }
 
 /// A disk of which each byte of a block is the same, and the last block has one sector.
