@@ -13,8 +13,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::direct::{Direct, Unfit};
+use super::lock::{self, Taken};
 use super::medium::Medium;
-use super::{lock, zero};
+use super::zero;
 
 pub use super::lock::{Holder, Lock};
 
@@ -71,6 +72,9 @@ pub enum DiskError {
     /// Somebody else has it open in a way that excludes this use.
     #[error("{}: is in use by another machine", .0.display())]
     InUse(PathBuf),
+    /// A member of another pair has it open, or of this one with another configuration: a member knows no difference.
+    #[error("{}: is in use by another pair, or by a replica of this one that has another configuration", .0.display())]
+    OtherPair(PathBuf),
     /// Its file system has no direct I/O.
     #[error(
         "{}: cannot be used past the page cache (O_DIRECT), as a disk must be that two hosts share; keep it on a file system \
@@ -80,8 +84,8 @@ pub enum DiskError {
     NoDirectIo(PathBuf),
     /// The medium takes whole blocks only, and they are larger than the guest's sectors.
     #[error(
-        "{}: takes direct I/O in blocks of {granularity} bytes only, and the guest's are of 512; keep the disk on a device with \
-         512-byte sectors, real or emulated",
+        "{}: takes direct I/O in blocks of {granularity} bytes only, and the guest's are of 512; keep the disk on a device \
+         with 512-byte sectors, real or emulated",
         .path.display()
     )]
     CoarseBlocks {
@@ -140,8 +144,10 @@ impl FileMedium {
         if sync {
             file = open(options, true)?;
         }
-        if !lock::acquire(&file, options.lock, options.read_only).map_err(io)? {
-            return Err(DiskError::InUse(path));
+        match lock::acquire(&file, options.lock, options.read_only).map_err(io)? {
+            Taken::Yes => {}
+            Taken::InUse => return Err(DiskError::InUse(path)),
+            Taken::OtherPair => return Err(DiskError::OtherPair(path)),
         }
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() && !metadata.file_type().is_block_device() {
@@ -356,7 +362,7 @@ mod tests {
         let second = member(7, 2).unwrap();
         assert!(first.strangers(&[]).unwrap() && !first.strangers(&[2]).unwrap());
         assert!(second.strangers(&[]).unwrap() && !second.strangers(&[1]).unwrap());
-        assert!(matches!(member(8, 3), Err(DiskError::InUse(_))));
+        assert!(matches!(member(8, 3), Err(DiskError::OtherPair(_))));
         let alone = DiskOptions { lock: Lock::Alone, ..base.clone() };
         let error = FileMedium::open(&alone).unwrap_err();
         assert_eq!(error.to_string(), format!("{}: is in use by another machine", base.path.display()));

@@ -79,8 +79,8 @@ pub enum StampError {
     NoPlace(PathBuf),
     /// The copy is of another pair.
     #[error(
-        "{}: the disk belongs to another pair ({found:032x}, this one is {wanted:032x}); give this pair a disk of its own, or remove \
-         the file to take the disk over",
+        "{}: the disk belongs to another pair ({found:032x}, this one is {wanted:032x}); give this pair a disk of its own, \
+         or remove the file to take the disk over",
         .path.display()
     )]
     OtherPair {
@@ -101,8 +101,8 @@ pub enum StampError {
     },
     /// It was cut off or changed.
     #[error(
-        "{}: is damaged: it is not known any more whether the disk beside it is complete. Remove the file together with the disk to \
-         have it copied from the other replica, or the file alone if you know that the disk is good",
+        "{}: is damaged: it is not known any more whether the disk beside it is complete. Remove the file together with the \
+         disk to have it copied from the other replica, or the file alone if you know that the disk is good",
         .0.display()
     )]
     Damaged(PathBuf),

@@ -14,6 +14,9 @@ pub const HOST_LACKS: u8 = 4;
 /// Exit code: what the config says cannot be.
 const BAD_CONFIG: u8 = 2;
 
+/// Exit code: the peer is another's, or has another config.
+const NO_PAIR: u8 = 6;
+
 /// Sizes as a config has them.
 fn describe(error: &DiskError) -> String {
     match error {
@@ -60,6 +63,7 @@ impl Startup {
             Self::Build(BuildError::Kernel { .. } | BuildError::Builtin(_) | BuildError::Boot { .. }) => {
                 BAD_CONFIG
             }
+            Self::Disk(DiskError::OtherPair(_)) => NO_PAIR,
             _ => 1,
         }
     }

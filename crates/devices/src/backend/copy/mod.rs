@@ -39,7 +39,7 @@ static ZERO_DIGEST: LazyLock<u128> = LazyLock::new(|| xxh3_128(&ZEROES));
 pub struct CopyDisk {
     /// Its bytes.
     pub medium: Arc<dyn Medium>,
-    /// Its name in messages to people.
+    /// What it is called in messages to people, as "disk 0 (a.img)".
     pub name: String,
     /// Where its content comes from.
     pub origin: Origin,

@@ -16,10 +16,10 @@ pub(super) enum Plan {
     Refuse(String),
 }
 
-const NEITHER_IS_KNOWN: &str = "neither belongs to this pair yet, so it is not known which is right; make them equal, or remove the one \
-                                that is not to be kept and it will be copied from the other";
-const TARGET_IS_KEPT: &str = "the one of the other replica was there before and does not belong to this pair; remove it there and \
-                              it will be made a copy of this one, or give it another path";
+const NEITHER_IS_KNOWN: &str = "neither belongs to this pair yet, so it is not known which is right; make them equal, or \
+                                remove the one that is not to be kept and it will be copied from the other";
+const TARGET_IS_KEPT: &str = "the one of the other replica was there before and does not belong to this pair; remove it \
+                              there and it will be made a copy of this one, or give it another path";
 
 /// Decides on the target's copy, given where the content of each comes from.
 pub(super) fn plan(source: Origin, target: Origin) -> Plan {
@@ -31,16 +31,16 @@ pub(super) fn plan(source: Origin, target: Origin) -> Plan {
     };
     match (plain(source), plain(target)) {
         (Origin::Stamped { state: Incomplete, .. }, _) => Plan::Refuse(
-            "this copy was itself being copied when it was last used, so there is nothing to copy from it; start the replica that \
-             has the other one"
+            "this copy was itself being copied when it was last used, so there is nothing to copy from it; start the replica \
+             that has the other one"
                 .into(),
         ),
         (_, Origin::New) => Plan::Copy,
         (Origin::Existing, Origin::Existing) => Plan::MustBeEqual(NEITHER_IS_KNOWN),
         (_, Origin::Existing) => Plan::MustBeEqual(TARGET_IS_KEPT),
         (Origin::New, Origin::Stamped { state, generation, .. }) => Plan::Refuse(format!(
-            "this copy is new and empty, and the other replica's is in use by this pair ({}, generation {generation}); bring this \
-             one back, or start the other replica first",
+            "this copy is new and empty, and the other replica's is in use by this pair ({}, generation {generation}); bring \
+             this one back, or start the other replica first",
             state.name()
         )),
         (_, Origin::Stamped { state: Incomplete, .. }) => Plan::Copy,

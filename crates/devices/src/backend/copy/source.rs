@@ -161,7 +161,7 @@ impl CopySource {
     }
 
     fn refuse(&mut self, reason: &str) -> CopyMessage {
-        let reason = format!("disk {} ({}): {reason}", self.disk, self.disks[self.disk].name);
+        let reason = format!("{}: {reason}", self.disks[self.disk].name);
         self.state = State::Refused(reason.clone());
         CopyMessage::Refused { reason }
     }

@@ -10,7 +10,7 @@ const LIVE: Origin = Origin::Stamped { state: CopyState::Live, generation: 5, cl
 const STALE: Origin = Origin::Stamped { state: CopyState::Live, generation: 4, clean: None };
 
 fn disk(medium: &Arc<MemoryMedium>, origin: Origin) -> CopyDisk {
-    CopyDisk { medium: Arc::clone(medium) as Arc<dyn Medium>, name: "a.img".into(), origin }
+    CopyDisk { medium: Arc::clone(medium) as Arc<dyn Medium>, name: "disk 0 (a.img)".into(), origin }
 }
 
 /// A disk of which each byte of a block is the same, and the last block has one sector.
@@ -225,7 +225,8 @@ proptest! {
         let target = |origin| disks.iter().map(|(_, to)| disk(to, origin)).collect::<Vec<_>>();
         let cut = run(source(), target(STALE), window, limit);
         prop_assert!(cut.messages <= limit);
-        let whole = run(source(), target(Origin::Stamped { state: CopyState::Incomplete, generation: 5, clean: None }), window, usize::MAX);
+        let incomplete = Origin::Stamped { state: CopyState::Incomplete, generation: 5, clean: None };
+        let whole = run(source(), target(incomplete), window, usize::MAX);
         prop_assert!(whole.done);
         for (from, to) in &disks {
             prop_assert!(from.bytes() == to.bytes());

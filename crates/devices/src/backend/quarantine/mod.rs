@@ -60,8 +60,8 @@ pub struct QuarantineStatus {
 pub enum QuarantineError {
     /// Nothing can be beside a block device.
     #[error(
-        "the disk is a block device: there is no place beside it for blocks that another host may still write. Keep shared disks of \
-         two hosts in files, or fence the device by reservations"
+        "the disk is a block device: there is no place beside it for blocks that another host may still write. Keep shared \
+         disks of two hosts in files, or fence the device by reservations"
     )]
     NoPlace,
     /// The caller asks for what cannot be.
@@ -69,8 +69,8 @@ pub enum QuarantineError {
     Unfit(String),
     /// The side file is of another pair.
     #[error(
-        "{}: holds blocks of this disk for another pair ({found:032x}, this one is {wanted:032x}). The disk is incomplete without \
-         them: start that pair, or restore the disk from a backup and remove the file",
+        "{}: holds blocks of this disk for another pair ({found:032x}, this one is {wanted:032x}). The disk is incomplete \
+         without them: start that pair, or restore the disk from a backup and remove the file",
         .path.display()
     )]
     OtherPair {
@@ -83,8 +83,8 @@ pub enum QuarantineError {
     },
     /// The side file makes no sense.
     #[error(
-        "{}: is damaged: {reason}. The disk is incomplete without it: restore both from a backup, or remove the file and check the \
-         guest's file systems",
+        "{}: is damaged: {reason}. The disk is incomplete without it: restore both from a backup, or remove the file and \
+         check the guest's file systems",
         .path.display()
     )]
     Damaged {
