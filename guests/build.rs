@@ -7,14 +7,14 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PROGRAMS: [&str; 2] = ["cpu", "kv"];
+const PROGRAMS: [&str; 3] = ["blk", "cpu", "kv"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 fn main() {
     let manifest_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
     let programs = manifest_dir.join("programs");
-    for input in ["Cargo.toml", "Cargo.lock", "link.ld", "cpu", "kv", "kv-core", "rt"] {
+    for input in ["Cargo.toml", "Cargo.lock", "link.ld", "blk", "blk-core", "cpu", "kv", "kv-core", "rt"] {
         println!("cargo::rerun-if-changed={}", programs.join(input).display());
     }
     // OUT_DIR is TARGET_DIR/PROFILE/build/ft-guests-HASH/out: images are shared by all profiles of one target dir.

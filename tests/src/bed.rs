@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::WITNESS;
 use crate::launcher::{LIFE, send_signal};
-use crate::{Launcher, Ports, Settings, Status, survivors};
+use crate::{DiskPolicy, Launcher, Ports, Settings, Status, Witness, survivors};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
@@ -16,9 +17,12 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A folder with a config of its own. Everything that was started in it ends with this value.
 pub struct Bed {
+    /// The tie-breaker of separate disks, from the beginning to the end. It ends before its folder.
+    witness: Option<Witness>,
     folder: tempfile::TempDir,
-    /// 0 is forwarded to the guest, 1 and 2 are the replicas'.
+    /// 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
     pub ports: Ports,
+    settings: Settings,
     mark: String,
     _alone: MutexGuard<'static, ()>,
 }
@@ -46,10 +50,17 @@ impl Bed {
         let folder = tempfile::Builder::new().prefix("ft-e2e-").tempdir().expect("a temporary folder");
         fs::create_dir(folder.path().join("run")).expect("the folder is new");
         // Ports 3 to 5 are for a second config in the same folder.
-        let ports = Ports::reserve(6);
+        let ports = Ports::reserve(WITNESS + 1);
         fs::write(folder.path().join("pair.toml"), settings.text(&name, &ports))
             .expect("the folder is writable");
-        Self { folder, ports, mark: name, _alone: alone }
+        let witness = settings.disk.is_separate();
+        let witness = witness.then(|| Witness::start(folder.path(), &name, ports.get(WITNESS)));
+        Self { witness, folder, ports, settings: settings.clone(), mark: name, _alone: alone }
+    }
+
+    /// The tie-breaker of separate disks.
+    pub fn witness(&self) -> &Witness {
+        self.witness.as_ref().expect("a pair with separate disks has a witness")
     }
 
     /// The folder.
@@ -70,6 +81,23 @@ impl Bed {
     /// The mark of every process that was started here.
     pub fn mark(&self) -> &str {
         &self.mark
+    }
+
+    /// The image of disk `number` that `replica` (`a` or `b`) writes: with a shared disk, both the same.
+    pub fn image(&self, number: usize, replica: &str) -> PathBuf {
+        self.path().join(self.settings.disk.path(number).replace("{replica}", replica))
+    }
+
+    /// Starts the guest without fault tolerance on the disks that `replica` has left behind.
+    pub fn start_solo_on(&self, replica: &str) -> Launcher {
+        let alone = Settings { disk: DiskPolicy::SHARED, ..self.settings.clone() };
+        let mut text = alone.text(&self.mark, &self.ports);
+        for disk in 0..self.settings.guest.disks() {
+            let image = self.image(disk, replica).display().to_string();
+            text = text.replace(&format!("\"{}\"", alone.disk.path(disk)), &format!("\"{image}\""));
+        }
+        fs::write(self.path().join("solo.toml"), text).expect("the folder is writable");
+        Launcher::start(self.path(), &self.mark, &["--config", "solo.toml", "--solo"], LIFE)
     }
 
     /// Replaces a part of the config, which must be there.

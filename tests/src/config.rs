@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::Ports;
+use crate::{DiskPolicy, Ports};
 
 /// Which in-tree guest is booted.
 #[derive(Clone, Debug)]
@@ -17,7 +17,31 @@ pub enum Guest {
         /// Exit code at power-off.
         exit: u8,
     },
+    /// `guests/blk`: what it is told, and its disks of [`BLK_SECTORS`] each.
+    Blk {
+        /// The command line.
+        cmdline: String,
+        /// How many disks there are.
+        disks: usize,
+    },
 }
+
+impl Guest {
+    /// How many disks it has.
+    pub(crate) fn disks(&self) -> usize {
+        match self {
+            Self::Kv => 1,
+            Self::Cpu { .. } => 0,
+            Self::Blk { disks, .. } => *disks,
+        }
+    }
+}
+
+/// Sectors of each disk of `guests/blk`.
+pub const BLK_SECTORS: u64 = 16_384;
+
+/// Which of a bed's ports is the witness's.
+pub(crate) const WITNESS: usize = 6;
 
 /// What a test may choose.
 #[derive(Clone, Debug)]
@@ -27,6 +51,9 @@ pub struct Settings {
     /// Silence after which the detector suspects the peer. Long by default: most tests lose a replica by a closed
     /// connection, and a loaded test machine is no reason to suspect one.
     pub timeout: Duration,
+    /// How the guest's disks are replicated. With separate disks the tie-breaker is a witness: they have no file system in
+    /// common.
+    pub disk: DiskPolicy,
     /// Lines added at the end.
     pub extra: String,
 }
@@ -34,23 +61,39 @@ pub struct Settings {
 impl Settings {
     /// The usual settings for a guest.
     pub fn new(guest: Guest) -> Self {
-        Self { guest, timeout: Duration::from_secs(2), extra: String::new() }
+        Self { guest, timeout: Duration::from_secs(2), disk: DiskPolicy::SHARED, extra: String::new() }
     }
 
-    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas'.
+    /// The usual settings for a guest with disks of this kind.
+    pub fn with_disk(guest: Guest, disk: DiskPolicy) -> Self {
+        Self { disk, ..Self::new(guest) }
+    }
+
+    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
     pub(crate) fn text(&self, name: &str, ports: &Ports) -> String {
         let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
-        match &self.guest {
+        let size = match &self.guest {
             Guest::Kv => {
                 text += "kernel = \"builtin:kv\"\n\n";
-                text += "[[disk]]\npath = \"disk.img\"\nsize = \"64 MiB\"\nsharing = \"shared\"\n\n";
-                let _ = writeln!(text, "[[net]]\nmac = \"52:54:00:12:34:56\"\n");
-                let _ = writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0));
+                "64 MiB"
             }
             Guest::Cpu { rounds, exit } => {
                 let _ =
                     writeln!(text, "kernel = \"builtin:cpu\"\ncmdline = \"rounds={rounds} exit={exit}\"\n");
+                ""
             }
+            Guest::Blk { cmdline, .. } => {
+                let _ = writeln!(text, "kernel = \"builtin:blk\"\ncmdline = \"{cmdline}\"\n");
+                "8 MiB"
+            }
+        };
+        for disk in 0..self.guest.disks() {
+            let (path, keys) = (self.disk.path(disk), self.disk.keys());
+            let _ = writeln!(text, "[[disk]]\npath = \"{path}\"\nsize = \"{size}\"\n{keys}\n");
+        }
+        if matches!(self.guest, Guest::Kv) {
+            let _ = writeln!(text, "[[net]]\nmac = \"52:54:00:12:34:56\"\n");
+            let _ = writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0));
         }
         let (a, b) = (ports.get(1), ports.get(2));
         let _ = writeln!(
@@ -59,7 +102,12 @@ impl Settings {
         );
         let timeout = self.timeout.as_millis();
         let _ = writeln!(text, "[detector.fixed]\nheartbeat = \"20 ms\"\ntimeout = \"{timeout} ms\"\n");
-        text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n[pacing.lag-feedback]\ntarget = \"100 ms\"\n";
+        if self.disk.is_separate() {
+            let _ = writeln!(text, "[tie-breaker.witness]\naddress = \"127.0.0.1:{}\"\n", ports.get(WITNESS));
+        } else {
+            text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n";
+        }
+        text += "[pacing.lag-feedback]\ntarget = \"100 ms\"\n";
         text += &self.extra;
         text
     }

@@ -4,6 +4,8 @@
 //! * [`Bed`] is one pair's surroundings: a folder, a config, ports, and the promise that nothing outlives it.
 //! * [`Launcher`] is a started `ft-vm`, with everything it printed and when.
 //! * [`Load`] is the checking client: connections that know which replies are right.
+//! * [`BlkRun`] is what the guest that exercises disks says; [`check_image`] looks at what it left behind.
+//! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
 //! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
@@ -11,10 +13,13 @@
 
 mod bed;
 mod binary;
+mod blk;
 mod busy;
+mod campaign;
 mod capture;
 mod checker;
 mod config;
+mod disk;
 mod launcher;
 mod ports;
 mod random;
@@ -23,13 +28,17 @@ mod replica;
 mod resp;
 mod status;
 mod survivors;
+mod witness;
 
 pub use bed::{Bed, Finished};
 pub use binary::{ft_vm, workspace};
+pub use blk::{BlkRun, check_crashed_image, check_image};
 pub use busy::Busy;
+pub use campaign::{Victim, kill_campaign};
 pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
-pub use config::{Guest, Settings};
+pub use config::{BLK_SECTORS, Guest, Settings};
+pub use disk::{DiskPolicy, Reads, Sharing};
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;
 pub use random::Random;
@@ -38,6 +47,7 @@ pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
 pub use status::{Replica, Status};
 pub use survivors::{alive, kill_marked, marked};
+pub use witness::Witness;
 
 /// Whether the long campaigns were asked for (`FT_FULL=1`, `cargo xtask test --full`).
 pub fn full() -> bool {

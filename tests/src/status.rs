@@ -71,6 +71,11 @@ impl Status {
         self.role("backup").unwrap_or_else(|| panic!("no backup in {}", self.json))
     }
 
+    /// Whether both replicas are there and know what they are: before that, a pair is only starting.
+    pub fn is_pair(&self) -> bool {
+        self.role("primary").is_some() && self.role("backup").is_some()
+    }
+
     /// How many replicas are live, with a backup or alone: their guest's outputs are the world's.
     pub fn live(&self) -> usize {
         self.replicas.iter().filter(|replica| ["live", "alone"].contains(&replica.state.as_str())).count()

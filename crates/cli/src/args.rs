@@ -34,6 +34,9 @@ pub(crate) struct RunArgs {
     /// Override one key or table of the configuration, such as vm.memory='"1 GiB"' or pacing='{none={}}'; repeatable.
     #[arg(long = "set", value_name = "KEY=TOML")]
     pub(crate) sets: Vec<String>,
+    /// The other replica is on another host.
+    #[arg(long, hide = true, requires = "launcher_fds")]
+    pub(crate) own_host: bool,
     /// The descriptors that the launcher gives a replica: its control connection, and its port of the network.
     #[arg(long, hide = true, value_name = "CONTROL,LAN", requires = "replica", value_parser = launcher_fds)]
     pub(crate) launcher_fds: Option<LauncherFds>,

@@ -4,8 +4,8 @@ use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
 use ft_policies::{Config, ReplicaId};
-use ft_runtime::launcher::{self, LaunchOptions};
-use ft_runtime::replica::{self, Fault, ReplicaArgs};
+use ft_runtime::launcher::{self, LaunchOptions, Members};
+use ft_runtime::replica::{self, Fault, ReplicaArgs, Setting};
 
 use crate::args::{LauncherFds, RunArgs};
 use crate::check::load;
@@ -26,14 +26,15 @@ pub(crate) fn run(args: &RunArgs) -> Exit {
         }
     };
     match (args.replica, args.launcher_fds) {
-        (Some(replica), Some(fds)) => run_replica(config, replica, args.solo, fds, faults),
-        (Some(replica), None) => {
-            eprintln!(
-                "ft-vm: --replica {replica}: a pair on two hosts is not available in this version; without --replica a \
-                 pair runs on this machine"
-            );
-            Exit::BadConfig
+        (Some(replica), Some(fds)) => {
+            let place = match (args.solo, args.own_host) {
+                (true, _) => Setting::Solo,
+                (false, true) => Setting::TwoHosts,
+                (false, false) => Setting::OneMachine,
+            };
+            run_replica(config, replica, place, fds, faults)
         }
+        (Some(replica), None) => launch(args, config, path, Members::One(replica)),
         (None, _) if !args.solo && !config.replicas.one_machine() => {
             eprintln!(
                 "ft-vm: {}: the replicas of {} are on two hosts ({} and {}): start --replica a on the one, --replica b on the \
@@ -45,24 +46,35 @@ pub(crate) fn run(args: &RunArgs) -> Exit {
             );
             Exit::BadConfig
         }
-        (None, _) => Exit::Runtime(launcher::run(&LaunchOptions {
-            config,
-            config_path: path.clone(),
-            sets: args.sets.clone(),
-            solo: args.solo,
-            faults: args.faults.clone(),
-        })),
+        (None, _) if args.solo => launch(args, config, path, Members::Solo),
+        (None, _) => launch(args, config, path, Members::Pair),
     }
 }
 
-fn run_replica(config: Config, replica: ReplicaId, solo: bool, fds: LauncherFds, faults: Vec<Fault>) -> Exit {
+fn launch(args: &RunArgs, config: Config, path: &Path, members: Members) -> Exit {
+    Exit::Runtime(launcher::run(&LaunchOptions {
+        config,
+        config_path: path.to_owned(),
+        sets: args.sets.clone(),
+        members,
+        faults: args.faults.clone(),
+    }))
+}
+
+fn run_replica(
+    config: Config,
+    replica: ReplicaId,
+    setting: Setting,
+    fds: LauncherFds,
+    faults: Vec<Fault>,
+) -> Exit {
     let (Some(control), Some(lan)) = (inherited(fds.control), inherited(fds.lan)) else {
         eprintln!(
             "ft-vm: --launcher-fds: these descriptors are not open; the option is for the launcher only"
         );
         return Exit::BadConfig;
     };
-    let code = replica::run(ReplicaArgs { config, replica, solo, control, lan, faults });
+    let code = replica::run(ReplicaArgs { config, replica, setting, control, lan, faults });
     // Threads may be blocked in calls that nobody waits for.
     std::process::exit(code.into())
 }

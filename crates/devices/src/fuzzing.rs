@@ -220,13 +220,19 @@ impl Fuzzed {
 
     /// A request as a disk wants it: header, data, status; random bytes would hardly ever make one.
     fn offer_disk_request(&mut self, base: u64, source: &mut Source<'_>) {
-        let kind = [0, 1, 4, 8, 11][usize::from(source.byte()) % 5];
+        let kind = [0, 1, 4, 8, 11, 13][usize::from(source.byte()) % 6];
         let mut header = vec![kind, 0, 0, 0, 0, 0, 0, 0];
         header.extend(u64::from(source.byte()).to_le_bytes());
         let at = base + 0x800;
         self.ram.write_slice(&header, GuestAddress(at)).expect("rings are inside memory");
         let data = u64::from(source.half());
-        let len = 512 * u32::from(source.byte() % 8);
+        let mut len = 512 * u32::from(source.byte() % 8);
+        if kind >= 11 {
+            len = 16 * (1 + len / 3072);
+            let mut segment = u64::from(source.half() % 2048).to_le_bytes().to_vec();
+            segment.extend([source.byte(), 0, 0, 0, source.byte() % 3, 0, 0, 0]);
+            self.ram.write_slice(&segment, GuestAddress(data)).expect("inside memory");
+        }
         let writable = 2 * u16::from(kind == 0 || kind == 8);
         for (index, (address, len, flags)) in
             [(at, 16, 1), (data, len, 1 | writable), (at + 16, 1, 2)].into_iter().enumerate()

@@ -50,7 +50,7 @@ components! {
     Com1State => "com1", 1;
     ConsoleStream => "console stream", 1;
     PowerButton => "power button", 1;
-    DeviceState<Blk> => "disk", 1;
+    DeviceState<Blk> => "disk", 2;
     DeviceState<Net> => "nic", 1;
     DeviceState<Rng> => "rng", 1;
     DeviceState<Console> => "console", 1;

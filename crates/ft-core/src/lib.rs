@@ -16,6 +16,7 @@ pub mod histogram;
 pub mod input;
 pub mod log;
 pub mod output;
+pub mod reads;
 pub mod record;
 pub mod replica;
 pub mod wire;

@@ -23,6 +23,15 @@ pub enum Body {
     Progress,
     /// An input, applied at the position.
     Input(Input),
+    /// A disk read is done here, as an input; the backup has the data by itself.
+    OwnRead {
+        /// Index of the disk in the config.
+        disk: u16,
+        /// Number of the request on that disk.
+        request: u64,
+        /// A digest of the data ([`crate::reads::digest`]), which the backup's own must have too.
+        digest: u32,
+    },
     /// The marker of an output that is held until this record is acknowledged.
     Output {
         /// Its kind.
@@ -76,6 +85,11 @@ pub const RECORD_OVERHEAD: u64 = 32;
 pub const MAX_RECORD_COST: u64 = ft_policies::MAX_RECORD;
 
 impl Body {
+    /// True if it changes the machine: this may itself make outputs, at its own position.
+    pub fn is_input(&self) -> bool {
+        matches!(self, Self::Input(_) | Self::OwnRead { .. })
+    }
+
     /// Bytes that a record with this body takes from the log's bound. Both sides compute the same.
     pub fn cost(&self) -> u64 {
         let data = match self {

@@ -2,7 +2,7 @@
 //! come when they should not. Nothing here may panic, spin, grow without bound or release what it must hold.
 
 use ft_core::replica::{Effect, Event, Mode, Phase, Replica, STUCK, Settings};
-use ft_core::wire::{Ack, Frame, Heartbeat, Hello, LogFrame, PeerRole, Stamp};
+use ft_core::wire::{Ack, Copies, Frame, Heartbeat, Hello, LogFrame, PeerRole, Stamp};
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Who};
 
@@ -43,6 +43,7 @@ fn settings(me: ReplicaId) -> Settings {
         ack_timeout: 60_000 * MS,
         stuck: STUCK,
         hold_outputs: true,
+        copies: None,
     }
 }
 
@@ -63,7 +64,7 @@ fn frames(replica: &mut Replica<u64>, now: u64) -> Vec<Frame> {
 
 fn hello(generation: u64, session: u64, role: PeerRole, replica: ReplicaId, next: u64) -> Frame {
     let stamp = Stamp { pair: PAIR, generation, session, incarnation: PEER };
-    Frame::Hello(Hello { stamp, replica, role, config: 5, image: 6, next })
+    Frame::Hello(Hello { stamp, replica, role, config: 5, image: 6, next, copies: Copies::default() })
 }
 
 /// `a`, live in generation 1 with a backup that has acknowledged `Armed`; and the stamp that its peer has to use.
@@ -88,7 +89,8 @@ fn primary(settings: Settings) -> (Replica<u64>, Stamp) {
 }
 
 fn ack(stamp: Stamp, received: u64, executed: u64) -> Vec<u8> {
-    Frame::Ack(Ack { stamp, received, executed, position: 0, echo: 0, released: 0, stop: false }).encode()
+    Frame::Ack(Ack { stamp, received, executed, position: 0, echo: 0, released: 0, reads: 0, stop: false })
+        .encode()
 }
 
 /// `b`, an armed backup in generation 1, and its primary's stamp.

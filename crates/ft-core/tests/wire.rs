@@ -2,7 +2,8 @@
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input, NetRx};
 use ft_core::wire::{
-    Ack, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
+    Ack, Copies, Copy, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+    WireError,
 };
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use proptest::collection::vec;
@@ -34,6 +35,11 @@ fn body() -> impl Strategy<Value = Body> {
         Just(Body::Stop),
         input().prop_map(Body::Input),
         bytes().prop_map(Body::Digest),
+        (any::<u16>(), any::<u64>(), any::<u32>()).prop_map(|(disk, request, digest)| Body::OwnRead {
+            disk,
+            request,
+            digest
+        }),
         (0u8..4, any::<u64>()).prop_map(|(class, digest)| Body::Output {
             class: OutputClass::from_wire(class).unwrap(),
             digest
@@ -47,7 +53,13 @@ fn stamp() -> impl Strategy<Value = Stamp> {
 }
 
 fn role() -> impl Strategy<Value = PeerRole> {
-    prop_oneof![Just(PeerRole::Waiting), Just(PeerRole::Fresh), Just(PeerRole::Live), Just(PeerRole::Backup)]
+    prop_oneof![
+        Just(PeerRole::Waiting),
+        Just(PeerRole::Fresh),
+        Just(PeerRole::Live),
+        Just(PeerRole::Backup),
+        Just(PeerRole::Gone)
+    ]
 }
 
 fn replica() -> impl Strategy<Value = ReplicaId> {
@@ -68,9 +80,9 @@ fn frame() -> impl Strategy<Value = Frame> {
                 .collect();
             Frame::Log(LogFrame { stamp, released, sent, records })
         });
-    let ack = (stamp(), any::<[u64; 5]>(), any::<bool>()).prop_map(
-        |(stamp, [received, executed, position, echo, released], stop)| {
-            Frame::Ack(Ack { stamp, received, executed, position, echo, released, stop })
+    let ack = (stamp(), any::<[u64; 6]>(), any::<bool>()).prop_map(
+        |(stamp, [received, executed, position, echo, released, reads], stop)| {
+            Frame::Ack(Ack { stamp, received, executed, position, echo, released, reads, stop })
         },
     );
     let beat = (stamp(), replica(), role(), any::<u64>(), any::<u64>()).prop_map(
@@ -78,14 +90,16 @@ fn frame() -> impl Strategy<Value = Frame> {
             Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position })
         },
     );
-    let hello = (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>()).prop_map(
-        |(stamp, replica, role, config, image, next)| {
-            Frame::Hello(Hello { stamp, replica, role, config, image, next })
-        },
-    );
+    let hello =
+        (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>(), any::<(u64, bool)>())
+            .prop_map(|(stamp, replica, role, config, image, next, (live, usable))| {
+                let copies = Copies { live, usable };
+                Frame::Hello(Hello { stamp, replica, role, config, image, next, copies })
+            });
+    let copy = (stamp(), bytes()).prop_map(|(stamp, message)| Frame::Copy(Copy { stamp, message }));
     let refusal = (stamp(), any::<bool>(), "[a-zäöü ]{0,100}")
         .prop_map(|(stamp, mismatch, reason)| Frame::Refusal(Refusal { stamp, mismatch, reason }));
-    prop_oneof![4 => log, 1 => ack, 1 => beat, 1 => hello, 1 => refusal]
+    prop_oneof![4 => log, 1 => ack, 1 => beat, 1 => hello, 1 => refusal, 1 => copy]
 }
 
 /// The same checksum as the format's, so that damage reaches the decoder behind it.

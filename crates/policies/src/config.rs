@@ -15,7 +15,7 @@ use crate::tie_breaker::TieBreakerKind;
 use crate::units::{Size, Time};
 
 /// The guests that are built into ft-vm: `kernel = "builtin:NAME"`.
-pub const BUILTIN_GUESTS: &[&str] = &["kv", "cpu"];
+pub const BUILTIN_GUESTS: &[&str] = &["kv", "cpu", "blk"];
 /// The least memory a virtual machine may have.
 pub const MIN_MEMORY: Size = Size::mib(16);
 /// The most: guest-physical addresses above 3 GiB belong to devices.

@@ -211,6 +211,14 @@ impl Machine {
         self.board.pending_disk_requests()
     }
 
+    /// A disk request in flight, in words.
+    pub fn disk_request(&self, (disk, request): (u16, u64)) -> Option<String> {
+        let pending = self.board.pending_disk_requests();
+        let found = pending.iter().find(|pending| (pending.disk, pending.request) == (disk, request))?;
+        let sectors = found.op.sectors();
+        Some(format!("request {request}, sectors {} to {}", sectors.start, sectors.end.saturating_sub(1)))
+    }
+
     /// Requests for random bytes that are not answered: (number, bytes wanted).
     pub fn pending_entropy(&self) -> Vec<(u64, u32)> {
         self.board.pending_entropy()

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ft_policies::Config;
 use ft_runtime::launcher::messages::{FromReplica, ToReplica};
 use ft_runtime::launcher::packet::PacketSocket;
-use ft_runtime::launcher::{LaunchOptions, Program, run_program, status};
+use ft_runtime::launcher::{LaunchOptions, Members, Program, run_program, status};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -39,7 +39,7 @@ fn launcher() {
         config: Config::load(&path, &[]).unwrap(),
         config_path: path,
         sets: vec!["vm.cmdline=\"two words\"".into()],
-        solo: std::env::var("FT_TEST_SOLO").is_ok(),
+        members: if std::env::var("FT_TEST_SOLO").is_ok() { Members::Solo } else { Members::Pair },
         faults: vec!["flip-bit:7".into()],
     };
     std::process::exit(run_program(&options, &program).into());

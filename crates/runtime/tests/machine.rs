@@ -1,8 +1,9 @@
 //! In-tree guests on a whole machine, driven by hand: no threads, no host clock.
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
-use ft_core::output::{DiskOp, Output, OutputBody};
+use ft_core::output::{DiskOp, DiskRequest, Output, OutputBody};
 use ft_devices::{BoardSpec, DiskSpec, NicSpec};
+use ft_guests::blk::{self, Random};
 use ft_runtime::machine::{Machine, MachineSpec};
 use ft_vcpu::software::Options;
 use ft_vcpu::{Kick, Stop};
@@ -16,6 +17,45 @@ struct Bench {
     console: Vec<u8>,
     frames: usize,
     ended: Option<u8>,
+    /// Disk requests that are served later and out of order, if anything is.
+    waiting: Option<Shuffle>,
+}
+
+/// Disk requests in the order of submission; which of those that may run is served next, a seed decides.
+struct Shuffle {
+    requests: Vec<DiskRequest>,
+    random: Random,
+    habit: Habit,
+}
+
+/// How a disk behaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Habit {
+    /// As it must.
+    Good,
+    /// It takes no care of requests that overlap.
+    Careless,
+    /// One request in twenty fails; of a write that does, some of the sectors may have been written.
+    Failing,
+}
+
+impl Shuffle {
+    /// The next to be served: one that overlaps no earlier one, unless both only read. A flush waits for everything.
+    fn next(&mut self) -> Option<DiskRequest> {
+        let may_pass = |later: &DiskOp, earlier: &DiskOp| {
+            let (one, other) = (later.sectors(), earlier.sectors());
+            let apart = one.end <= other.start || other.end <= one.start;
+            let harmless = apart || !(later.is_write() || earlier.is_write());
+            self.habit == Habit::Careless || (harmless && *later != DiskOp::Flush)
+        };
+        let is_ready = |index: &usize| {
+            let (earlier, later) = (&self.requests[..*index], &self.requests[*index]);
+            earlier.iter().all(|earlier| may_pass(&later.op, &earlier.op))
+        };
+        let ready: Vec<usize> = (0..self.requests.len()).filter(is_ready).collect();
+        let pick = *ready.get(self.random.below(ready.len() as u64) as usize)?;
+        Some(self.requests.remove(pick))
+    }
 }
 
 impl Bench {
@@ -35,7 +75,16 @@ impl Bench {
         };
         let machine = Machine::new(spec, guest).expect("the machine can be built");
         let disk = vec![0; SECTORS as usize * 512];
-        Self { machine, disk, console: Vec::new(), frames: 0, ended: None }
+        Self { machine, disk, console: Vec::new(), frames: 0, ended: None, waiting: None }
+    }
+
+    /// A run of `blk` to its end, with disk requests that wait until the guest halts, or until its run is cut, and complete
+    /// out of order.
+    fn shuffled(command_line: &str, habit: Habit) -> Self {
+        let waiting = Some(Shuffle { requests: Vec::new(), random: Random::new(1), habit });
+        let mut bench = Self { waiting, ..Self::new("blk", command_line) };
+        bench.run(1 << 32, 50_000);
+        bench
     }
 
     /// Runs to `until`, answering every request at once and jumping over halts. `step` cuts the run into pieces.
@@ -47,7 +96,10 @@ impl Bench {
             for output in self.machine.take_outputs() {
                 self.serve(output);
             }
-            if stop == Stop::Halted {
+            let next = self.waiting.as_mut().and_then(Shuffle::next);
+            if let Some(request) = next {
+                self.serve_disk(request);
+            } else if stop == Stop::Halted {
                 let Some(deadline) = self.machine.next_deadline_ns() else { return };
                 let time = deadline.max(self.machine.now_ns());
                 self.machine
@@ -66,28 +118,34 @@ impl Bench {
                 let bytes = vec![7; len as usize];
                 self.machine.apply(&Input::Entropy { request, bytes }).expect("it was asked for");
             }
-            OutputBody::Disk(request) => {
-                let mut data = Vec::new();
-                match &request.op {
-                    DiskOp::Read { sector, len } => {
-                        let start = *sector as usize * 512;
-                        data = self.disk[start..start + *len as usize].to_vec();
-                    }
-                    DiskOp::Write { sector, data } => {
-                        let start = *sector as usize * 512;
-                        self.disk[start..start + data.len()].copy_from_slice(data);
-                    }
-                    DiskOp::Flush => {}
-                    DiskOp::Discard { sector, count } | DiskOp::WriteZeroes { sector, count, .. } => {
-                        let start = *sector as usize * 512;
-                        self.disk[start..start + *count as usize * 512].fill(0);
-                    }
-                }
-                let done = DiskDone { disk: 0, request: request.request, status: DiskStatus::Ok, data };
-                self.machine.apply(&Input::DiskDone(done)).expect("it was asked for");
-            }
+            OutputBody::Disk(request) => match &mut self.waiting {
+                Some(waiting) => waiting.requests.push(request),
+                None => self.serve_disk(request),
+            },
             other => panic!("the guest said {other:?}"),
         }
+    }
+
+    fn serve_disk(&mut self, request: DiskRequest) {
+        let mut data = Vec::new();
+        let range = request.op.sectors();
+        let place = &mut self.disk[range.start as usize * 512..range.end as usize * 512];
+        let mut status = DiskStatus::Ok;
+        let mut done = place.len();
+        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.habit == Habit::Failing)
+            && waiting.random.below(20) == 0
+        {
+            status = DiskStatus::IoError;
+            done = waiting.random.below(range.end - range.start + 1) as usize * 512;
+        }
+        match &request.op {
+            DiskOp::Read { .. } if status == DiskStatus::Ok => data = place.to_vec(),
+            DiskOp::Read { .. } | DiskOp::Flush => {}
+            DiskOp::Write { data, .. } => place[..done].copy_from_slice(&data[..done]),
+            DiskOp::Discard { .. } | DiskOp::WriteZeroes { .. } => place[..done].fill(0),
+        }
+        let done = DiskDone { disk: 0, request: request.request, status, data };
+        self.machine.apply(&Input::DiskDone(done)).expect("it was asked for");
     }
 
     fn console(&self) -> String {
@@ -142,4 +200,66 @@ fn a_flipped_bit_is_named() {
     let digest = one.machine.digest(true);
     let difference = third.machine.compare_digest(&digest).expect_err("a page differs");
     assert_eq!(difference.first, "memory page 0x1000");
+}
+
+/// Every read finds what was written before it, and the image is the one that the host computes, in whatever order
+/// requests complete.
+#[test]
+fn blk_random_ops_match_the_model() {
+    const OPS: u64 = 1500;
+    for (seed, depth, indirect) in [(1, 1, "yes"), (2, 16, "yes"), (3, 128, "yes"), (4, 85, "no")] {
+        let command_line = format!("ops={OPS} seed={seed} depth={depth} indirect={indirect} report=100");
+        let bench = Bench::shuffled(&command_line, Habit::Good);
+        let console = bench.console();
+        assert_eq!(bench.ended, Some(0), "{command_line}: {console}");
+        blk::check_image(seed, OPS, &bench.disk).unwrap_or_else(|wrong| panic!("{command_line}: {wrong}"));
+        assert!(bench.disk == blk::expected_image(seed, OPS, SECTORS), "{command_line}: the image");
+        let hash = format!("image {:016x}", blk::image_hash(&bench.disk));
+        assert!(console.contains(&hash), "{command_line}: no {hash} in {console}");
+        assert!(console.contains("covers ") && console.contains("done "), "{command_line}: {console}");
+    }
+}
+
+/// The judge is no rubber stamp: a disk that lets overlapping requests pass each other is found out, in both modes.
+#[test]
+fn blk_finds_a_careless_disk() {
+    for (command_line, words) in [("ops=1500 depth=64", "blk: op "), ("mode=races ops=100", "races: round ")]
+    {
+        let bench = Bench::shuffled(command_line, Habit::Careless);
+        let console = bench.console();
+        assert_eq!(bench.ended, Some(3), "{command_line}: {console}");
+        assert!(console.contains(words) && console.contains(": expected "), "{command_line}: {console}");
+    }
+}
+
+/// A request that fails is counted, and what it may have left behind is not called wrong.
+#[test]
+fn blk_lives_with_a_failing_disk() {
+    for seed in 1..=4 {
+        let bench = Bench::shuffled(&format!("ops=1000 depth=32 seed={seed}"), Habit::Failing);
+        let console = bench.console();
+        assert_eq!(bench.ended, Some(4), "seed {seed}: {console}");
+        assert!(console.contains("error op "), "seed {seed}: {console}");
+        assert!(console.contains("blk: 1000 ops, "), "seed {seed}: {console}");
+    }
+}
+
+/// Memory and sectors that several requests are about at once.
+#[test]
+fn blk_races_end_well() {
+    let bench = Bench::shuffled("mode=races ops=300 seed=5", Habit::Good);
+    let console = bench.console();
+    assert_eq!(bench.ended, Some(0), "{console}");
+    assert!(console.contains("races: 300 rounds, hash "), "{console}");
+}
+
+#[test]
+fn blk_measures() {
+    for mode in ["seqread", "randread", "seqwrite", "randwrite"] {
+        let bench = Bench::shuffled(&format!("mode={mode} ops=200 size=8192 depth=4"), Habit::Good);
+        let console = bench.console();
+        assert_eq!(bench.ended, Some(0), "{console}");
+        let line = format!("bench {mode} size 8192 depth 4: 200 requests in ");
+        assert!(console.contains(&line), "{console}");
+    }
 }

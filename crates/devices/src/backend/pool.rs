@@ -1,30 +1,50 @@
-//! A few threads that carry out disk requests.
+//! A few threads for each disk that carry out its requests, in an order that [`Schedule`] allows.
+//!
+//! Each disk has threads of its own: one that hangs holds up no other.
 
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use ft_core::input::DiskDone;
-use ft_core::output::DiskRequest;
+use ft_core::output::{DiskOp, DiskRequest};
 
 use super::disk::DiskBackend;
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Start};
 
 /// Disks and the threads that work on them. Dropping it drops what does not run yet, waits for what runs, and joins the
 /// threads.
 pub struct DiskPool {
-    shared: Arc<Shared>,
+    disks: Vec<Arc<Worker>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
-    disks: Vec<DiskBackend>,
-    on_done: Box<dyn Fn(DiskDone) + Send + Sync>,
-    state: Mutex<State>,
-    changed: Condvar,
+/// A request that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub done: DiskDone,
+    /// It was a read; otherwise it changed the disk, or was to make changes durable.
+    pub read: bool,
+    /// Another request, running here or elsewhere, waited for it.
+    pub waited_for: bool,
 }
 
+type OnDone = dyn Fn(Ended) + Send + Sync;
+
+struct Worker {
+    disk: DiskBackend,
+    on_done: Arc<OnDone>,
+    state: Mutex<State>,
+    /// Something can start, or the pool closes.
+    work: Condvar,
+    /// Nothing runs and nothing can start.
+    idle: Condvar,
+}
+
+#[derive(Default)]
 struct State {
-    schedules: Vec<Schedule>,
+    schedule: Schedule,
     closing: bool,
 }
 
@@ -35,77 +55,118 @@ pub struct NoSuchDisk(pub u16);
 
 impl std::fmt::Debug for DiskPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DiskPool")
-            .field("disks", &self.shared.disks)
-            .field("threads", &self.threads.len())
-            .finish()
+        let disks: Vec<_> = self.disks.iter().map(|worker| &worker.disk).collect();
+        f.debug_struct("DiskPool").field("disks", &disks).field("threads", &self.threads.len()).finish()
     }
 }
 
 impl DiskPool {
-    /// Starts `threads` threads, at least one, on `disks` in the order of the config. `on_done` is called on one of them for
-    /// each request that ends; it must not call back into the pool's `wait_idle`, `abort` or drop.
+    /// Starts `threads` threads, at least one, for each of `disks`, which come in the order of the config. `on_done` is called
+    /// on one of them for each request that ends; it must not call back into the pool's `wait_idle`, `abort` or drop.
     ///
     /// # Errors
     /// The host starts no thread.
     pub fn new(
         disks: Vec<DiskBackend>,
         threads: usize,
-        on_done: impl Fn(DiskDone) + Send + Sync + 'static,
+        on_done: impl Fn(Ended) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
-        let schedules = disks.iter().map(|_| Schedule::default()).collect();
-        let state = Mutex::new(State { schedules, closing: false });
-        let shared = Arc::new(Shared { disks, on_done: Box::new(on_done), state, changed: Condvar::new() });
-        let mut pool = Self { shared, threads: Vec::new() };
-        for index in 0..threads.max(1) {
-            let shared = Arc::clone(&pool.shared);
-            let builder = std::thread::Builder::new().name(format!("disk {index}"));
-            pool.threads.push(builder.spawn(move || shared.work())?);
+        let on_done: Arc<OnDone> = Arc::new(on_done);
+        let worker = |disk| {
+            let (on_done, state) = (Arc::clone(&on_done), Mutex::default());
+            Arc::new(Worker { disk, on_done, state, work: Condvar::new(), idle: Condvar::new() })
+        };
+        let mut pool = Self { disks: disks.into_iter().map(worker).collect(), threads: Vec::new() };
+        for (disk, worker) in pool.disks.iter().enumerate() {
+            for index in 0..threads.max(1) {
+                let worker = Arc::clone(worker);
+                let builder = std::thread::Builder::new().name(format!("disk {disk}.{index}"));
+                pool.threads.push(builder.spawn(move || worker.work())?);
+            }
         }
         Ok(pool)
     }
 
-    /// Queues a request.
+    /// Adds a request, see [`Schedule::submit`].
     ///
     /// # Errors
     /// There is no such disk.
-    pub fn submit(&self, request: DiskRequest) -> Result<(), NoSuchDisk> {
-        let disk = request.disk;
-        let mut state = self.shared.lock();
-        state.schedules.get_mut(usize::from(disk)).ok_or(NoSuchDisk(disk))?.submit(request);
-        drop(state);
-        self.shared.changed.notify_all();
+    pub fn submit(&self, request: DiskRequest, start: Start, shadow: bool) -> Result<(), NoSuchDisk> {
+        let worker = self.disks.get(usize::from(request.disk)).ok_or(NoSuchDisk(request.disk))?;
+        worker.change(|schedule| schedule.submit(request, start, shadow));
         Ok(())
     }
 
-    /// Waits until nothing runs or waits.
+    fn with(&self, disk: u16, change: impl FnOnce(&mut Schedule)) {
+        if let Some(worker) = self.disks.get(usize::from(disk)) {
+            worker.change(change);
+        }
+    }
+
+    /// See [`Schedule::release`].
+    pub fn release(&self, disk: u16, request: u64) {
+        self.with(disk, |schedule| schedule.release(request));
+    }
+
+    /// The other replica has carried out a request that was submitted as [`Start::Elsewhere`].
+    pub fn done_elsewhere(&self, disk: u16, request: u64) {
+        self.with(disk, |schedule| {
+            schedule.done(request);
+        });
+    }
+
+    /// See [`Schedule::shadow_done`].
+    pub fn shadow_done(&self, disk: u16, request: u64) {
+        self.with(disk, |schedule| schedule.shadow_done(request));
+    }
+
+    /// See [`Schedule::forget_shadows`].
+    pub fn forget_shadows(&self) {
+        self.disks.iter().for_each(|worker| worker.change(Schedule::forget_shadows));
+    }
+
+    /// See [`Schedule::take_over`].
+    pub fn take_over(&self) {
+        self.disks.iter().for_each(|worker| worker.change(Schedule::take_over));
+    }
+
+    /// See [`Schedule::writes_elsewhere`].
+    pub fn writes_elsewhere(&self, disk: u16) -> Vec<Range<u64>> {
+        let worker = self.disks.get(usize::from(disk));
+        worker.map_or_else(Vec::new, |worker| worker.lock().schedule.writes_elsewhere())
+    }
+
+    /// Waits until nothing runs here and nothing can start.
     pub fn wait_idle(&self) {
-        let mut state = self.shared.lock();
-        while !state.schedules.iter().all(Schedule::is_idle) {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        for worker in &self.disks {
+            let mut state = worker.lock();
+            while !state.schedule.is_idle() {
+                state = worker.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 
     /// Drops the requests that do not run yet (they give no completion) and waits for those that run.
     pub fn abort(&self) {
-        self.shared.lock().schedules.iter_mut().for_each(Schedule::clear_waiting);
+        self.disks.iter().for_each(|worker| worker.lock().schedule.clear_waiting());
         self.wait_idle();
     }
 
     /// The disks, in the order of the config.
-    pub fn disks(&self) -> &[DiskBackend] {
-        &self.shared.disks
+    pub fn disks(&self) -> impl ExactSizeIterator<Item = &DiskBackend> {
+        self.disks.iter().map(|worker| &worker.disk)
     }
 }
 
 impl Drop for DiskPool {
     fn drop(&mut self) {
-        {
-            let mut state = self.shared.lock();
-            state.schedules.iter_mut().for_each(Schedule::clear_waiting);
+        for worker in &self.disks {
+            let mut state = worker.lock();
+            state.schedule.clear_waiting();
             state.closing = true;
+            drop(state);
+            worker.work.notify_all();
         }
-        self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so itself.
             let _ = thread.join();
@@ -115,40 +176,60 @@ impl Drop for DiskPool {
 
 /// A request that runs. It ends even if the callback panics, or the pool could never be closed.
 struct Running<'a> {
-    shared: &'a Shared,
-    disk: u16,
+    worker: &'a Worker,
     request: u64,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.shared.lock().schedules[usize::from(self.disk)].done(self.request);
-        self.shared.changed.notify_all();
+        self.worker.change(|schedule| {
+            schedule.done(self.request);
+        });
     }
 }
 
-impl Shared {
+impl Worker {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Schedule)) {
+        let mut state = self.lock();
+        change(&mut state.schedule);
+        let (startable, idle) = (state.schedule.startable(), state.schedule.is_idle());
+        drop(state);
+        match startable {
+            0 => {}
+            1 => self.work.notify_one(),
+            _ => self.work.notify_all(),
+        }
+        if idle {
+            self.idle.notify_all();
+        }
     }
 
     fn work(&self) {
         let mut state = self.lock();
         loop {
-            if let Some(request) = state.schedules.iter_mut().find_map(Schedule::start_next) {
+            if let Some(request) = state.schedule.start_next() {
                 drop(state);
-                {
-                    let _running = Running { shared: self, disk: request.disk, request: request.request };
-                    let done = self.disks[usize::from(request.disk)].execute(&request);
-                    (self.on_done)(done);
-                }
+                self.run(&request);
                 state = self.lock();
             } else if state.closing {
                 return;
             } else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
+    }
+
+    fn run(&self, request: &DiskRequest) {
+        // Its end is told before what waits for it starts: so ends are told in the order of the requests.
+        let _running = Running { worker: self, request: request.request };
+        let done = self.disk.execute(request);
+        let waited_for = self.lock().schedule.is_waited_for(request.request);
+        let read = matches!(request.op, DiskOp::Read { .. });
+        (self.on_done)(Ended { done, read, waited_for });
     }
 }
 
@@ -156,10 +237,9 @@ impl Shared {
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
-    use super::super::file::{DiskError, DiskOptions, FileMedium, Lock};
+    use super::super::file::{DiskOptions, Lock};
     use super::*;
     use ft_core::input::DiskStatus;
-    use ft_core::output::DiskOp;
 
     fn options(dir: &tempfile::TempDir) -> DiskOptions {
         DiskOptions {
@@ -167,19 +247,21 @@ mod tests {
             size: Some(64 << 10),
             create: true,
             read_only: false,
-            lock: Lock::Shared,
+            direct: false,
+            lock: Lock::Alone,
         }
     }
 
     fn pool(options: &DiskOptions) -> (DiskPool, Receiver<DiskDone>) {
         let (sender, receiver) = channel();
         let disk = DiskBackend::open(options).unwrap();
-        let pool = DiskPool::new(vec![disk], 3, move |done| sender.send(done).unwrap()).unwrap();
+        let pool =
+            DiskPool::new(vec![disk], 3, move |ended: Ended| sender.send(ended.done).unwrap()).unwrap();
         (pool, receiver)
     }
 
     fn submit(pool: &DiskPool, request: u64, op: DiskOp) {
-        pool.submit(DiskRequest { disk: 0, request, op }).unwrap();
+        pool.submit(DiskRequest { disk: 0, request, op }, Start::Now, false).unwrap();
     }
 
     #[test]
@@ -204,7 +286,8 @@ mod tests {
             }
         }
         assert_eq!((reads, flushes), (100, 1));
-        assert_eq!(pool.submit(DiskRequest { disk: 1, request: 0, op: DiskOp::Flush }), Err(NoSuchDisk(1)));
+        let nowhere = DiskRequest { disk: 1, request: 0, op: DiskOp::Flush };
+        assert_eq!(pool.submit(nowhere, Start::Now, false), Err(NoSuchDisk(1)));
     }
 
     #[test]
@@ -226,34 +309,5 @@ mod tests {
         let pool = DiskPool::new(vec![disk], 1, |_| panic!("expected in this test")).unwrap();
         submit(&pool, 0, DiskOp::Flush);
         pool.wait_idle();
-    }
-
-    #[test]
-    fn opening_says_what_is_wrong() {
-        let dir = tempfile::tempdir().unwrap();
-        let base = options(&dir);
-        let missing = DiskOptions { create: false, ..base.clone() };
-        assert!(matches!(DiskBackend::open(&missing), Err(DiskError::Missing(_))));
-        let nowhere = DiskOptions { path: dir.path().join("no/disk"), ..base.clone() };
-        assert!(matches!(DiskBackend::open(&nowhere), Err(DiskError::NoDirectory(_))));
-        let directory = DiskOptions { path: dir.path().to_owned(), ..base.clone() };
-        assert!(matches!(DiskBackend::open(&directory), Err(DiskError::NotADisk(_))));
-
-        let first = DiskBackend::open(&base).unwrap();
-        let longer = DiskOptions { size: Some(1 << 20), ..base.clone() };
-        let error = DiskBackend::open(&longer).unwrap_err();
-        assert!(matches!(error, DiskError::TooShort { found: 65536, wanted: 1048576, .. }), "{error}");
-        let odd = DiskOptions { size: Some(1000), ..base.clone() };
-        assert!(matches!(DiskBackend::open(&odd), Err(DiskError::NotSectors { size: 1000, .. })));
-
-        // Members share; an exclusive user waits for all of them to go.
-        let second = DiskBackend::open(&base).unwrap();
-        let exclusive = DiskOptions { lock: Lock::Exclusive, ..base.clone() };
-        assert!(matches!(DiskBackend::open(&exclusive), Err(DiskError::InUse(_))));
-        drop((first, second));
-        let alone = FileMedium::open(&exclusive).unwrap();
-        assert!(matches!(DiskBackend::open(&base), Err(DiskError::InUse(_))));
-        alone.set_lock(Lock::Shared).unwrap();
-        assert_eq!(DiskBackend::open(&base).unwrap().len(), 64 << 10);
     }
 }

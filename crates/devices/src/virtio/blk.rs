@@ -16,14 +16,22 @@ const QUEUE: usize = 0;
 const QUEUE_SIZES: &[u16] = &[256];
 const SECTOR: u64 = 512;
 const HEADER: u64 = 16;
-/// Data segments of a request, and bytes of one: together at most [`MAX_DISK_DATA`].
+/// Data segments of a request, and bytes of one. Their product is all that keeps a driver from longer requests than
+/// [`MAX_DISK_DATA`], and with header and status they fit into a chain as long as the queue.
 const SEG_MAX: u32 = 128;
 const SIZE_MAX: u32 = 8192;
-const _: () = assert!((SEG_MAX * SIZE_MAX) as usize == MAX_DISK_DATA);
+const _: () =
+    assert!((SEG_MAX * SIZE_MAX) as usize == MAX_DISK_DATA && SEG_MAX as u16 + 2 <= QUEUE_SIZES[QUEUE]);
+/// Bytes of the one segment of a discard or write-zeroes request.
+const RANGE: u64 = 16;
+/// Sectors of one such request. They count as data in flight, so more would let fewer run beside each other.
+const MAX_RANGE_SECTORS: u32 = 16_384;
+const _: () = assert!(MAX_RANGE_SECTORS as u64 * SECTOR <= MAX_BYTES / 4);
 
 /// Requests in flight; more stay in the guest's ring until one is done.
 pub const MAX_REQUESTS: usize = 256;
-/// Bytes of data in flight beyond which no further request is taken from the ring.
+/// Bytes of the disk that requests in flight touch, beyond which no further one is taken from the ring. Discards count as much
+/// as writes of the same sectors: what may have to be done again, or kept apart, when a replica dies is bounded by it.
 pub const MAX_BYTES: u64 = 32 << 20;
 
 /// A request in flight.
@@ -132,7 +140,10 @@ impl Blk {
     }
 
     fn bytes_in_flight(&self) -> u64 {
-        self.pending.iter().map(|pending| pending.op.bytes()).sum()
+        let sectors = self.pending.iter().map(|pending| pending.op.sectors());
+        sectors
+            .map(|sectors| (sectors.end - sectors.start).saturating_mul(SECTOR))
+            .fold(0, u64::saturating_add)
     }
 
     fn request(&mut self, chain: Chain, context: &mut Context<'_>) -> Result<(), Broken> {
@@ -156,6 +167,13 @@ impl Blk {
             VIRTIO_BLK_T_FLUSH => DiskOp::Flush,
             VIRTIO_BLK_T_IN | VIRTIO_BLK_T_OUT => return reply.finish(context, 0, VIRTIO_BLK_S_IOERR),
             VIRTIO_BLK_T_GET_ID => return self.get_id(reply, context),
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES if !self.read_only => {
+                let segments = chain.readable.read(context.ram, HEADER, RANGE)?;
+                match self.range_op(kind, &segments, out_len) {
+                    Ok(op) => op,
+                    Err(status) => return reply.finish(context, 0, status),
+                }
+            }
             _ => return reply.finish(context, 0, VIRTIO_BLK_S_UNSUPP),
         };
         let request = self.next_request;
@@ -163,6 +181,30 @@ impl Blk {
         context.outputs.push(OutputBody::Disk(DiskRequest { disk: self.disk, request, op: op.clone() }));
         self.pending.push_back(Pending { request, op, reply: Some(reply) });
         Ok(())
+    }
+
+    /// What a discard or write-zeroes request with `len` bytes of segments asks for, or the status that refuses it.
+    fn range_op(&self, kind: u32, segments: &[u8], len: u64) -> Result<DiskOp, u32> {
+        if len > RANGE && len.is_multiple_of(RANGE) {
+            return Err(VIRTIO_BLK_S_UNSUPP);
+        }
+        let segment: &[u8; RANGE as usize] = segments.try_into().map_err(|_| VIRTIO_BLK_S_IOERR)?;
+        let segment = u128::from_le_bytes(*segment);
+        let (sector, count, flags) = (segment as u64, (segment >> 64) as u32, (segment >> 96) as u32);
+        let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+        let op = match kind {
+            _ if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 => return Err(VIRTIO_BLK_S_UNSUPP),
+            // The flag is for write-zeroes alone (section 5.2.6.2).
+            VIRTIO_BLK_T_DISCARD if unmap => return Err(VIRTIO_BLK_S_UNSUPP),
+            VIRTIO_BLK_T_DISCARD => DiskOp::Discard { sector, count },
+            _ => DiskOp::WriteZeroes { sector, count, unmap },
+        };
+        let inside = sector.checked_add(u64::from(count)).is_some_and(|end| end <= self.sectors);
+        if len == RANGE && (1..=MAX_RANGE_SECTORS).contains(&count) && inside {
+            Ok(op)
+        } else {
+            Err(VIRTIO_BLK_S_IOERR)
+        }
     }
 
     fn get_id(&self, reply: Reply, context: &mut Context<'_>) -> Result<(), Broken> {
@@ -195,8 +237,12 @@ impl Device for Blk {
     }
 
     fn features(&self) -> u64 {
-        let read_only = if self.read_only { 1 << VIRTIO_BLK_F_RO } else { 0 };
-        1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH | read_only
+        let common = 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH;
+        if self.read_only {
+            common | 1 << VIRTIO_BLK_F_RO
+        } else {
+            common | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+        }
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -207,6 +253,15 @@ impl Device for Blk {
         let mut config = self.sectors.to_le_bytes().to_vec();
         config.extend(SIZE_MAX.to_le_bytes());
         config.extend(SEG_MAX.to_le_bytes());
+        // Geometry, block size, topology, write-back, number of queues: features that are not offered.
+        config.extend([0; 20]);
+        if !self.read_only {
+            // For each of the two: sectors and segments of a request; between them the alignment of a discard, at the end that
+            // write-zeroes may give blocks back.
+            for field in [MAX_RANGE_SECTORS, 1, 1, MAX_RANGE_SECTORS, 1, 1] {
+                config.extend(field.to_le_bytes());
+            }
+        }
         config
     }
 

@@ -4,6 +4,7 @@ use ft_policies::{Answer, RegisterState, Unavailable};
 
 use super::Divergence;
 use crate::record::OutputClass;
+use crate::wire::Copies;
 use crate::{Lsn, Nanos};
 
 /// Something that happened outside.
@@ -37,6 +38,12 @@ pub enum Event<'a> {
     },
     /// The pending disk requests have been issued again ([`super::Mode::Reissue`]).
     DisksReissued,
+    /// The copies of separate disks are the same on both sides ([`Effect::CopyFrom`]).
+    Copied,
+    /// They cannot be made the same, in words.
+    CopyRefused(String),
+    /// What this side's own copies are worth has changed.
+    Copies(Copies),
     /// The backup's machine differs from the primary's.
     Diverged(Divergence),
     /// The operator wants the pair to stop.
@@ -77,6 +84,29 @@ pub enum Effect {
         generation: u64,
         /// Last number.
         seq: u64,
+    },
+    /// The backup has the data of a read that [`super::Replica::read_followed`] or [`super::Replica::read_logged`] told of.
+    ReadFinished {
+        /// The disk.
+        disk: u16,
+        /// The request.
+        request: u64,
+    },
+    /// Both sides' copies of separate disks are to become the same; this side's are the ones that count. The exchange
+    /// ([`super::Replica::send_copy`], [`Effect::CopyMessage`]) ends with [`Event::Copied`] or [`Event::CopyRefused`] here.
+    CopyFrom,
+    /// The other side's are the ones that count.
+    CopyTo,
+    /// A message of that exchange has come.
+    CopyMessage(Vec<u8>),
+    /// The exchange is off: the peer was lost.
+    CopyOff,
+    /// The peer was heard as this process; or it said, as its last word, that this process has closed its disks.
+    Peer {
+        /// Which process.
+        incarnation: u64,
+        /// Those were its last words.
+        gone: bool,
     },
     /// Send this datagram to the peer's address, provided that the thread that runs the guest is at work.
     Heartbeat(Vec<u8>),

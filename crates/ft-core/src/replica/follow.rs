@@ -1,6 +1,7 @@
 //! The backup: takes records in, acknowledges them at once, executes them later.
 
 use super::{Ack, Divergence, Effect, Frame, LogFrame, Nanos, Phase, Replica, Stage, timers};
+use crate::reads::ReadId;
 use crate::record::{LogRecord, OutputClass};
 
 impl<O> Replica<O> {
@@ -54,6 +55,26 @@ impl<O> Replica<O> {
         self.backlog.made(position, class, digest, keep);
     }
 
+    /// The machine made a read of a shared disk, which this side runs too.
+    pub fn own_read_made(&mut self, read: ReadId) {
+        self.own_reads.made(read);
+    }
+
+    /// This side has the data of such a read. `waited_for` if a write of the same blocks is known to follow: the primary waits
+    /// to hear of it. True if an acknowledgement is due now.
+    pub fn own_read_finished(&mut self, read: ReadId, waited_for: bool) -> bool {
+        self.own_reads.finished(read);
+        waited_for && self.tell_reads()
+    }
+
+    /// The machine made a write of a shared disk whose reads this side runs too: it may wait for one of them. True if an
+    /// acknowledgement is due now.
+    pub fn tell_reads(&mut self) -> bool {
+        let due = self.phase == Phase::Backup && self.own_reads.is_news();
+        self.ack_due |= due;
+        due
+    }
+
     /// A record from [`Self::take_record`] was executed.
     ///
     /// # Errors
@@ -84,7 +105,7 @@ impl<O> Replica<O> {
         Some(Frame::Ack(self.ack()).encode())
     }
 
-    fn ack(&self) -> Ack {
+    fn ack(&mut self) -> Ack {
         Ack {
             stamp: self.stamp(),
             received: self.backlog.received(),
@@ -92,6 +113,7 @@ impl<O> Replica<O> {
             position: self.backlog.position(),
             echo: self.backlog.executed_stamp(),
             released: self.backlog.released_lsn(),
+            reads: self.own_reads.tell(),
             stop: self.stop_wanted,
         }
     }

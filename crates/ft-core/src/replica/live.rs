@@ -3,6 +3,7 @@
 use super::{Ack, Effect, Frame, LogFrame, Nanos, Phase, Released, Replica, timers};
 use crate::Lsn;
 use crate::input::Input;
+use crate::reads::ReadId;
 use crate::record::{Body, LogRecord, OutputClass, RECORD_OVERHEAD};
 use crate::wire::{FRAME_BUDGET, VERSION};
 
@@ -91,6 +92,32 @@ impl<O> Replica<O> {
         }
         self.acknowledge_frames();
         self.last
+    }
+
+    /// The completion of a read of a shared disk was appended, with its data, as record `lsn`. A later write of the same blocks
+    /// waits for [`Effect::ReadFinished`]: were it on the disk before the backup has the data, a backup that goes live would
+    /// run the read again and find what the guest wrote after it.
+    pub fn read_logged(&mut self, lsn: Lsn, read: ReadId) {
+        if self.session.is_some() && self.writes_log() {
+            self.reads_unacked.push_back((lsn, read));
+        }
+    }
+
+    fn acknowledge_reads(&mut self) {
+        let acked = self.log.acked();
+        while let Some((_, (disk, request))) = self.reads_unacked.pop_front_if(|(lsn, _)| *lsn <= acked) {
+            self.effects.push_back(Effect::ReadFinished { disk, request });
+        }
+    }
+
+    /// The machine made a read of a shared disk that a backup runs too. True if there is a backup: then later writes of the
+    /// same blocks wait for [`Effect::ReadFinished`], or for [`Effect::Live`] alone.
+    pub fn read_followed(&mut self, read: ReadId) -> bool {
+        let paired = self.session.is_some() && self.phase == Phase::Live;
+        if paired {
+            self.followed.made(read);
+        }
+        paired
     }
 
     /// The machine made an output that the Output Rule holds; `size` is what it takes in the gate, in bytes.
@@ -186,6 +213,17 @@ impl<O> Replica<O> {
             self.link = None;
             return self.lose_peer(&error.to_string(), now);
         }
+        match self.followed.finished(ack.reads) {
+            Ok(reads) => {
+                let tell = |(disk, request)| Effect::ReadFinished { disk, request };
+                self.effects.extend(reads.into_iter().map(tell));
+            }
+            Err(error) => {
+                self.effects.push_back(Effect::CloseLink);
+                self.link = None;
+                return self.lose_peer(&error.to_string(), now);
+            }
+        }
         self.heard(ft_policies::Heard::Ack, now);
         if ack.executed > before && ack.echo != 0 && ack.echo <= now {
             self.last_lag = now - ack.echo;
@@ -194,6 +232,7 @@ impl<O> Replica<O> {
         }
         self.armed();
         self.acknowledge_frames();
+        self.acknowledge_reads();
         if ack.stop && !self.stop_wanted {
             self.stop_wanted = true;
             self.stop_deadline = Some(now + timers::STOP_PATIENCE);

@@ -9,15 +9,23 @@ use crate::wire::PeerRole;
 impl<O> Replica<O> {
     /// The peer is suspected. What follows depends on what it was to this side.
     pub(super) fn lose_peer(&mut self, reason: &str, now: Nanos) {
-        if self.session.take().is_none() {
-            return;
-        }
+        let Some(session) = self.session.take() else { return };
+        self.lost = Some(session.peer);
         self.link = None;
         self.frames.clear();
+        if std::mem::take(&mut self.copying) {
+            // The gate was never closed: this side is as it was before the offer.
+            self.effects.push_back(Effect::CopyOff);
+            self.effects.push_back(Effect::CloseLink);
+            self.notice(format!("the other replica was lost while its disks were made the same: {reason}"));
+            return self.start_alone();
+        }
         match self.phase {
             Phase::Live => {
                 self.reason = format!("lost the backup: {reason}");
                 self.count_off(now);
+                self.followed.forget();
+                self.reads_unacked.clear();
                 self.effects.push_back(Effect::CloseLink);
                 // Binding from here: nothing is released, whatever happens, until this is answered.
                 self.ask(self.generation);
@@ -35,6 +43,9 @@ impl<O> Replica<O> {
             }
             Phase::Backup => {
                 // It never had a guest: back to the start.
+                if self.settings.copies.is_some() {
+                    self.effects.push_back(Effect::CopyOff);
+                }
                 self.phase = Phase::Waiting;
                 self.start_alone_at = Some(now + self.settings.start_alone);
                 self.effects.push_back(Effect::CloseLink);

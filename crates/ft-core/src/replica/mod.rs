@@ -30,7 +30,10 @@ use crate::backlog::Backlog;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
 use crate::log::Log;
-use crate::wire::{Ack, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp};
+use crate::reads::{Followed, Own, ReadId};
+use crate::wire::{
+    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+};
 use crate::{Lsn, Nanos};
 
 /// What does not change while a replica lives.
@@ -58,6 +61,8 @@ pub struct Settings {
     pub stuck: Nanos,
     /// The Output Rule; false is for experiments.
     pub hold_outputs: bool,
+    /// What this side's copies of separate disks are worth, for a pair that has such disks.
+    pub copies: Option<Copies>,
 }
 
 /// Bounds of the output gate of an ordinary replica: bytes and outputs.
@@ -171,18 +176,27 @@ pub struct Replica<O> {
     link: Option<Link>,
     session: Option<Session>,
     sessions: u64,
+    /// The process of the peer in the last session.
+    lost: Option<u64>,
     last_heard: Nanos,
     peer_beat: Option<(PeerRole, Nanos)>,
+    /// The peer's process, as it was heard last.
+    peer_process: Option<(u64, bool)>,
     reason: String,
     // Live.
     last: Lsn,
     position: u64,
     started: bool,
+    /// The backup's copies of separate disks are being made the same as this side's.
+    copying: bool,
     log: Log,
     gate: Gate<O>,
     watermark: Lsn,
     watermark_sent: Lsn,
     rx_unacked: VecDeque<(Lsn, u64)>,
+    followed: Followed,
+    /// Completions of reads of shared disks that the log carries, not yet acknowledged.
+    reads_unacked: VecDeque<(Lsn, ReadId)>,
     stalled_since: Option<Nanos>,
     /// Cost of the largest record that found no room.
     refused: u64,
@@ -192,6 +206,7 @@ pub struct Replica<O> {
     backlog: Backlog<O>,
     ack_due: bool,
     acked: Lsn,
+    own_reads: Own,
     // Ends.
     stop_wanted: bool,
     deposed_told: bool,
@@ -239,21 +254,27 @@ impl<O> Replica<O> {
             link: None,
             session: None,
             sessions: 0,
+            lost: None,
             last_heard: now,
             peer_beat: None,
+            peer_process: None,
             reason: String::new(),
             last: 0,
             position: 0,
             started: false,
+            copying: false,
             watermark: 0,
             watermark_sent: 0,
             rx_unacked: VecDeque::new(),
+            followed: Followed::default(),
+            reads_unacked: VecDeque::new(),
             stalled_since: None,
             refused: 0,
             stalls: VecDeque::new(),
             stopping: false,
             ack_due: false,
             acked: 0,
+            own_reads: Own::default(),
             stop_wanted: false,
             deposed_told: false,
             ends_at: 0,
@@ -308,6 +329,9 @@ impl<O> Replica<O> {
             Event::Register(result) => self.register_read(result, now),
             Event::Answer { from, answer } => self.answered(from, answer, now),
             Event::Fenced { generation } => self.fenced(generation),
+            Event::Copied => self.copied(now),
+            Event::CopyRefused(reason) => self.copy_refused(&reason),
+            Event::Copies(copies) => self.settings.copies = Some(copies),
             Event::DisksReissued => self.disks_reissued(now),
             Event::Diverged(divergence) => self.diverged(&divergence),
             Event::Stop => self.stop(now),
@@ -442,11 +466,16 @@ impl<O> Replica<O> {
             Frame::Hello(hello) => self.hello(hello, now),
             Frame::Refusal(refusal) => self.refused(&refusal),
             Frame::Heartbeat(_) => self.counters.stale += 1,
+            Frame::Copy(copy) if self.is_current(&copy.stamp) => {
+                self.effects.push_back(Effect::CopyMessage(copy.message));
+            }
             Frame::Log(log) if self.is_current(&log.stamp) && self.phase == Phase::Backup => {
                 self.log_received(log, now);
             }
             Frame::Ack(ack) if self.is_current(&ack.stamp) => self.ack_received(&ack, now),
-            Frame::Log(LogFrame { stamp, .. }) | Frame::Ack(Ack { stamp, .. }) => {
+            Frame::Log(LogFrame { stamp, .. })
+            | Frame::Ack(Ack { stamp, .. })
+            | Frame::Copy(Copy { stamp, .. }) => {
                 self.counters.stale += 1;
                 if stamp.pair == self.settings.pair {
                     self.note_generation(stamp.generation);
@@ -475,6 +504,7 @@ impl<O> Replica<O> {
             return;
         }
         self.peer_beat = Some((beat.role, now));
+        self.peer_heard(beat.stamp.incarnation, beat.role == PeerRole::Gone);
         if self.is_current(&beat.stamp) {
             self.heard(ft_policies::Heard::Heartbeat, now);
             self.executed_heard(&beat, now);
@@ -483,6 +513,32 @@ impl<O> Replica<O> {
         } else {
             self.note_generation(beat.stamp.generation);
         }
+    }
+
+    /// Tells, once for each, of the processes that the peer was.
+    fn peer_heard(&mut self, incarnation: u64, gone: bool) {
+        if self.peer_process != Some((incarnation, gone)) {
+            self.peer_process = Some((incarnation, gone));
+            self.effects.push_back(Effect::Peer { incarnation, gone });
+        }
+    }
+
+    /// The datagram to send as the very last thing, once the disks are closed.
+    pub fn last_words(&self) -> Vec<u8> {
+        let (stamp, replica) = (self.stamp(), self.settings.me.replica);
+        let (executed, position) = (self.backlog.executed_lsn(), self.backlog.position());
+        let role = PeerRole::Gone;
+        Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position }).encode()
+    }
+
+    /// The process of the peer that was lost.
+    pub fn lost_peer(&self) -> Option<u64> {
+        self.lost
+    }
+
+    /// The process of the peer in this session.
+    pub fn peer_incarnation(&self) -> Option<u64> {
+        self.session.map(|session| session.peer)
     }
 
     fn executed_heard(&mut self, beat: &Heartbeat, now: Nanos) {

@@ -1,10 +1,11 @@
 //! Until the guest runs: handshake, who starts, arming the backup.
 
 use super::{Effect, Event, Exit, Link, Nanos, Phase, Replica, Session};
+use crate::Lsn;
 use crate::backlog::Backlog;
 use crate::log::Log;
 use crate::record::{Body, MAX_COUNT};
-use crate::wire::{Frame, Hello, PeerRole, Refusal, WireError};
+use crate::wire::{Copies, Copy, Frame, Hello, PeerRole, Refusal, WireError};
 
 impl<O> Replica<O> {
     pub(super) fn start(&mut self, now: Nanos) {
@@ -32,6 +33,7 @@ impl<O> Replica<O> {
             config: self.settings.config,
             image: self.settings.image,
             next: self.last + 1,
+            copies: self.settings.copies.unwrap_or_default(),
         }));
     }
 
@@ -51,6 +53,7 @@ impl<O> Replica<O> {
             return;
         }
         self.peer_beat = Some((hello.role, now));
+        self.peer_heard(hello.stamp.incarnation, false);
         let generation = hello.stamp.generation;
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
@@ -105,7 +108,7 @@ impl<O> Replica<O> {
                         "the guest is running already; joining a running guest is not in this version",
                     );
                 } else {
-                    self.arm(&hello, now);
+                    self.offer(&hello, now);
                 }
             }
             _ => {}
@@ -126,9 +129,9 @@ impl<O> Replica<O> {
             .as_ref()
             .and_then(|link| link.hello.as_ref())
             .is_some_and(|hello| hello.role == PeerRole::Waiting);
-        let peer_has_state = self
-            .peer_beat
-            .is_some_and(|(role, at)| role != PeerRole::Waiting && now < at + 10 * self.settings.ack_timeout);
+        let peer_has_state = self.peer_beat.is_some_and(|(role, at)| {
+            !matches!(role, PeerRole::Waiting | PeerRole::Gone) && now < at + 10 * self.settings.ack_timeout
+        });
         // The holder may well be running, out of earshot: nothing but its own replica takes the guest from it, and that only
         // where the generation is not younger than this process. Or it offered this side a session and `Armed` never came:
         // then it needs another win itself before its guest starts.
@@ -136,13 +139,33 @@ impl<O> Replica<O> {
             && self.found == Some(register.generation)
             || register.generation == self.generation;
         let alone = self.alone_allowed && !peer_has_state && unused;
-        let claim = match register.holder {
-            None => me == ft_policies::ReplicaId::A,
-            Some(holder) => alone || peer_waits && holder.replica == me,
+        let claim = match (register.holder, self.settings.copies) {
+            (None, _) => me == ft_policies::ReplicaId::A,
+            (Some(holder), None | Some(Copies { live: Copies::ANY, .. })) => {
+                alone || peer_waits && holder.replica == me
+            }
+            (Some(_), Some(mine)) => self.may_claim_with(mine, register.generation, alone, peer_waits),
         };
         if claim {
             self.ask(register.generation);
         }
+    }
+
+    /// Which copies of separate disks a cold start goes on with: those that were the live replica's in the register's
+    /// generation. If neither side's were, a win was never followed by an output, and the copies of the last replica that was
+    /// live before are the ones: that can only be told with both sides there.
+    fn may_claim_with(&self, mine: Copies, generation: u64, alone: bool, peer_waits: bool) -> bool {
+        let theirs = self.link.as_ref().and_then(|link| link.hello.as_ref()).map(|hello| hello.copies);
+        if !mine.usable {
+            return false;
+        }
+        if mine.live == generation {
+            return alone || peer_waits;
+        }
+        let Some(theirs) = theirs.filter(|_| peer_waits) else { return false };
+        let first = self.settings.me.replica == ft_policies::ReplicaId::A;
+        theirs.live != generation
+            && (!theirs.usable || mine.live > theirs.live || mine.live == theirs.live && first)
     }
 
     /// This side won the right to start the guest.
@@ -173,18 +196,58 @@ impl<O> Replica<O> {
         self.effects.push_back(Effect::Live { generation, takeover, alone, silent: 0, reason });
     }
 
-    /// Makes the waiting peer a backup. From here on the gate is closed: whether or not the peer gets `Armed`, losing it
-    /// needs the next generation.
-    fn arm(&mut self, hello: &Hello, now: Nanos) {
+    /// Offers the waiting peer to become the backup. Where each side has copies of its own, they are made the same first.
+    fn offer(&mut self, hello: &Hello, now: Nanos) {
         assert!(!self.started && self.gate.is_empty(), "a backup joins before the guest runs");
         self.sessions += 1;
         // Never 0, and not to be met again: the incarnation is random.
         let id = self.settings.me.incarnation.wrapping_add(self.sessions).max(1);
+        self.session = Some(Session { id, peer: hello.stamp.incarnation, armed: Lsn::MAX });
         self.log = Log::new(self.settings.log_capacity, self.last, now);
-        self.session = Some(Session { id, peer: hello.stamp.incarnation, armed: self.last + 1 });
         self.send_hello();
-        self.append(self.position, Body::Armed, now);
         self.heard(ft_policies::Heard::Start, now);
+        if self.settings.copies.is_some() {
+            self.copying = true;
+            self.effects.push_back(Effect::CopyFrom);
+        } else {
+            self.arm(now);
+        }
+    }
+
+    pub(super) fn copied(&mut self, now: Nanos) {
+        if std::mem::take(&mut self.copying) && self.session.is_some() && self.phase == Phase::Live {
+            self.arm(now);
+        }
+    }
+
+    pub(super) fn copy_refused(&mut self, reason: &str) {
+        if self.is_copying() {
+            self.refuse(false, reason);
+            self.halt(Exit::Failure, reason);
+        }
+    }
+
+    /// True while a session stands in which the guest does not run yet, for its disks.
+    fn is_copying(&self) -> bool {
+        let target = self.phase == Phase::Backup && !self.backlog.is_armed();
+        self.settings.copies.is_some() && self.session.is_some() && (self.copying || target)
+    }
+
+    /// Sends a message of the exchange that makes copies of separate disks the same. Ignored when that is off.
+    pub fn send_copy(&mut self, message: Vec<u8>) {
+        if self.is_copying() {
+            self.frames.push_back(Frame::Copy(Copy { stamp: self.stamp(), message }));
+        }
+    }
+
+    /// Makes the peer of the session a backup. From here on the gate is closed: whether or not the peer gets `Armed`, losing it
+    /// needs the next generation.
+    fn arm(&mut self, now: Nanos) {
+        assert!(!self.started && self.gate.is_empty(), "a backup joins before the guest runs");
+        if let Some(session) = &mut self.session {
+            session.armed = self.last + 1;
+        }
+        self.append(self.position, Body::Armed, now);
     }
 
     /// The backup is armed: the first instruction may run.
@@ -212,5 +275,8 @@ impl<O> Replica<O> {
         self.acked = hello.next - 1;
         self.phase = Phase::Backup;
         self.heard(ft_policies::Heard::Start, now);
+        if self.settings.copies.is_some() {
+            self.effects.push_back(Effect::CopyTo);
+        }
     }
 }

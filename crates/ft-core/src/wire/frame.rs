@@ -13,6 +13,7 @@ const LOG: u8 = 2;
 const ACK: u8 = 3;
 const HEARTBEAT: u8 = 4;
 const REFUSAL: u8 = 5;
+const COPY: u8 = 6;
 
 /// Longest text of a refusal, in bytes.
 const MAX_TEXT: usize = 512;
@@ -41,6 +42,22 @@ pub enum PeerRole {
     Live,
     /// It follows, or is about to take over.
     Backup,
+    /// It ends, and its disks are closed: nothing of it can reach a shared disk any more.
+    Gone,
+}
+
+/// What a replica's own copies of separate disks are worth (for a pair that has such disks).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copies {
+    /// The generation in which they were last those of the live replica; 0 is never.
+    pub live: u64,
+    /// False if a copying into them was begun and not ended.
+    pub usable: bool,
+}
+
+impl Copies {
+    /// [`Copies::live`] of copies that nobody ever writes: any generation will do.
+    pub const ANY: u64 = u64::MAX;
 }
 
 /// First frame of a connection, and again when what it says has changed.
@@ -58,6 +75,8 @@ pub struct Hello {
     pub image: u128,
     /// LSN of the first record of the session offered.
     pub next: Lsn,
+    /// Its copies of separate disks.
+    pub copies: Copies,
 }
 
 /// Records of the log.
@@ -88,6 +107,9 @@ pub struct Ack {
     pub echo: Nanos,
     /// The highest watermark heard: what the backup knows to be released.
     pub released: Lsn,
+    /// Reads of shared disks that the backup runs itself, in the order in which the machine made them: this many, from the
+    /// first of its life on, have their data.
+    pub reads: u64,
     /// The operator asked the backup to stop the pair.
     pub stop: bool,
 }
@@ -118,6 +140,16 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// A message of the exchange that makes the backup's copies of separate disks the same as the primary's, before the guest
+/// runs. Opaque here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// Sender.
+    pub stamp: Stamp,
+    /// The message.
+    pub message: Vec<u8>,
+}
+
 /// Any frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -131,6 +163,8 @@ pub enum Frame {
     Heartbeat(Heartbeat),
     /// See [`Refusal`].
     Refusal(Refusal),
+    /// See [`Copy`].
+    Copy(Copy),
 }
 
 impl Frame {
@@ -160,6 +194,8 @@ impl Frame {
                 out.fixed128(hello.config);
                 out.fixed128(hello.image);
                 out.var(hello.next);
+                out.var(hello.copies.live);
+                out.byte(u8::from(hello.copies.usable));
                 HELLO
             }
             Self::Log(log) => {
@@ -171,7 +207,7 @@ impl Frame {
             }
             Self::Ack(ack) => {
                 put_stamp(out, &ack.stamp);
-                for value in [ack.received, ack.executed, ack.position, ack.echo, ack.released] {
+                for value in [ack.received, ack.executed, ack.position, ack.echo, ack.released, ack.reads] {
                     out.var(value);
                 }
                 out.byte(u8::from(ack.stop));
@@ -194,6 +230,11 @@ impl Frame {
                 }
                 out.string(&refusal.reason.as_bytes()[..end]);
                 REFUSAL
+            }
+            Self::Copy(copy) => {
+                put_stamp(out, &copy.stamp);
+                out.string(&copy.message);
+                COPY
             }
         }
     }
@@ -246,6 +287,7 @@ impl Frame {
                 config: reader.fixed128()?,
                 image: reader.fixed128()?,
                 next: reader.var()?,
+                copies: Copies { live: reader.var()?, usable: reader.flag()? },
             }),
             LOG => Self::Log(LogFrame {
                 stamp,
@@ -260,6 +302,7 @@ impl Frame {
                 position: reader.var()?,
                 echo: reader.var()?,
                 released: reader.var()?,
+                reads: reader.var()?,
                 stop: reader.flag()?,
             }),
             HEARTBEAT => Self::Heartbeat(Heartbeat {
@@ -278,6 +321,7 @@ impl Frame {
                 let reason = std::str::from_utf8(text).map_err(|_| WireError::Malformed("text"))?.to_owned();
                 Self::Refusal(Refusal { stamp, mismatch, reason })
             }
+            COPY => Self::Copy(Copy { stamp, message: reader.string()?.to_vec() }),
             _ => return Err(WireError::Malformed("frame kind")),
         };
         reader.end()?;
@@ -321,11 +365,12 @@ fn role_to_wire(role: PeerRole) -> u8 {
         PeerRole::Fresh => 1,
         PeerRole::Live => 2,
         PeerRole::Backup => 3,
+        PeerRole::Gone => 4,
     }
 }
 
 fn get_role(reader: &mut Reader<'_>) -> Result<PeerRole, WireError> {
-    [PeerRole::Waiting, PeerRole::Fresh, PeerRole::Live, PeerRole::Backup]
+    [PeerRole::Waiting, PeerRole::Fresh, PeerRole::Live, PeerRole::Backup, PeerRole::Gone]
         .get(usize::from(reader.byte()?))
         .copied()
         .ok_or(WireError::Malformed("role"))

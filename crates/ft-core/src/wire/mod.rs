@@ -8,12 +8,14 @@ mod bytes;
 mod frame;
 mod records;
 
-pub use frame::{Ack, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp};
+pub use frame::{
+    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+};
 
 use crate::output::MAX_DISK_DATA;
 
 /// The version of this protocol. Sides of different versions refuse each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of a header.
 pub const HEADER: usize = 16;

@@ -16,6 +16,7 @@ const OUTPUT: u8 = 7;
 const DIGEST: u8 = 8;
 const ARMED: u8 = 9;
 const STOP: u8 = 10;
+const OWN_READ: u8 = 11;
 
 /// Appends first LSN, first position, number and records. They must be consecutive.
 pub(super) fn encode(out: &mut Writer, records: &[LogRecord]) {
@@ -49,6 +50,12 @@ fn encode_one(out: &mut Writer, record: &LogRecord, before: u64, last: &mut Anch
         Body::Digest(bytes) => {
             head(out, DIGEST);
             out.string(bytes);
+        }
+        Body::OwnRead { disk, request, digest } => {
+            head(out, OWN_READ);
+            out.var(u64::from(*disk));
+            out.var(*request);
+            out.var(u64::from(*digest));
         }
         Body::Input(Input::Anchor(anchor)) => {
             head(out, ANCHOR);
@@ -120,6 +127,11 @@ fn decode_body(reader: &mut Reader<'_>, tag: u8, last: &mut Anchor) -> Result<Bo
             let class = OutputClass::from_wire(reader.byte()?).ok_or(WireError::Malformed("output class"))?;
             Body::Output { class, digest: reader.fixed64()? }
         }
+        OWN_READ => Body::OwnRead {
+            disk: small(reader)?,
+            request: reader.var()?,
+            digest: u32::try_from(reader.var()?).map_err(|_| WireError::Malformed("digest of a read"))?,
+        },
         DIGEST => Body::Digest(reader.string()?.to_vec()),
         ANCHOR => {
             let (time, rate) = (reader.difference(last.time)?, reader.difference(last.rate)?);

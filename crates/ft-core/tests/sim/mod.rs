@@ -164,6 +164,7 @@ impl World {
                 ack_timeout: TIMEOUT,
                 stuck: 2000 * MS,
                 hold_outputs: true,
+                copies: None,
             };
             let mut replica = Replica::new(settings, Box::new(Silence { last: None }), Box::new(Full), 0);
             replica.handle(Event::Start, 0);
@@ -494,6 +495,13 @@ impl World {
         let delay = (1 + self.random.below(5)) * MS;
         match effect {
             Effect::ReadRegister => self.answer(index, now + delay, None),
+            // This guest reads no disk.
+            Effect::ReadFinished { .. } => {}
+            // Nor has it disks of its own.
+            Effect::CopyFrom | Effect::CopyTo | Effect::CopyMessage(_) | Effect::CopyOff => {
+                unreachable!("no separate disks")
+            }
+            Effect::Peer { .. } => {}
             Effect::Ask { from } => {
                 let me = Who { replica: IDS[index], incarnation: incarnation(&self.nodes[index]) };
                 let answer = self.advance(from, me);

@@ -79,6 +79,8 @@ impl Shared {
 pub(crate) struct Output {
     /// The first offset that was not written.
     next: u64,
+    /// What comes before the first bytes was another launcher's to write.
+    may_begin_later: bool,
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
 }
@@ -121,7 +123,12 @@ impl Output {
             .name("console".into())
             .spawn(move || write_all(&theirs, sink))
             .expect("a thread can be started");
-        Self { next: 0, shared, writer: Some(writer) }
+        Self { next: 0, may_begin_later: false, shared, writer: Some(writer) }
+    }
+
+    /// The guest was perhaps live elsewhere before, and its console is written there up to then.
+    pub(crate) fn may_begin_later(&mut self) {
+        self.may_begin_later = true;
     }
 
     /// Console bytes of the live replica.
@@ -131,6 +138,9 @@ impl Output {
         };
         if end <= self.next {
             return Accepted::Yes;
+        }
+        if std::mem::take(&mut self.may_begin_later) {
+            self.next = self.next.max(offset);
         }
         let gap = offset.saturating_sub(self.next);
         // What is known goes no further than the bytes, whose length is a usize.

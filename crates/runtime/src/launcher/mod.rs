@@ -1,4 +1,4 @@
-//! The launcher of a local pair: two replica processes, the network that leads to whichever of them is live, the guest's
+//! The launcher of a local pair (or of one replica of a pair on two hosts): replica processes, the network that leads to whichever of them is live, the guest's
 //! console, and the operator's view.
 //!
 //! ```text
@@ -36,7 +36,7 @@ use self::pair::{Pair, Parts};
 use self::poller::Poller;
 pub use self::process::Program;
 use self::process::{Process, Signals, raise_descriptor_limit};
-use self::seat::{Seat, index};
+use self::seat::Seat;
 use self::status::{Claim, Place};
 pub use self::status::{StatusError, print_status, status};
 
@@ -49,10 +49,39 @@ pub struct LaunchOptions {
     pub config_path: PathBuf,
     /// `--set` arguments, handed on.
     pub sets: Vec<String>,
-    /// One machine with no fault tolerance.
-    pub solo: bool,
+    /// Which replicas are this launcher's.
+    pub members: Members,
     /// `--fault` arguments, handed on to each replica.
     pub faults: Vec<String>,
+}
+
+/// The replicas of a launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Members {
+    /// Both, on this machine.
+    Pair,
+    /// One machine with no fault tolerance.
+    Solo,
+    /// One of two: the other one has a launcher of its own, on its own host.
+    One(ReplicaId),
+}
+
+impl Members {
+    fn replicas(self) -> &'static [ReplicaId] {
+        match self {
+            Self::Pair => &[ReplicaId::A, ReplicaId::B],
+            Self::Solo | Self::One(ReplicaId::A) => &[ReplicaId::A],
+            Self::One(ReplicaId::B) => &[ReplicaId::B],
+        }
+    }
+
+    /// The replica that this launcher has of a pair on two hosts.
+    fn one(self) -> Option<ReplicaId> {
+        match self {
+            Self::One(replica) => Some(replica),
+            Self::Pair | Self::Solo => None,
+        }
+    }
 }
 
 /// Why nothing was launched.
@@ -107,7 +136,7 @@ pub fn run_program(options: &LaunchOptions, program: &Program) -> u8 {
 fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchError> {
     let config = &options.config;
     raise_descriptor_limit();
-    let claim = Claim::new(Place::of(config))?;
+    let claim = Claim::new(Place::of(config, options.members.one()))?;
     let poller = Poller::new()?;
     let forwards: Vec<_> = config
         .nets
@@ -120,16 +149,19 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
     // Before any thread is started: they inherit the mask.
     let signals = Signals::new()?;
     let console_news = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-    let output = Output::open(&config.console.output, console_news.try_clone()?)?;
+    let mut output = Output::open(&config.console.output, console_news.try_clone()?)?;
+    if options.members.one().is_some() {
+        output.may_begin_later();
+    }
 
     let mut seats = Vec::new();
-    for &replica in if options.solo { &[ReplicaId::A][..] } else { &[ReplicaId::A, ReplicaId::B] } {
+    for (place, &replica) in options.members.replicas().iter().enumerate() {
         let mut process = Process::spawn(program, replica.name(), &arguments(options))
             .map_err(|source| LaunchError::Spawn { replica, source })?;
         if let Some(socket) = process.lan.take() {
-            lan.attach(index(replica), socket, &poller)?;
+            lan.attach(place, socket, &poller)?;
         }
-        seats.push(Seat::new(replica, process, &poller)?);
+        seats.push(Seat::new(replica, place, process, &poller)?);
     }
     for forward in &forwards {
         eprintln!("ft-vm: {} leads to the guest's port {}", forward.listen, forward.guest_port);
@@ -138,7 +170,8 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
         true => Some(Input::start(console_news.try_clone()?)),
         false => None,
     };
-    Ok(Pair::new(Parts { poller, signals, lan, output, input, console_news, claim, seats })?)
+    let members = options.members;
+    Ok(Pair::new(Parts { members, poller, signals, lan, output, input, console_news, claim, seats })?)
 }
 
 /// The arguments of a replica besides its name.
@@ -150,8 +183,10 @@ fn arguments(options: &LaunchOptions) -> Vec<OsString> {
     for fault in &options.faults {
         arguments.extend(["--fault".into(), fault.into()]);
     }
-    if options.solo {
-        arguments.push("--solo".into());
+    match options.members {
+        Members::Pair => {}
+        Members::Solo => arguments.push("--solo".into()),
+        Members::One(_) => arguments.push("--own-host".into()),
     }
     arguments
 }

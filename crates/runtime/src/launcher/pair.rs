@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::questions::Query;
+use super::Members;
 use super::console::{Accepted, Input, Output};
 use super::lan::Lan;
 use super::messages::{FromReplica, ToReplica};
@@ -46,6 +47,7 @@ struct Ending {
 
 /// What a pair is made of when it starts.
 pub(crate) struct Parts {
+    pub(crate) members: Members,
     pub(crate) poller: Poller,
     pub(crate) signals: Signals,
     pub(crate) lan: Lan,
@@ -195,8 +197,10 @@ impl Pair {
                 (None, Some(code @ 1..=6)) => code as u8,
                 _ => 1,
             };
-            say(&format!("{} at the start", seat.loss("")));
-            seat.announced = true;
+            if !std::mem::replace(&mut seat.announced, true) {
+                let when = if self.parts.members.one().is_some() { "" } else { " at the start" };
+                say(&format!("{}{when}", seat.loss("")));
+            }
             self.stop(Some(code));
         }
     }
@@ -342,13 +346,7 @@ impl Pair {
         let Moved { generation, position, takeover, alone, silent_ms, reason } = moved;
         let id = self.parts.seats[index].id;
         let first = !std::mem::replace(&mut self.started, true);
-        let Some(other) = self.other(index) else {
-            say(&format!(
-                "the guest runs without fault tolerance, as process {}",
-                self.parts.seats[index].pid
-            ));
-            return;
-        };
+        let Some(other) = self.other(index) else { return self.went_live_by_itself(index, moved) };
         let lost = &self.parts.seats[other];
         if *takeover {
             // The launcher's own view is the better one, unless it sees death and succession in the same moment.
@@ -374,6 +372,31 @@ impl Pair {
                 "replica {id} goes on alone in generation {generation} at position {position}, without a backup"
             );
             self.announce_loss(other, reason, rest);
+        }
+    }
+
+    /// A replica without another one on this machine.
+    fn went_live_by_itself(&self, index: usize, moved: &Moved) {
+        let Moved { generation, position, takeover, alone, silent_ms, reason } = moved;
+        let seat = &self.parts.seats[index];
+        let id = seat.id;
+        if self.parts.members == Members::Solo {
+            say(&format!("the guest runs without fault tolerance, as process {}", seat.pid));
+        } else if *takeover {
+            say(&format!(
+                "{reason}; replica {id} took over in generation {generation} at position {position}; the guest was silent for \
+                 {silent_ms:.1} ms"
+            ));
+        } else if *alone {
+            say(&format!(
+                "replica {id} goes on alone in generation {generation} at position {position}, without a backup: {reason}"
+            ));
+        } else {
+            let (peer, pid) = (id.peer(), seat.pid);
+            say(&format!(
+                "replica {id} (process {pid}) is primary in generation {generation} at position {position}, replica {peer} is its \
+                 backup"
+            ));
         }
     }
 
@@ -458,9 +481,14 @@ impl Pair {
         for seat in seats.iter().filter(|seat| !seat.announced) {
             say(&seat.loss(""));
         }
-        let who = if seats.len() == 2 { "both replicas are gone" } else { "the machine is gone" };
-        say(&format!("{who}, and the guest was not switched off"));
-        match live.and_then(|live| seats[live].ended.as_ref()) {
+        match self.parts.members {
+            Members::Pair => say("both replicas are gone, and the guest was not switched off"),
+            Members::Solo => say("the machine is gone, and the guest was not switched off"),
+            // The other one may well go on.
+            Members::One(_) => {}
+        }
+        let last = live.or(self.parts.members.one().map(|_| 0));
+        match last.and_then(|last| seats[last].ended.as_ref()) {
             Some((code, _)) => *code,
             None => 1,
         }

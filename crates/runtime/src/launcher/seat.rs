@@ -58,9 +58,10 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// Takes over a process that was started, except for its LAN socket.
-    pub(crate) fn new(id: ReplicaId, process: Process, poller: &Poller) -> io::Result<Self> {
-        let number = index(id) as u32;
+    /// Takes over a process that was started, except for its LAN socket. `place` is its index among the seats, and its port of
+    /// the switch.
+    pub(crate) fn new(id: ReplicaId, place: usize, process: Process, poller: &Poller) -> io::Result<Self> {
+        let number = place as u32;
         poller.add_edge(&process.control, Token::Control(number))?;
         poller.add_level(&process.pidfd, Token::Process(number))?;
         Ok(Self {
@@ -199,12 +200,4 @@ impl Seat {
 
 pub(crate) fn is_power_off(code: u8) -> bool {
     code == 0 || code >= 64
-}
-
-/// A replica's place in arrays, which is also its port of the switch.
-pub(crate) fn index(id: ReplicaId) -> usize {
-    match id {
-        ReplicaId::A => 0,
-        ReplicaId::B => 1,
-    }
 }

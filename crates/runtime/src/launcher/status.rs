@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ft_policies::Config;
+use ft_policies::{Config, ReplicaId};
 use serde_json::{Value, json};
 
 /// Longest request.
@@ -66,7 +66,8 @@ pub struct Place {
 impl Place {
     /// In `$XDG_RUNTIME_DIR/ft-vm`, or `/tmp/ft-vm-UID` where there is no such directory. The names follow from the
     /// config's canonical path and the name of its virtual machine.
-    pub fn of(config: &Config) -> Self {
+    /// A replica of a pair on two hosts has a place of its own.
+    pub fn of(config: &Config, one: Option<ReplicaId>) -> Self {
         // SAFETY: a plain call without arguments.
         let uid = unsafe { libc::getuid() };
         let runtime =
@@ -75,17 +76,18 @@ impl Place {
             Some(path) => path.join("ft-vm"),
             None => PathBuf::from(format!("/tmp/ft-vm-{uid}")),
         };
-        Self::within(directory, config)
+        Self::within(directory, config, one)
     }
 
-    fn within(directory: PathBuf, config: &Config) -> Self {
+    fn within(directory: PathBuf, config: &Config, one: Option<ReplicaId>) -> Self {
         let path = fs::canonicalize(&config.path).unwrap_or_else(|_| config.path.clone());
         let mut named = path.as_os_str().as_encoded_bytes().to_vec();
         named.push(0);
         named.extend_from_slice(config.vm.name.as_bytes());
         // A socket's whole path may have 107 bytes: the name is there for people only.
         let name: String = config.vm.name.chars().take(16).collect();
-        let stem = format!("{name}-{:016x}", xxhash_rust::xxh3::xxh3_64(&named));
+        let one = one.map_or(String::new(), |replica| format!("-{replica}"));
+        let stem = format!("{name}-{:016x}{one}", xxhash_rust::xxh3::xxh3_64(&named));
         Self { directory, stem, config: path.display().to_string() }
     }
 
@@ -240,7 +242,29 @@ impl Client {
 /// # Errors
 /// Nothing runs it, or its launcher does not answer.
 pub fn status(config: &Config) -> Result<Value, StatusError> {
-    ask(&Place::of(config))
+    let nothing = match ask(&Place::of(config, None)) {
+        Err(error @ StatusError::NothingRuns(_)) => error,
+        other => return other,
+    };
+    // Replicas of a pair on two hosts have launchers of their own; usually one of them is on this host.
+    let mut found: Option<Value> = None;
+    for replica in [ReplicaId::A, ReplicaId::B] {
+        match (ask(&Place::of(config, Some(replica))), &mut found) {
+            (Err(StatusError::NothingRuns(_)), _) => {}
+            (Err(error), _) => return Err(error),
+            (Ok(mut more), Some(all)) => {
+                if let (Some(more), Some(all)) =
+                    (more["replicas"].as_array_mut(), all["replicas"].as_array_mut())
+                {
+                    all.append(more);
+                }
+                let newest = all["generation"].as_u64().max(more["generation"].as_u64());
+                all["generation"] = json!(newest);
+            }
+            (Ok(one), found) => *found = Some(one),
+        }
+    }
+    found.ok_or(nothing)
 }
 
 fn ask(place: &Place) -> Result<Value, StatusError> {

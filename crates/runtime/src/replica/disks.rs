@@ -1,88 +1,253 @@
-//! Submission of disk requests in an order that respects writes still held by the Output Rule.
+//! The disks of a replica, in either role.
 //!
-//! The pool keeps overlapping requests in their order once it has them. But a write waits in the gate first, and a read or
-//! flush does not: a read of blocks that a held write covers waits here until that write is released.
+//! Live, a request that has ended becomes an input. A backup carries out some requests itself (its own copy's writes, reads of
+//! its own) and keeps their results until the log says that the primary's run of the request has ended; all others are
+//! carried out elsewhere, which it is told by the log too. Going live turns what is kept into inputs and what was elsewhere
+//! into requests of its own, in the order in which the guest made them ([`ft_devices::backend::schedule`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
 
-use ft_core::output::DiskRequest;
-use ft_devices::backend::pool::DiskPool;
+use ft_core::input::{DiskDone, DiskStatus, Input};
+use ft_core::output::{DiskOp, DiskRequest};
+use ft_core::reads::ReadId;
+use ft_devices::backend::disk::DiskBackend;
+use ft_devices::backend::pool::{DiskPool, Ended};
+use ft_devices::backend::schedule::Start;
+use ft_devices::ft::DiskPolicies;
+use ft_vcpu::Kick;
+
+use super::inputs::Inputs;
+
+/// Threads of each disk.
+const THREADS: usize = 2;
+
+/// A disk and the number of a request on it.
+pub(super) type RequestId = (u16, u64);
 
 /// The disks of a replica.
 pub(super) struct Disks {
     pool: DiskPool,
-    order: Mutex<Order>,
+    ends: Arc<Ends>,
+    policies: DiskPolicies,
+    closed: Mutex<bool>,
+}
+
+/// What becomes of requests that end.
+struct Ends {
+    state: Mutex<State>,
+    inputs: Arc<Inputs>,
+    kick: Arc<Kick>,
+    vcpu: Arc<OnceLock<Thread>>,
+    policies: DiskPolicies,
 }
 
 #[derive(Default)]
-struct Order {
-    /// Writes in the gate: disk, request, sectors.
-    held: Vec<(u16, u64, Range<u64>)>,
-    deferred: VecDeque<DiskRequest>,
-    closed: bool,
+struct State {
+    /// What this side does itself as a backup; `None` while it is none.
+    own: Option<Own>,
+    /// Live: writes and flushes of this side's own copy that failed.
+    failed: BTreeSet<RequestId>,
 }
 
-impl Order {
-    fn must_wait(&self, request: &DiskRequest) -> bool {
-        let range = request.op.sectors();
-        self.held.iter().any(|(disk, number, held)| {
-            *disk == request.disk
-                && *number < request.request
-                && held.start < range.end
-                && range.start < held.end
-        })
+#[derive(Default)]
+struct Own {
+    /// What runs, or has ended and was not told of by the log; a read with what to run again, should it fail here only.
+    running: BTreeMap<RequestId, Option<DiskOp>>,
+    ended: BTreeMap<RequestId, DiskDone>,
+    /// Reads of a shared disk that have ended and that the protocol was not told of; true if a write waits for it.
+    reads: Vec<(ReadId, bool)>,
+}
+
+/// What a backup has of a request that the primary's log completes.
+#[derive(Debug)]
+pub(super) enum OwnResult {
+    /// It does not carry out this request itself.
+    NotOwn,
+    /// It still runs.
+    Running,
+    /// It has ended.
+    Ended(DiskDone),
+}
+
+impl Ends {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, ended: Ended) {
+        let Ended { done, read, waited_for } = ended;
+        let id = (done.disk, done.request);
+        let policy = self.policies.get(usize::from(done.disk));
+        let mut state = self.state();
+        if let Some(own) = &mut state.own {
+            if read && done.status == DiskStatus::Ok && policy.is_some_and(|policy| policy.reads_twice()) {
+                own.reads.push((id, waited_for));
+            }
+            own.ended.insert(id, done);
+        } else {
+            if !read && done.status != DiskStatus::Ok && policy.is_some_and(|policy| policy.is_own()) {
+                state.failed.insert(id);
+            }
+            // Under the lock: what was kept goes first.
+            self.inputs.push(Input::DiskDone(done));
+            self.kick.set();
+        }
+        drop(state);
+        self.vcpu.get().map(Thread::unpark);
     }
 }
 
 impl Disks {
-    pub(super) fn new(pool: DiskPool) -> Self {
-        Self { pool, order: Mutex::default() }
+    pub(super) fn new(
+        disks: Vec<DiskBackend>,
+        policies: DiskPolicies,
+        inputs: Arc<Inputs>,
+        kick: Arc<Kick>,
+        vcpu: Arc<OnceLock<Thread>>,
+    ) -> io::Result<Self> {
+        let state = Mutex::default();
+        let ends = Arc::new(Ends { state, inputs, kick, vcpu, policies: Arc::clone(&policies) });
+        let to = Arc::clone(&ends);
+        let pool = DiskPool::new(disks, THREADS, move |ended| to.end(ended))?;
+        Ok(Self { pool, ends, policies, closed: Mutex::new(false) })
     }
 
-    /// A write goes into the gate.
-    pub(super) fn hold(&self, request: &DiskRequest) {
-        let held = (request.disk, request.request, request.op.sectors());
-        self.order.lock().unwrap_or_else(PoisonError::into_inner).held.push(held);
+    /// How each disk is replicated.
+    pub(super) fn policies(&self) -> &DiskPolicies {
+        &self.policies
     }
 
-    /// Carries out a request that need not be held.
-    pub(super) fn submit(&self, request: DiskRequest) {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        if order.must_wait(&request) {
-            order.deferred.push_back(request);
-        } else {
-            self.start(&order, request);
-        }
-    }
-
-    /// Carries out a write that has come out of the gate, and what waited for it.
-    pub(super) fn release(&self, request: DiskRequest) {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.held.retain(|(disk, number, _)| (*disk, *number) != (request.disk, request.request));
-        self.start(&order, request);
-        for deferred in std::mem::take(&mut order.deferred) {
-            if order.must_wait(&deferred) {
-                order.deferred.push_back(deferred);
-            } else {
-                self.start(&order, deferred);
-            }
-        }
-    }
-
-    fn start(&self, order: &Order, request: DiskRequest) {
+    fn start(&self, request: DiskRequest, start: Start, shadow: bool) {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         // The board makes requests for its own disks only: an error would be a mistake of this program.
-        if !order.closed
-            && let Err(error) = self.pool.submit(request)
-        {
+        if !*closed && let Err(error) = self.pool.submit(request, start, shadow) {
             eprintln!("ft-vm: {error}");
         }
     }
 
+    // Live.
+
+    /// A write goes into the gate.
+    pub(super) fn hold(&self, request: DiskRequest) {
+        self.start(request, Start::Held, false);
+    }
+
+    /// A write has come out of the gate.
+    pub(super) fn release(&self, disk: u16, request: u64) {
+        self.pool.release(disk, request);
+    }
+
+    /// Carries out a request that need not be held. With `shadow` it is a read that the backup runs too.
+    pub(super) fn submit(&self, request: DiskRequest, shadow: bool) {
+        self.start(request, Start::Now, shadow);
+    }
+
+    /// The backup has the data of a read that it runs too.
+    pub(super) fn read_finished(&self, disk: u16, request: u64) {
+        self.pool.shadow_done(disk, request);
+    }
+
+    /// There is no backup that reads.
+    pub(super) fn forget_backup(&self) {
+        self.pool.forget_shadows();
+    }
+
+    /// True, once, if this is a write or flush of this side's own copy that failed.
+    pub(super) fn take_failure(&self, id: RequestId) -> bool {
+        let mut state = self.ends.state();
+        !state.failed.is_empty() && state.failed.remove(&id)
+    }
+
+    // A backup.
+
+    /// From here on results are kept.
+    pub(super) fn follow(&self) {
+        self.ends.state().own.get_or_insert_default();
+    }
+
+    /// Carries out, as a backup, a request of the machine's.
+    pub(super) fn submit_own(&self, request: DiskRequest) {
+        if let Some(own) = &mut self.ends.state().own {
+            let op = matches!(request.op, DiskOp::Read { .. }).then(|| request.op.clone());
+            own.running.insert((request.disk, request.request), op);
+        }
+        self.start(request, Start::Now, false);
+    }
+
+    /// The primary carries out this request.
+    pub(super) fn submit_elsewhere(&self, request: DiskRequest) {
+        self.start(request, Start::Elsewhere, false);
+    }
+
+    /// What this side has of a request that the log completes. An ended one is taken.
+    pub(super) fn take_own(&self, id: RequestId) -> OwnResult {
+        let mut state = self.ends.state();
+        let Some(own) = &mut state.own else { return OwnResult::NotOwn };
+        match own.ended.remove(&id) {
+            Some(done) => OwnResult::Ended(done),
+            None if own.running.contains_key(&id) => OwnResult::Running,
+            None => OwnResult::NotOwn,
+        }
+    }
+
+    /// A read that failed here and not on the primary is run again.
+    pub(super) fn retry(&self, id: RequestId) {
+        let op = self.ends.state().own.as_ref().and_then(|own| own.running.get(&id)?.clone());
+        if let Some(op) = op {
+            self.start(DiskRequest { disk: id.0, request: id.1, op }, Start::Now, false);
+        }
+    }
+
+    /// The log's completion of a request was executed.
+    pub(super) fn completed(&self, id: RequestId) {
+        let own = self.ends.state().own.as_mut().is_some_and(|own| own.running.remove(&id).is_some());
+        if !own {
+            self.pool.done_elsewhere(id.0, id.1);
+        }
+    }
+
+    /// Reads of a shared disk that have ended since the last call; true if a write is known to wait for it.
+    pub(super) fn take_reads(&self) -> Vec<(ReadId, bool)> {
+        match &mut self.ends.state().own {
+            Some(own) if !own.reads.is_empty() => std::mem::take(&mut own.reads),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The sectors of the writes to a disk that the log does not complete: they may still land, whoever is live.
+    pub(super) fn writes_elsewhere(&self, disk: u16) -> Vec<Range<u64>> {
+        self.pool.writes_elsewhere(disk)
+    }
+
+    /// Goes live: what has ended becomes inputs, what was elsewhere is done here.
+    pub(super) fn take_over(&self) {
+        {
+            let mut state = self.ends.state();
+            if let Some(own) = state.own.take() {
+                for done in own.ended.into_values() {
+                    self.ends.inputs.push(Input::DiskDone(done));
+                }
+            }
+        }
+        self.pool.take_over();
+    }
+
+    /// Makes all that was written durable, past the schedule: when nothing runs any more. True if it went well.
+    pub(super) fn flush_all(&self) -> bool {
+        let flush = |(disk, backend): (usize, &DiskBackend)| {
+            let request = DiskRequest { disk: disk as u16, request: u64::MAX, op: DiskOp::Flush };
+            backend.execute(&request).status == DiskStatus::Ok
+        };
+        self.pool.disks().enumerate().all(flush)
+    }
+
     /// Waits for what runs and lets nothing more begin.
     pub(super) fn close(&self, finish: bool) {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         if finish {
             self.pool.wait_idle();
         } else {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use ft_devices::backend::file::DiskError;
+use ft_devices::backend::stamp::StampError;
 use ft_policies::Size;
 
 use crate::machine::BuildError;
@@ -39,6 +40,9 @@ pub enum Startup {
     /// A disk.
     #[error("disk {}", describe(.0))]
     Disk(DiskError),
+    /// The stamp of a separate disk.
+    #[error("disk {0}")]
+    Copy(StampError),
     /// The machine.
     #[error(transparent)]
     Build(#[from] BuildError),

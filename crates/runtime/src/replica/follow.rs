@@ -2,15 +2,36 @@
 
 use std::sync::atomic::Ordering;
 
-use ft_core::input::Input;
-use ft_core::{Body, LogRecord, Mode};
+use ft_core::input::{DiskDone, DiskStatus, Input};
+use ft_core::{Body, LogRecord, Mode, Nanos, reads};
 use ft_vcpu::Stop;
 
+use super::disks::{OwnResult, RequestId};
+use super::shared::Ending;
 use super::vcpu::{NAP, Runner};
+
+/// Between two runs of a read that fails here only: first and longest.
+const RETRY: (Nanos, Nanos) = (1_000_000, 100_000_000);
+
+/// How often a read was run again.
+#[derive(Debug, Default)]
+struct Tries {
+    count: u32,
+}
+
+impl Tries {
+    /// How long to wait before the next one.
+    fn delay(&mut self) -> Nanos {
+        let delay = RETRY.0 << self.count.min(7);
+        self.count += 1;
+        delay.min(RETRY.1)
+    }
+}
 
 impl Runner {
     /// Executes records until the protocol wants something else.
     pub(super) fn follow(&mut self) {
+        self.shared.disks.follow();
         loop {
             self.shared.beat();
             let (record, mode, effects) = {
@@ -27,7 +48,10 @@ impl Runner {
                     }
                 }
                 None if mode != Mode::Backup => return,
-                None => self.shared.park(self.shared.now() + NAP),
+                None => {
+                    self.tell_reads();
+                    self.shared.park(self.shared.now() + NAP);
+                }
             }
         }
     }
@@ -38,6 +62,18 @@ impl Runner {
             return false;
         }
         match &record.body {
+            Body::Input(Input::DiskDone(done)) => {
+                if !self.disk_done(done.clone(), None) {
+                    return false;
+                }
+            }
+            Body::OwnRead { disk, request, digest } => {
+                let (status, data) = (DiskStatus::Ok, Vec::new());
+                let done = DiskDone { disk: *disk, request: *request, status, data };
+                if !self.disk_done(done, Some(*digest)) {
+                    return false;
+                }
+            }
             Body::Input(input) => {
                 if let Err(error) = self.machine.apply(input) {
                     self.diverged(format!("an input of the primary does not fit here: {error}"));
@@ -58,6 +94,7 @@ impl Runner {
             Body::Progress | Body::Output { .. } | Body::Armed | Body::Stop => {}
         }
         self.shared.guest.store(self.machine.now_ns(), Ordering::Relaxed);
+        self.tell_reads();
         let now = self.shared.now();
         let mut core = self.shared.core();
         let same = core.execute(record, now);
@@ -67,6 +104,104 @@ impl Runner {
             self.shared.pump();
         }
         same
+    }
+
+    /// A disk request of the primary's has ended. What this side does itself must have ended here, too, before the guest is
+    /// told. `digest` is that of the data of a read that both run.
+    fn disk_done(&mut self, mut done: DiskDone, digest: Option<u32>) -> bool {
+        let id = (done.disk, done.request);
+        let mut tries = Tries::default();
+        loop {
+            match self.shared.disks.take_own(id) {
+                OwnResult::NotOwn if digest.is_none() => break,
+                OwnResult::NotOwn => {
+                    self.diverged("the primary completes a read that this side never made");
+                    return false;
+                }
+                OwnResult::Ended(own) => match (done.status, own.status) {
+                    (DiskStatus::Ok, DiskStatus::Ok) => {
+                        if digest.is_some_and(|digest| digest != reads::digest(&own.data)) {
+                            let Some(what) = self.machine.disk_request(id) else { break };
+                            self.diverged(format!(
+                                "this side read other data than the primary: disk {}, {what}",
+                                id.0
+                            ));
+                            return false;
+                        }
+                        done.data = own.data;
+                        break;
+                    }
+                    // The primary's failure is what the guest sees; nothing was changed by it.
+                    (_, _) if digest.is_none() && done.status != DiskStatus::Ok => break,
+                    (DiskStatus::Ok, _) if digest.is_some() => {
+                        if !self.wait_to_retry(&mut tries, id) {
+                            return false;
+                        }
+                    }
+                    _ => {
+                        self.shared.end(Ending {
+                            code: 1,
+                            message: format!(
+                                "a write to this side's copy of disk {} failed that succeeded on the primary: this copy is \
+                                 of no more use, and this backup ends",
+                                id.0
+                            ),
+                            orderly: false,
+                        });
+                        return false;
+                    }
+                },
+                OwnResult::Running => {
+                    self.tell_reads();
+                    self.shared.park(self.shared.now() + NAP);
+                    if self.shared.mode() == Mode::Over {
+                        return false;
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.machine.apply(&Input::DiskDone(done)) {
+            self.diverged(format!("an input of the primary does not fit here: {error}"));
+            return false;
+        }
+        self.shared.disks.completed(id);
+        self.outputs_backup();
+        true
+    }
+
+    /// A read failed here that the primary has data of: it is run again (paper, section 4.2). How long that may go on is up to
+    /// the primary, which sees a backup that does not execute.
+    fn wait_to_retry(&mut self, tries: &mut Tries, id: RequestId) -> bool {
+        if tries.count == 0 {
+            self.shared
+                .control
+                .notice(format!("a read of disk {} failed here and not on the primary; trying again", id.0));
+        }
+        let until = self.shared.now() + tries.delay();
+        while self.shared.now() < until {
+            self.shared.park(until);
+            if self.shared.mode() == Mode::Over {
+                return false;
+            }
+        }
+        self.shared.disks.retry(id);
+        true
+    }
+
+    /// Tells the protocol of reads of shared disks that have ended here.
+    fn tell_reads(&self) {
+        let reads = self.shared.disks.take_reads();
+        if reads.is_empty() {
+            return;
+        }
+        let mut core = self.shared.core();
+        let due = reads
+            .into_iter()
+            .fold(false, |due, (read, waited_for)| due | core.own_read_finished(read, waited_for));
+        drop(core);
+        if due {
+            self.shared.transmit();
+        }
     }
 
     /// Runs the machine until it stands at `position`. False if it cannot get there.

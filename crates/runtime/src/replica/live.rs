@@ -2,11 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use ft_core::input::{Anchor, Input};
+use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
+use ft_core::reads::{self, ReadId};
 use ft_core::{Body, Mode, Nanos};
+use ft_devices::ft::DiskPolicies;
 use ft_vcpu::Stop;
 
 use super::inputs;
+use super::shared::Ending;
 use super::vcpu::{NAP, Runner};
 
 /// Between two digests, in instructions.
@@ -23,6 +26,13 @@ const TOLD: usize = 64;
 const BATCH: usize = 64;
 /// Pacing sleeps when this much is due, and not longer than that at a time.
 const PACE: (Nanos, Nanos) = (200_000, 10_000_000);
+
+/// True if the log does not carry the data of this read: the backup reads for itself.
+fn is_own_read(policies: &DiskPolicies, done: &DiskDone) -> bool {
+    done.status == DiskStatus::Ok
+        && !done.data.is_empty()
+        && policies.get(usize::from(done.disk)).is_some_and(|policy| !policy.logs_reads())
+}
 
 impl Runner {
     /// Runs the guest until the protocol wants something else.
@@ -121,7 +131,13 @@ impl Runner {
             let mut room = true;
             let shared = &self.shared;
             let input = shared.inputs.pop_if(|input| {
-                room = shared.core().reserve(inputs::cost(input), shared.now());
+                let cost = match input {
+                    Input::DiskDone(done) if is_own_read(shared.disks.policies(), done) => {
+                        Body::Progress.cost()
+                    }
+                    input => inputs::cost(input),
+                };
+                room = shared.core().reserve(cost, shared.now());
                 room
             });
             match input {
@@ -136,17 +152,61 @@ impl Runner {
     /// Applies an input here and logs it. Room is reserved.
     fn apply(&mut self, input: Input) {
         let position = self.machine.position();
+        if let Input::DiskDone(done) = &input
+            && self.shared.disks.take_failure((done.disk, done.request))
+            && self.shared.core().is_paired()
+        {
+            return self.give_up_copy(done.disk);
+        }
         if let Err(error) = self.machine.apply(&input) {
             // Nothing has changed, and nothing is logged: an answer that came twice, say.
             self.shared.control.notice(format!("an input does not fit the machine and was dropped: {error}"));
             return;
         }
         let now = self.shared.now();
-        self.shared.core().append(position, Body::Input(input), now);
+        let read = self.logged_read(&input);
+        let body = self.body(input);
+        let mut core = self.shared.core();
+        let lsn = core.append(position, body, now);
+        if let Some(read) = read {
+            core.read_logged(lsn, read);
+        }
+        drop(core);
         self.logged = position;
         if self.outputs_live() {
             self.flush();
         }
+    }
+
+    /// The request, if this is the end of a read of a shared disk whose data the log carries.
+    fn logged_read(&self, input: &Input) -> Option<ReadId> {
+        let Input::DiskDone(done) = input else { return None };
+        let policy = self.shared.disks.policies().get(usize::from(done.disk))?;
+        // A failed request may have been a read; where it was none, nobody waits for it.
+        let read = !done.data.is_empty() || done.status != DiskStatus::Ok;
+        (read && policy.reads_race() && !policy.reads_twice()).then_some((done.disk, done.request))
+    }
+
+    /// What the log says of an input.
+    fn body(&self, input: Input) -> Body {
+        match input {
+            Input::DiskDone(done) if is_own_read(self.shared.disks.policies(), &done) => {
+                Body::OwnRead { disk: done.disk, request: done.request, digest: reads::digest(&done.data) }
+            }
+            input => Body::Input(input),
+        }
+    }
+
+    /// A write or flush of this side's own copy failed, and the backup has a copy of its own, on which it may have succeeded:
+    /// from here on the copies differ. The guest must not see a failure that the better copy spares it.
+    fn give_up_copy(&self, disk: u16) {
+        self.shared.end(Ending {
+            code: 1,
+            message: format!(
+                "a write to this side's copy of disk {disk} failed: the backup, which has a copy of its own, takes over"
+            ),
+            orderly: false,
+        });
     }
 
     /// Logs an anchor at this position.
@@ -172,11 +232,22 @@ impl Runner {
 
     /// Logs a digest here. False if the guest must not go on (the mode changed while there was no room).
     fn log_digest(&mut self) -> bool {
-        let body = Body::Digest(self.machine.digest(false));
+        self.log_digest_of(false)
+    }
+
+    /// The same of all of memory: the last one that both sides take.
+    pub(super) fn log_last_digest(&mut self) {
+        if self.shared.core().is_paired() {
+            self.log_digest_of(true);
+        }
+    }
+
+    fn log_digest_of(&mut self, full: bool) -> bool {
+        let body = Body::Digest(self.machine.digest(full));
         loop {
             let now = self.shared.now();
             let mut core = self.shared.core();
-            if core.mode() != Mode::Live {
+            if !matches!(core.mode(), Mode::Live | Mode::Stop) {
                 return false;
             }
             if core.reserve(body.cost(), now) {

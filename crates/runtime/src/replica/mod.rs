@@ -14,16 +14,20 @@
 //! The protocol itself is in [`ft_core::Replica`], behind one lock; these threads only tell it what happens and do what it
 //! says.
 
+mod chores;
 mod control;
+mod copies;
 mod disks;
 mod events;
 mod exit;
 mod fault;
+mod fence;
 mod follow;
 mod guest_clock;
 mod inputs;
 mod link;
 mod live;
+mod media;
 mod net;
 mod outside;
 mod register;
@@ -35,8 +39,6 @@ use std::sync::Arc;
 
 use ft_core::replica::{GATE, STUCK};
 use ft_core::{Event, Settings};
-use ft_devices::backend::disk::DiskBackend;
-use ft_devices::backend::file::{DiskOptions, Lock};
 use ft_policies::{Config, ReplicaId, Who};
 
 pub use exit::{HOST_LACKS, Startup};
@@ -45,7 +47,19 @@ pub use fault::{BadFault, Fault};
 use crate::launcher::packet::PacketSocket;
 use crate::machine::Machine;
 use control::Control;
+use media::Media;
 use shared::Shared;
+
+/// Where a replica's peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Nowhere: the machine without fault tolerance. No peer, no register, no Output Rule.
+    Solo,
+    /// On this machine, with the same launcher, which can kill it.
+    OneMachine,
+    /// On another host, where nobody here can kill it.
+    TwoHosts,
+}
 
 /// What a replica is started with.
 #[derive(Debug)]
@@ -54,8 +68,8 @@ pub struct ReplicaArgs {
     pub config: Config,
     /// Which replica this is.
     pub replica: ReplicaId,
-    /// The machine without fault tolerance: no peer, no register, no Output Rule.
-    pub solo: bool,
+    /// Where its peer is, if it has one.
+    pub setting: Setting,
     /// The launcher's control socket.
     pub control: OwnedFd,
     /// The port of the launcher's switch.
@@ -67,7 +81,7 @@ pub struct ReplicaArgs {
 /// Runs a replica to its end and gives the process's exit code. The process must end then: threads may still be blocked in
 /// calls that nobody waits for.
 pub fn run(args: ReplicaArgs) -> u8 {
-    let ReplicaArgs { config, replica, solo, control, lan, faults } = args;
+    let ReplicaArgs { config, replica, setting, control, lan, faults } = args;
     fail_stop();
     let control = match Control::new(control) {
         Ok(control) => control,
@@ -76,7 +90,7 @@ pub fn run(args: ReplicaArgs) -> u8 {
             return 1;
         }
     };
-    match start(&config, replica, solo, control.clone(), lan, faults) {
+    match start(&config, replica, setting, control.clone(), lan, faults) {
         Ok((shared, events)) => events.run(&shared),
         Err(startup) => {
             control.end(startup.code(), startup.to_string());
@@ -89,7 +103,7 @@ pub fn run(args: ReplicaArgs) -> u8 {
 fn start(
     config: &Config,
     replica: ReplicaId,
-    solo: bool,
+    setting: Setting,
     control: Arc<Control>,
     lan: OwnedFd,
     faults: Vec<Fault>,
@@ -97,9 +111,12 @@ fn start(
     // Before any thread exists, so that all of them leave the signals to the event loop.
     let signals = events::block_signals().map_err(Startup::Host)?;
     let incarnation = incarnation().map_err(Startup::Host)?;
-    let sockets = if solo { None } else { Some(link::Sockets::bind(config, replica)?) };
-    let disks = open_disks(config, solo)?;
-    let sectors: Vec<u64> = disks.iter().map(|disk| disk.len() / 512).collect();
+    let sockets = match setting {
+        Setting::Solo => None,
+        Setting::OneMachine | Setting::TwoHosts => Some(link::Sockets::bind(config, replica)?),
+    };
+    let (media, disks) = Media::open(config, replica, setting, incarnation)?;
+    let sectors = media.sectors();
     let machine = Machine::build(config, &sectors)?;
     let settings = Settings {
         me: Who { replica, incarnation },
@@ -113,10 +130,11 @@ fn start(
         ack_timeout: config.detector.ack_timeout().nanos(),
         stuck: STUCK,
         hold_outputs: config.output.rule.holds(),
+        copies: media.copies.worth(),
     };
     let lan = Arc::new(PacketSocket::from(lan));
     control::set_nonblocking(&*lan).map_err(Startup::Host)?;
-    let shared = Shared::new(config, settings, solo, Arc::clone(&control), Arc::clone(&lan), disks)
+    let shared = Shared::new(config, settings, setting, Arc::clone(&control), Arc::clone(&lan), disks, media)
         .map_err(Startup::Host)?;
     control.hello(replica, incarnation);
     if let Some(warning) = config.output.rule.warning() {
@@ -124,6 +142,7 @@ fn start(
     }
     let events = events::Events::new(&shared, signals, sockets.as_ref()).map_err(Startup::Host)?;
     register::spawn(&shared, config).map_err(Startup::Host)?;
+    chores::spawn(&shared).map_err(Startup::Host)?;
     net::spawn(&shared, lan).map_err(Startup::Host)?;
     vcpu::spawn(&shared, config, machine, faults).map_err(Startup::Host)?;
     if let Some(sockets) = sockets {
@@ -142,20 +161,6 @@ fn fail_stop() {
         report(info);
         std::process::exit(1);
     }));
-}
-
-fn open_disks(config: &Config, solo: bool) -> Result<Vec<DiskBackend>, Startup> {
-    let open = |disk: &ft_policies::Disk| {
-        let options = DiskOptions {
-            path: disk.path.clone(),
-            size: disk.size.map(ft_policies::Size::bytes),
-            create: disk.size.is_some() && !disk.read_only,
-            read_only: disk.read_only,
-            lock: if solo { Lock::Exclusive } else { Lock::Shared },
-        };
-        DiskBackend::open(&options)
-    };
-    config.disks.iter().map(|disk| open(disk).map_err(Startup::Disk)).collect()
 }
 
 /// Sizes of existing disks are not in the config, but the guest sees them.

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use ft_core::output::OutputBody;
 use ft_core::{Effect, OutputClass, Released};
 
+use super::chores::Chore;
 use super::net;
 use super::register::Call;
-use super::shared::{Ending, Shared};
+use super::shared::{Ending, Held, Shared};
 use crate::launcher::messages::FromReplica;
 use crate::launcher::packet::PacketSocket;
 
@@ -28,8 +29,11 @@ impl Outside {
         match effect {
             Effect::ReadRegister => shared.call_register(Call::Read),
             Effect::Ask { from } => shared.call_register(Call::Ask(from)),
-            Effect::Fence { generation } => shared.control.send(&FromReplica::Fence { generation }),
+            Effect::Fence { generation } => shared.chore(Chore::Fence(generation)),
             Effect::Live { generation, takeover, alone, silent, reason } => {
+                if alone {
+                    shared.disks.forget_backup();
+                }
                 shared.control.send(&FromReplica::Live {
                     generation,
                     position: shared.position.load(Ordering::Acquire),
@@ -41,6 +45,15 @@ impl Outside {
             }
             Effect::RxAcknowledged { generation, seq } => {
                 shared.control.send(&FromReplica::RxAcknowledged { generation, seq });
+            }
+            Effect::ReadFinished { disk, request } => shared.disks.read_finished(disk, request),
+            Effect::CopyFrom => shared.chore(Chore::CopyFrom),
+            Effect::CopyTo => shared.chore(Chore::CopyTo),
+            Effect::CopyMessage(message) => shared.chore(Chore::CopyMessage(message)),
+            Effect::CopyOff => shared.chore(Chore::CopyOff),
+            Effect::Peer { incarnation, gone } => {
+                shared.peers.heard(incarnation, gone);
+                shared.chore(Chore::PeerHeard);
             }
             Effect::Heartbeat(bytes) => shared.heartbeat(&bytes),
             Effect::CloseLink => {
@@ -76,21 +89,21 @@ impl Outside {
         true
     }
 
-    fn perform_output(&mut self, shared: &Shared, released: Released<OutputBody>) {
-        match released.payload {
+    fn perform_output(&mut self, shared: &Shared, released: Released<Held>) {
+        let body = match released.payload {
+            Held::Output(body) => body,
+            Held::Write((disk, request)) => return shared.disks.release(disk, request),
+        };
+        match body {
             OutputBody::NetTx { nic, frames } => {
                 let whole = net::send(&self.lan, released.generation, nic, frames);
                 self.dropped_batches += u64::from(!whole);
             }
             OutputBody::Console { offset, bytes } => shared.control.console(offset, &bytes),
-            OutputBody::Disk(request) if request.op.is_write() => {
-                shared.disks.release(request);
-            }
-            OutputBody::Disk(request) => shared.disks.submit(request),
             // What they mean was noted when they were made; the protocol ends the replica.
             OutputBody::PowerOff { .. } | OutputBody::Reset | OutputBody::Dead(_) => {}
-            // Nothing outside sees it: it is never held.
-            OutputBody::Entropy { .. } => {}
+            // Held as [`Held::Write`], or not at all; and what nobody outside sees.
+            OutputBody::Disk(_) | OutputBody::Entropy { .. } => {}
         }
     }
 }

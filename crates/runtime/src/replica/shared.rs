@@ -10,31 +10,42 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mps
 use std::thread::Thread;
 use std::time::Instant;
 
-use ft_core::input::{Input, NetRx};
+use ft_core::input::NetRx;
 use ft_core::output::OutputBody;
 use ft_core::{Event, Mode, Nanos, Replica, Settings};
 use ft_devices::backend::disk::DiskBackend;
-use ft_devices::backend::pool::DiskPool;
+use ft_devices::ft::DiskPolicy;
 use ft_policies::{Config, Who};
 use ft_vcpu::Kick;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::Setting;
+use super::chores::Chore;
 use super::control::Control;
-use super::disks::Disks;
+use super::disks::{Disks, RequestId};
+use super::fence::Peers;
 use super::inputs::Inputs;
+use super::media::Media;
 use super::net;
 use super::outside::Outside;
 use super::register::Call;
 use crate::launcher::messages::LanPacket;
 use crate::launcher::packet::PacketSocket;
 
-/// Threads that carry out disk requests.
-const DISK_THREADS: usize = 2;
 /// How long the vCPU's thread may be silent before heartbeats no longer vouch for it.
 const VOUCH: Nanos = ft_core::replica::STUCK;
 
-/// The protocol, with outputs as the machine makes them.
-pub(super) type Core = Replica<OutputBody>;
+/// The protocol, with outputs as they are held.
+pub(super) type Core = Replica<Held>;
+
+/// An output in the gate, or kept back.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// As the machine made it.
+    Output(OutputBody),
+    /// A write: its data wait with the disk, where later requests find it in their way.
+    Write(RequestId),
+}
 
 /// The log connection's sending side.
 #[derive(Default)]
@@ -64,6 +75,9 @@ pub(super) struct Shared {
     pub(super) control: Arc<Control>,
     pub(super) disks: Disks,
     register: OnceLock<mpsc::Sender<Call>>,
+    chores: OnceLock<mpsc::Sender<Chore>>,
+    pub(super) peers: Peers,
+    pub(super) pair: u128,
     udp: OnceLock<(UdpSocket, SocketAddr)>,
     pub(super) wake_events: EventFd,
     /// The log connection that the protocol knows; 0 is none.
@@ -90,21 +104,24 @@ pub(super) struct Shared {
     ending: Mutex<Option<Ending>>,
     epoch: Instant,
     me: Who,
+    pub(super) setting: Setting,
     pub(super) solo: bool,
+    pub(super) media: Media,
 }
 
 impl Shared {
     pub(super) fn new(
         config: &Config,
         settings: Settings,
-        solo: bool,
+        setting: Setting,
         control: Arc<Control>,
         lan: Arc<PacketSocket>,
         disks: Vec<DiskBackend>,
+        media: Media,
     ) -> io::Result<Arc<Self>> {
-        let me = settings.me;
+        let (me, pair) = (settings.me, settings.pair);
         let (detector, pacing) = (config.detector.build(), config.pacing.build());
-        let core = if solo {
+        let core = if setting == Setting::Solo {
             Core::solo(settings, detector, pacing)
         } else {
             Core::new(settings, detector, pacing, 0)
@@ -112,14 +129,8 @@ impl Shared {
         let inputs = Arc::new(Inputs::default());
         let kick = Arc::new(Kick::new());
         let vcpu: Arc<OnceLock<Thread>> = Arc::default();
-        let done = {
-            let (inputs, kick, vcpu) = (Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu));
-            move |done| {
-                inputs.push(Input::DiskDone(done));
-                kick.set();
-                vcpu.get().map(Thread::unpark);
-            }
-        };
+        let policies = config.disks.iter().map(DiskPolicy::of).collect();
+        let disks = Disks::new(disks, policies, Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu))?;
         Ok(Arc::new(Self {
             core: Mutex::new(core),
             outside: Mutex::new(Outside::new(lan)),
@@ -128,8 +139,11 @@ impl Shared {
             kick,
             vcpu,
             control,
-            disks: Disks::new(DiskPool::new(disks, DISK_THREADS, done)?),
+            disks,
             register: OnceLock::new(),
+            chores: OnceLock::new(),
+            peers: Peers::default(),
+            pair,
             udp: OnceLock::new(),
             wake_events: EventFd::new(libc::EFD_NONBLOCK)?,
             link: AtomicU64::new(0),
@@ -148,7 +162,9 @@ impl Shared {
             ending: Mutex::default(),
             epoch: Instant::now(),
             me,
-            solo,
+            setting,
+            solo: setting == Setting::Solo,
+            media,
         }))
     }
 
@@ -320,6 +336,14 @@ impl Shared {
         }
     }
 
+    /// Tells the peer, as the last thing, that nothing of this process can reach a disk any more.
+    pub(super) fn last_words(&self) {
+        if let Some((socket, peer)) = self.udp.get() {
+            // Lost, it costs the other side its certainty until this replica's next process is heard.
+            let _ = socket.send_to(&self.core().last_words(), peer);
+        }
+    }
+
     /// The vCPU's thread is at work.
     pub(super) fn beat(&self) {
         self.alive.store(self.now(), Ordering::Release);
@@ -372,6 +396,20 @@ impl Shared {
         // The thread lives as long as the process.
         if let Some(sender) = self.register.get() {
             let _ = sender.send(call);
+        }
+    }
+
+    // Chores.
+
+    pub(super) fn set_chores(&self, sender: mpsc::Sender<Chore>) {
+        // Set once, at the start.
+        let _ = self.chores.set(sender);
+    }
+
+    pub(super) fn chore(&self, chore: Chore) {
+        // The thread lives as long as the process.
+        if let Some(sender) = self.chores.get() {
+            let _ = sender.send(chore);
         }
     }
 

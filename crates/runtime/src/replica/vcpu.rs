@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ft_core::input::Input;
-use ft_core::output::{DiskOp, Output, OutputBody};
+use ft_core::output::{DiskOp, DiskRequest, Output, OutputBody};
 use ft_core::{Divergence, Event, Mode, Nanos, OutputClass};
 use ft_devices::backend::entropy::entropy;
-use ft_devices::ft::{DiskPolicies, DiskPolicy, Disposition, Layer, Recording, Replaying, SharedDisk};
+use ft_devices::ft::{Disposition, Layer, Recording, Replaying};
 use ft_policies::Config;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fault::Fault;
+use super::fence;
 use super::guest_clock::GuestClock;
-use super::shared::{Ending, Shared};
+use super::shared::{Ending, Held, Shared};
 use crate::machine::Machine;
 
 /// Longest sleep without looking around.
@@ -50,8 +51,7 @@ pub(super) fn spawn(
     machine: Machine,
     faults: Vec<Fault>,
 ) -> io::Result<()> {
-    let disks: DiskPolicies =
-        config.disks.iter().map(|_| Box::new(SharedDisk) as Box<dyn DiskPolicy>).collect::<Vec<_>>().into();
+    let disks = Arc::clone(shared.disks.policies());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let enough = cores >= if shared.solo { 2 } else { 4 };
     let mut runner = Runner {
@@ -88,12 +88,15 @@ impl Runner {
             match mode {
                 Mode::Live => {
                     if !was_live {
-                        self.begin();
+                        if !self.begin() {
+                            return;
+                        }
                         was_live = true;
                     }
                     self.live();
                 }
                 Mode::Stop => {
+                    self.log_last_digest();
                     let (position, now) = (self.machine.position(), self.shared.now());
                     self.shared.core().append_stop(position, now);
                     self.shared.pump();
@@ -106,25 +109,33 @@ impl Runner {
         }
     }
 
-    /// The guest's first instruction here is about to run.
-    fn begin(&mut self) {
+    /// The guest's first instruction here is about to run. False if it must not.
+    fn begin(&mut self) -> bool {
+        if self.machine.position() == 0 && !self.shared.solo {
+            let peer = self.shared.core().peer_incarnation();
+            if let Err(message) = self.shared.media.check_sole(peer.as_slice()) {
+                self.shared.end(Ending { code: 1, message, orderly: false });
+                return false;
+            }
+        }
+        if self.machine.position() == 0 {
+            if let Err(message) = self.shared.media.load_apart(self.shared.pair) {
+                self.shared.end(Ending { code: 1, message, orderly: false });
+                return false;
+            }
+            fence::bring_back(&self.shared);
+        }
         let (now, position) = (self.shared.now(), self.machine.position());
         self.logged = position;
         let then = if position == 0 { now } else { self.shared.core().last_heard().min(now) };
         self.clock.begin(now, then, self.machine.now_ns(), position);
+        true
     }
 
     /// Going live: what the old primary may not have done is asked for again, here.
     fn reissue(&mut self) {
         self.shared.position.store(self.machine.position(), Ordering::Release);
-        let (flushes, others): (Vec<_>, Vec<_>) = self
-            .machine
-            .pending_disk_requests()
-            .into_iter()
-            .partition(|request| matches!(request.op, DiskOp::Flush));
-        for request in others.into_iter().chain(flushes) {
-            self.shared.disks.submit(request);
-        }
+        self.shared.disks.take_over();
         for (request, len) in self.machine.pending_entropy() {
             self.entropy(request, len);
         }
@@ -134,40 +145,92 @@ impl Runner {
 
     /// Takes the machine's outputs on their way. True if one of them waits for the backup.
     pub(super) fn outputs_live(&mut self) -> bool {
-        let mut held = false;
+        let mut any_held = false;
         for Output { position, body } in self.machine.take_outputs() {
             self.note_end(position, &body);
+            if class(&body) == OutputClass::End && position == self.machine.position() {
+                self.log_last_digest();
+            }
             match (self.recording.decide(&body), body) {
                 (Disposition::AfterAck | Disposition::Keep, body) => {
-                    if let OutputBody::Disk(request) = &body {
-                        self.shared.disks.hold(request);
-                    }
                     let (class, digest, size, now) =
                         (class(&body), digest(&body), size(&body), self.shared.now());
-                    self.shared.core().emit(position, class, digest, size, body, now);
+                    let held = match body {
+                        OutputBody::Disk(request) => {
+                            let id = (request.disk, request.request);
+                            self.shared.disks.hold(request);
+                            Held::Write(id)
+                        }
+                        body => Held::Output(body),
+                    };
+                    self.shared.core().emit(position, class, digest, size, held, now);
                     self.logged = position;
-                    held = true;
+                    any_held = true;
                 }
-                (Disposition::Now, OutputBody::Disk(request)) => self.shared.disks.submit(request),
+                (Disposition::Now, OutputBody::Disk(request)) => self.request(request),
                 (Disposition::Now, OutputBody::Entropy { request, len }) => self.entropy(request, len),
                 // Nothing else is done without being held: the layers say so.
                 (Disposition::Now | Disposition::Drop, _) => {}
             }
         }
-        held
+        any_held
     }
 
-    /// Keeps the machine's outputs back.
+    /// Carries out a disk request that is not held.
+    fn request(&self, request: DiskRequest) {
+        let shared = &self.shared;
+        let id = (request.disk, request.request);
+        let is_read = matches!(request.op, DiskOp::Read { .. });
+        let policy = &shared.disks.policies()[usize::from(id.0)];
+        let shadow = is_read
+            && policy.reads_race()
+            && if policy.reads_twice() { shared.core().read_followed(id) } else { shared.core().is_paired() };
+        shared.disks.submit(request, shadow);
+        if shadow && !shared.core().is_paired() {
+            // The backup was lost meanwhile, and its going was perhaps told before this read was there.
+            shared.disks.read_finished(id.0, id.1);
+        }
+    }
+
+    /// Keeps the machine's outputs back, but for what a backup does itself.
     pub(super) fn outputs_backup(&mut self) {
         for Output { position, body } in self.machine.take_outputs() {
             self.note_end(position, &body);
-            if self.replaying.decide(&body) != Disposition::Keep {
-                continue;
+            let disposition = self.replaying.decide(&body);
+            if disposition == Disposition::Keep {
+                let (class, digest) = (class(&body), digest(&body));
+                let (keep, request) = match body {
+                    OutputBody::Disk(request) => (None, Some(request)),
+                    body => (Some(Held::Output(body)), None),
+                };
+                let mut core = self.shared.core();
+                core.made(position, class, digest, keep);
+                if let Some(request) = request {
+                    let policy = &self.shared.disks.policies()[usize::from(request.disk)];
+                    let due = policy.reads_twice() && core.tell_reads();
+                    drop(core);
+                    self.shared.disks.submit_elsewhere(request);
+                    if due {
+                        self.shared.transmit();
+                    }
+                }
+            } else if let OutputBody::Disk(request) = body {
+                if disposition == Disposition::Now {
+                    self.request_own(request);
+                } else {
+                    self.shared.disks.submit_elsewhere(request);
+                }
             }
-            let (class, digest) = (class(&body), digest(&body));
-            let keep = (class != OutputClass::DiskWrite).then_some(body);
-            self.shared.core().made(position, class, digest, keep);
         }
+    }
+
+    /// Carries out a disk request as a backup.
+    fn request_own(&self, request: DiskRequest) {
+        let policy = &self.shared.disks.policies()[usize::from(request.disk)];
+        if policy.reads_twice() && matches!(request.op, DiskOp::Read { .. }) {
+            self.shared.core().own_read_made((request.disk, request.request));
+        }
+        self.shared.disks.submit_own(request);
     }
 
     fn note_end(&self, position: u64, body: &OutputBody) {

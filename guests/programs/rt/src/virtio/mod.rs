@@ -4,6 +4,8 @@
 //! because they wait by spinning on the used ring and notify once per buffer.
 
 mod blk;
+mod blk_queue;
+mod dma;
 mod net;
 mod rng;
 
@@ -13,6 +15,8 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 pub use blk::{Blk, Request, SECTOR};
+pub use blk_queue::{BlkQueue, Command, Completion};
+pub use dma::Dma;
 pub use net::{FRAME_MAX, Frame, Net};
 pub use rng::entropy;
 pub use virtio_drivers::transport::DeviceType;

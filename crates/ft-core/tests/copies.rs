@@ -1,0 +1,298 @@
+//! Separate disks: which copies a cold start goes on with, the exchange before the guest runs, and reads that both sides run.
+
+use ft_core::input::{DiskDone, DiskStatus, Input};
+use ft_core::replica::{Effect, Event, Mode, Replica, STUCK, Settings};
+use ft_core::wire::Copies;
+use ft_core::{Body, ReplicaId};
+use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Who};
+
+const MS: u64 = 1_000_000;
+
+struct Never;
+impl Detector for Never {
+    fn heard(&mut self, _now: u64, _what: Heard) {}
+    fn suspect(&self, _now: u64) -> bool {
+        false
+    }
+    fn deadline(&self) -> Option<u64> {
+        None
+    }
+    fn heartbeat_interval(&self) -> u64 {
+        20 * MS
+    }
+}
+impl Pacing for Never {
+    fn on_lag(&mut self, _now: u64, _lag: u64) {}
+    fn share(&self) -> u32 {
+        1000
+    }
+}
+
+/// Two replicas on a wire that loses nothing, and the register.
+struct Two {
+    now: u64,
+    nodes: [Replica<u64>; 2],
+    register: RegisterState,
+    up: [bool; 2],
+    /// Everything that each side wanted done, but for questions to the register.
+    wanted: [Vec<Effect>; 2],
+}
+
+fn who(index: usize) -> Who {
+    Who { replica: [ReplicaId::A, ReplicaId::B][index], incarnation: 100 + index as u64 }
+}
+
+impl Two {
+    fn new(register: RegisterState, copies: [Option<Copies>; 2]) -> Self {
+        let node = |index: usize| {
+            let settings = Settings {
+                me: who(index),
+                pair: 7,
+                config: 5,
+                image: 6,
+                log_capacity: 16 << 20,
+                gate_bytes: 1 << 20,
+                gate_outputs: 4,
+                start_alone: 1000 * MS,
+                ack_timeout: 60_000 * MS,
+                stuck: STUCK,
+                hold_outputs: true,
+                copies: copies[index],
+            };
+            Replica::new(settings, Box::new(Never), Box::new(Never), 0)
+        };
+        Self { now: MS, nodes: [node(0), node(1)], register, up: [true; 2], wanted: [Vec::new(), Vec::new()] }
+    }
+
+    fn start(&mut self) {
+        for index in 0..2 {
+            if self.up[index] {
+                self.nodes[index].handle(Event::Start, self.now);
+            }
+        }
+        if self.up == [true; 2] {
+            self.connect();
+        }
+        self.settle();
+    }
+
+    fn connect(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.handle(Event::Connected, self.now));
+    }
+
+    fn disconnect(&mut self) {
+        let now = self.now;
+        self.nodes.iter_mut().for_each(|node| node.handle(Event::Disconnected("cut".into()), now));
+    }
+
+    /// Lets time pass, with every timer.
+    fn wait(&mut self, time: u64) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += 10 * MS;
+            for index in 0..2 {
+                if self.up[index] && self.nodes[index].poll_timeout().is_some_and(|at| self.now >= at) {
+                    self.nodes[index].handle(Event::Timeout, self.now);
+                }
+            }
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for index in 0..2 {
+                while let Some(effect) = self.nodes[index].poll_effect() {
+                    moved = true;
+                    self.effect(index, effect);
+                }
+                while let Some(bytes) = self.nodes[index].poll_transmit(self.now) {
+                    moved = true;
+                    self.nodes[1 - index].handle(Event::Received(&bytes), self.now);
+                }
+                while let Some(record) = self.nodes[index].take_record() {
+                    moved = true;
+                    assert!(self.nodes[index].execute(&record, self.now));
+                }
+            }
+        }
+    }
+
+    fn effect(&mut self, index: usize, effect: Effect) {
+        match effect {
+            Effect::ReadRegister => self.nodes[index].handle(Event::Register(Ok(self.register)), self.now),
+            Effect::Ask { from } => {
+                let answer = if self.register.generation == from {
+                    self.register = RegisterState { generation: from + 1, holder: Some(who(index)) };
+                    Answer::Won
+                } else if self.register == (RegisterState { generation: from + 1, holder: Some(who(index)) })
+                {
+                    Answer::Won
+                } else {
+                    Answer::Lost(self.register)
+                };
+                self.nodes[index].handle(Event::Answer { from, answer }, self.now);
+            }
+            Effect::Heartbeat(bytes) if self.up[1 - index] => {
+                self.nodes[1 - index].handle(Event::Datagram(&bytes), self.now);
+            }
+            Effect::Heartbeat(_) => {}
+            other => self.wanted[index].push(other),
+        }
+    }
+
+    fn wants(&self, index: usize, effect: &Effect) -> bool {
+        self.wanted[index].contains(effect)
+    }
+
+    /// Who would run the guest: it offers its copies, or runs without a backup.
+    fn chosen(&self) -> Option<usize> {
+        (0..2).find(|index| self.wants(*index, &Effect::CopyFrom) || self.nodes[*index].mode() == Mode::Live)
+    }
+}
+
+fn held(generation: u64, index: usize) -> RegisterState {
+    let incarnation = 1;
+    RegisterState { generation, holder: Some(Who { incarnation, ..who(index) }) }
+}
+
+fn copies(live: u64) -> Option<Copies> {
+    Some(Copies { live, usable: true })
+}
+
+#[test]
+fn nothing_runs_before_the_copies_are_the_same() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [copies(0); 2]);
+    two.start();
+    assert!(two.wants(0, &Effect::CopyFrom) && two.wants(1, &Effect::CopyTo));
+    assert!(two.nodes.iter().all(|node| node.mode() != Mode::Live));
+    two.nodes[1].send_copy(b"mine".to_vec());
+    two.settle();
+    assert!(two.wants(0, &Effect::CopyMessage(b"mine".to_vec())));
+    two.nodes[0].send_copy(b"yours".to_vec());
+    two.settle();
+    assert!(two.wants(1, &Effect::CopyMessage(b"yours".to_vec())));
+    two.wait(2000 * MS);
+    assert_ne!(two.nodes[0].mode(), Mode::Live, "start-alone is for a replica that is alone");
+    two.nodes[0].handle(Event::Copied, two.now);
+    two.settle();
+    assert_eq!((two.nodes[0].mode(), two.nodes[1].mode()), (Mode::Live, Mode::Backup));
+    two.nodes[1].send_copy(b"late".to_vec());
+    two.settle();
+    assert!(!two.wants(0, &Effect::CopyMessage(b"late".to_vec())), "the exchange is over");
+}
+
+#[test]
+fn a_target_that_is_lost_on_the_way_costs_no_generation() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [copies(0); 2]);
+    two.start();
+    two.disconnect();
+    two.settle();
+    assert!(two.wants(0, &Effect::CopyOff) && two.wants(1, &Effect::CopyOff));
+    assert_eq!(two.register.generation, 1, "the gate was never closed: nobody asks");
+    // Its copies are half of one thing and half of another now.
+    two.nodes[1].handle(Event::Copies(Copies { live: 0, usable: false }), two.now);
+    two.wanted = [Vec::new(), Vec::new()];
+    two.connect();
+    two.settle();
+    assert!(two.wants(0, &Effect::CopyFrom) && two.wants(1, &Effect::CopyTo), "once more");
+    two.nodes[0].handle(Event::Copied, two.now);
+    two.settle();
+    assert_eq!(two.nodes[0].mode(), Mode::Live);
+}
+
+#[test]
+fn copies_that_cannot_be_made_the_same_end_the_start() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [copies(0); 2]);
+    two.start();
+    two.nodes[0].handle(Event::CopyRefused("they differ".into()), two.now);
+    two.settle();
+    assert!(
+        two.wanted[0]
+            .iter()
+            .any(|effect| matches!(effect, Effect::Halt { message, .. } if message == "they differ"))
+    );
+    assert!(two.nodes.iter().all(|node| node.mode() != Mode::Live));
+}
+
+/// (register's generation and holder, live stamps of a and b; who is chosen when both are there, a alone, b alone).
+#[test]
+fn a_cold_start_goes_on_with_the_copies_of_the_last_live_replica() {
+    const INCOMPLETE: Option<Copies> = Some(Copies { live: 9, usable: false });
+    let cases = [
+        // The ordinary ones: the holder has the stamp.
+        (held(1, 0), copies(1), copies(0), Some(0), Some(0), None),
+        (held(2, 1), copies(1), copies(2), Some(1), None, Some(1)),
+        // b won 2 and died before its stamp: it released nothing in 2, and a was live in 1.
+        (held(2, 1), copies(1), copies(0), Some(0), None, None),
+        // The other way round.
+        (held(3, 0), copies(1), copies(2), Some(1), None, None),
+        // Nobody ever had a stamp.
+        (held(1, 0), copies(0), copies(0), Some(0), None, None),
+        // A copy that was being written when its replica ended is never gone on with.
+        (held(1, 0), copies(1), INCOMPLETE, Some(0), Some(0), None),
+        (held(2, 1), INCOMPLETE, copies(1), Some(1), None, None),
+        (held(1, 0), INCOMPLETE, INCOMPLETE, None, None, None),
+        (held(2, 0), copies(1), INCOMPLETE, Some(0), None, None),
+    ];
+    for (register, a, b, both, a_alone, b_alone) in cases {
+        for (up, expected) in [([true, true], both), ([true, false], a_alone), ([false, true], b_alone)] {
+            let mut two = Two::new(register, [a, b]);
+            two.up = up;
+            two.start();
+            two.wait(3000 * MS);
+            assert_eq!(two.chosen(), expected, "{register:?}, {a:?}, {b:?}, {up:?}");
+        }
+    }
+}
+
+#[test]
+fn the_backups_reads_are_told_in_order_and_to_a_primary_only() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [None; 2]);
+    two.start();
+    assert_eq!(two.nodes[0].mode(), Mode::Live);
+    for read in [(0, 0), (0, 1), (1, 0)] {
+        assert!(two.nodes[0].read_followed(read));
+        two.nodes[1].own_read_made(read);
+    }
+    assert!(!two.nodes[1].own_read_finished((1, 0), true), "an earlier one is not finished");
+    assert!(!two.nodes[1].own_read_finished((0, 0), false), "nobody waits for it");
+    two.settle();
+    assert!(!two.wants(0, &Effect::ReadFinished { disk: 0, request: 0 }));
+    assert!(two.nodes[1].tell_reads(), "a write may wait");
+    two.settle();
+    assert!(two.wants(0, &Effect::ReadFinished { disk: 0, request: 0 }));
+    assert!(!two.wants(0, &Effect::ReadFinished { disk: 1, request: 0 }));
+    assert!(two.nodes[1].own_read_finished((0, 1), true));
+    two.settle();
+    for (disk, request) in [(0, 1), (1, 0)] {
+        assert!(two.wants(0, &Effect::ReadFinished { disk, request }));
+    }
+    // The backup is lost: nothing more is waited for.
+    two.disconnect();
+    two.settle();
+    assert!(!two.nodes[0].read_followed((0, 2)));
+}
+
+#[test]
+fn a_read_whose_data_the_log_carries_is_finished_when_they_are_acknowledged() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [None; 2]);
+    two.start();
+    let finished = Effect::ReadFinished { disk: 0, request: 3 };
+    let (status, data) = (DiskStatus::Ok, vec![1; 512]);
+    let done = Input::DiskDone(DiskDone { disk: 0, request: 3, status, data });
+    let lsn = two.nodes[0].append(10, Body::Input(done), two.now);
+    two.nodes[0].read_logged(lsn, (0, 3));
+    assert!(two.nodes[0].poll_effect().is_none(), "nothing was sent yet");
+    two.settle();
+    assert!(two.wants(0, &finished));
+}
+
+#[test]
+fn an_own_read_is_a_record_of_a_few_bytes() {
+    let body = Body::OwnRead { disk: 0, request: 1000, digest: 0xffff_ffff };
+    assert!(body.is_input());
+    assert_eq!(body.cost(), Body::Progress.cost());
+}

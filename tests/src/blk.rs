@@ -1,0 +1,118 @@
+//! What `guests/blk` says on its console, and what its disks must hold: see `guests/programs/blk`.
+
+use std::fs;
+use std::path::Path;
+
+use ft_guests::blk;
+
+use crate::{BLK_SECTORS, Line};
+
+/// What the guest has said so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlkRun {
+    /// All operations below this one have completed.
+    pub done: u64,
+    /// All operations below this one are submitted.
+    pub submitted: u64,
+    /// Every change below this operation is durable.
+    pub durable: u64,
+    /// The flushes that have completed, in the order in which that was said.
+    pub flushes: Vec<u64>,
+    /// Lines about failed requests.
+    pub errors: usize,
+    /// The hash of the whole image, at the end.
+    pub image: Option<String>,
+}
+
+impl BlkRun {
+    /// Reads the console of a guest with one disk, or the lines of one disk of several (`disk 1: `).
+    pub fn of(lines: &[Line], prefix: &str) -> Self {
+        let mut run = Self::default();
+        for line in lines.iter().filter_map(|line| line.text.strip_prefix(prefix)) {
+            let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+            let number = |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok());
+            match (words.first().copied(), words.get(2).copied(), number(1), number(3)) {
+                (Some("done"), Some("submitted"), Some(done), Some(submitted)) => {
+                    run.done = run.done.max(done);
+                    run.submitted = run.submitted.max(submitted);
+                }
+                (Some("flush"), Some("covers"), Some(flush), Some(covers)) => {
+                    run.flushes.push(flush);
+                    run.submitted = run.submitted.max(flush + 1);
+                    run.durable = run.durable.max(covers);
+                }
+                (Some("error"), ..) => run.errors += 1,
+                (Some("blk:"), ..) if words.len() > 2 && words[words.len() - 2] == "image" => {
+                    run.image = words.last().map(|word| (*word).to_owned());
+                }
+                _ => {}
+            }
+        }
+        run
+    }
+
+    /// Checks the console of a run of `ops` operations that went to its end: every line once, whatever happened in between,
+    /// and the hash that the host computes.
+    pub fn check_complete(&self, seed: u64, ops: u64) -> Result<(), String> {
+        let expected = blk::ops(seed, ops, BLK_SECTORS).filter(|op| op.kind == blk::Kind::Flush);
+        let expected: Vec<u64> = expected.map(|op| op.index).collect();
+        let mut found = self.flushes.clone();
+        found.sort_unstable();
+        if found != expected {
+            return Err(format!("the flushes {found:?} are said to have completed, not {expected:?}"));
+        }
+        let hash = format!("{:016x}", blk::image_hash(&blk::expected_image(seed, ops, BLK_SECTORS)));
+        if self.image.as_ref() != Some(&hash) || self.errors > 0 {
+            return Err(format!("the image {:?}, not {hash}, and {} errors", self.image, self.errors));
+        }
+        Ok(())
+    }
+}
+
+/// Compares an image with what a blank disk holds after the first `ops` operations of `seed`.
+pub fn check_image(image: &Path, seed: u64, ops: u64) -> Result<(), String> {
+    let bytes = read(image)?;
+    blk::check_image(seed, ops, &bytes).map_err(|wrong| format!("{}: {wrong}", image.display()))
+}
+
+/// Checks an image after a crash: nothing in it is older than the first `durable` operations of `seed`, nothing is newer than
+/// the first `submitted`.
+pub fn check_crashed_image(image: &Path, seed: u64, durable: u64, submitted: u64) -> Result<(), String> {
+    let bytes = read(image)?;
+    blk::check_crashed(seed, &bytes, durable, submitted)
+        .map_err(|wrong| format!("{}, durable up to op {durable}: {wrong}", image.display()))
+}
+
+fn read(image: &Path) -> Result<Vec<u8>, String> {
+    let bytes = fs::read(image).map_err(|error| format!("{}: {error}", image.display()))?;
+    if bytes.len() as u64 != BLK_SECTORS * blk::SECTOR as u64 {
+        return Err(format!("{}: {} bytes, not {BLK_SECTORS} sectors", image.display(), bytes.len()));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn the_lines_of_a_run() {
+        let text = "done 81 submitted 115\nflush 83 covers 57\nerror op 9 kind 1 status 1\nblk: 300 ops, 123 reads, 174 writes, \
+                    3 flushes, 0 errors, image 4b1254d4754ac689";
+        let line = |text: &str| Line { at: Instant::now(), text: text.to_owned() };
+        let run = BlkRun {
+            done: 81,
+            submitted: 115,
+            durable: 57,
+            flushes: vec![83],
+            errors: 1,
+            image: Some("4b1254d4754ac689".into()),
+        };
+        assert_eq!(BlkRun::of(&text.lines().map(line).collect::<Vec<_>>(), ""), run);
+        let named: Vec<Line> = text.lines().map(|text| line(&format!("disk 1: {text}"))).collect();
+        assert_eq!(BlkRun::of(&named, "disk 1: "), run);
+        assert_eq!(BlkRun::of(&named, "disk 0: "), BlkRun::default());
+    }
+}
