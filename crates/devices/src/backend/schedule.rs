@@ -187,10 +187,8 @@ impl Schedule {
         self.change(|entry| entry.request == request && entry.state == State::Waiting(Start::Held));
     }
 
-    /// What the other replica was to do is to be done here: it is gone. Its runs of reads are over, and so are reads that are
-    /// paused: that they failed is what is known of them.
+    /// What the other replica was to do is to be done here: it is gone. Its runs of reads are over.
     pub fn take_over(&mut self) {
-        self.remove_all(State::Paused);
         self.change(|entry| entry.state == State::Waiting(Start::Elsewhere));
         self.forget_shadows();
     }
@@ -234,11 +232,7 @@ impl Schedule {
 
     /// There is no other replica that reads.
     pub fn forget_shadows(&mut self) {
-        self.remove_all(State::Shadow);
-    }
-
-    fn remove_all(&mut self, state: State) {
-        while let Some(index) = self.entries.iter().position(|entry| entry.state == state) {
+        while let Some(index) = self.entries.iter().position(|entry| entry.state == State::Shadow) {
             self.remove(index);
         }
     }
@@ -426,7 +420,11 @@ mod tests {
         assert_eq!(ready(&mut schedule), [3]);
         schedule.pause(3);
         schedule.take_over();
-        assert_eq!(ready(&mut schedule), [4], "nobody runs it again");
+        assert!(ready(&mut schedule).is_empty());
+        schedule.again(3);
+        assert_eq!(ready(&mut schedule), [3]);
+        schedule.done(3);
+        assert_eq!(ready(&mut schedule), [4]);
     }
 
     /// On a primary whose backup reads the shared disk for itself.
