@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ft_core::output::{DiskOp, DiskRequest};
 use ft_devices::backend::disk::DiskBackend;
 use ft_devices::backend::file::{DiskOptions, Lock};
-use ft_devices::backend::pool::DiskPool;
+use ft_devices::backend::pool::{DiskPool, Over};
 use ft_devices::backend::schedule::Start;
 use io_uring::{IoUring, opcode, types};
 
@@ -95,7 +95,10 @@ fn pool<const THREADS: usize>(path: &Path, case: Case) -> f64 {
     };
     let (sender, receiver) = channel();
     let disk = DiskBackend::open(&options).expect("nobody else has it");
-    let done = move |done| sender.send(done).expect("the receiver outlives the pool");
+    let done = move |done| {
+        sender.send(done).expect("the receiver outlives the pool");
+        Over::Yes
+    };
     let pool = DiskPool::new(vec![disk], THREADS, done).expect("two threads");
     let mut request = 0;
     let submit = |_, offset: u64| {

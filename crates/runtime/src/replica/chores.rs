@@ -9,7 +9,7 @@ use ft_core::wire::Copies;
 
 use super::copies::{Exchange, Over};
 use super::fence;
-use super::shared::{Ending, Shared};
+use super::shared::Shared;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -97,11 +97,7 @@ impl Chores {
             }
             Err(error) => {
                 self.exchange = None;
-                shared.end(Ending {
-                    code: 1,
-                    message: format!("the replicas' disks cannot be made the same: {error}"),
-                    orderly: false,
-                });
+                shared.disk_failed(format!("the replicas' disks cannot be made the same: {error}"));
             }
         }
     }

@@ -15,7 +15,7 @@ use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::output::{DiskOp, DiskRequest};
 use ft_core::reads::ReadId;
 use ft_devices::backend::disk::DiskBackend;
-use ft_devices::backend::pool::{DiskPool, Ended};
+use ft_devices::backend::pool::{DiskPool, Ended, Over};
 use ft_devices::backend::schedule::Start;
 use ft_devices::ft::DiskPolicies;
 use ft_vcpu::Kick;
@@ -55,8 +55,8 @@ struct State {
 
 #[derive(Default)]
 struct Own {
-    /// What runs, or has ended and was not told of by the log; a read with what to run again, should it fail here only.
-    running: BTreeMap<RequestId, Option<DiskOp>>,
+    /// What runs, or has ended and was not told of by the log.
+    running: BTreeSet<RequestId>,
     ended: BTreeMap<RequestId, DiskDone>,
     /// Reads of a shared disk that have ended and that the protocol was not told of; true if a write waits for it.
     reads: Vec<(ReadId, bool)>,
@@ -78,12 +78,17 @@ impl Ends {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, ended: Ended) {
+    /// A backup's read that failed may have to be run again: the primary's may not have.
+    fn end(&self, ended: Ended) -> Over {
         let Ended { done, read, waited_for } = ended;
         let id = (done.disk, done.request);
         let policy = self.policies.get(usize::from(done.disk));
         let mut state = self.state();
+        let mut over = Over::Yes;
         if let Some(own) = &mut state.own {
+            if read && done.status != DiskStatus::Ok {
+                over = Over::Perhaps;
+            }
             if read && done.status == DiskStatus::Ok && policy.is_some_and(|policy| policy.reads_twice()) {
                 own.reads.push((id, waited_for));
             }
@@ -98,6 +103,7 @@ impl Ends {
         }
         drop(state);
         self.vcpu.get().map(Thread::unpark);
+        over
     }
 }
 
@@ -172,8 +178,7 @@ impl Disks {
     /// Carries out, as a backup, a request of the machine's.
     pub(super) fn submit_own(&self, request: DiskRequest) {
         if let Some(own) = &mut self.ends.state().own {
-            let op = matches!(request.op, DiskOp::Read { .. }).then(|| request.op.clone());
-            own.running.insert((request.disk, request.request), op);
+            own.running.insert((request.disk, request.request));
         }
         self.start(request, Start::Now, false);
     }
@@ -189,25 +194,22 @@ impl Disks {
         let Some(own) = &mut state.own else { return OwnResult::NotOwn };
         match own.ended.remove(&id) {
             Some(done) => OwnResult::Ended(done),
-            None if own.running.contains_key(&id) => OwnResult::Running,
+            None if own.running.contains(&id) => OwnResult::Running,
             None => OwnResult::NotOwn,
         }
     }
 
     /// A read that failed here and not on the primary is run again.
     pub(super) fn retry(&self, id: RequestId) {
-        let op = self.ends.state().own.as_ref().and_then(|own| own.running.get(&id)?.clone());
-        if let Some(op) = op {
-            self.start(DiskRequest { disk: id.0, request: id.1, op }, Start::Now, false);
-        }
+        self.pool.again(id.0, id.1);
     }
 
     /// The log's completion of a request was executed.
     pub(super) fn completed(&self, id: RequestId) {
-        let own = self.ends.state().own.as_mut().is_some_and(|own| own.running.remove(&id).is_some());
-        if !own {
-            self.pool.done_elsewhere(id.0, id.1);
+        if let Some(own) = &mut self.ends.state().own {
+            own.running.remove(&id);
         }
+        self.pool.done_elsewhere(id.0, id.1);
     }
 
     /// Reads of a shared disk that have ended since the last call; true if a write is known to wait for it.

@@ -197,6 +197,12 @@ impl Shared {
         self.wake();
     }
 
+    /// This side's own disk has failed it.
+    pub(super) fn disk_failed(&self, message: String) {
+        self.handle(Event::DiskFailed(message));
+        self.pump();
+    }
+
     pub(super) fn mode(&self) -> Mode {
         self.core().mode()
     }
