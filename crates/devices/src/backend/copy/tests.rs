@@ -1,3 +1,5 @@
+//! Two sides that talk to each other, over disks in memory.
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 

@@ -1,3 +1,5 @@
+//! Late writes, cold starts and second failures, over a disk in memory and a directory of its own.
+
 #![expect(clippy::single_range_in_vec_init, reason = "one run of blocks is the usual case")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
