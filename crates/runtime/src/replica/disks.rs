@@ -22,8 +22,9 @@ use ft_vcpu::Kick;
 
 use super::inputs::Inputs;
 
-/// Threads of each disk.
-const THREADS: usize = 2;
+/// Threads of each disk, with the page cache and past it: there a request waits for the medium, and more of them may wait at
+/// once (docs/measurements.md has figures).
+const THREADS: [usize; 2] = [2, 8];
 
 /// A disk and the number of a request on it.
 pub(super) type RequestId = (u16, u64);
@@ -113,6 +114,7 @@ impl Ends {
 impl Disks {
     pub(super) fn new(
         disks: Vec<DiskBackend>,
+        direct: bool,
         policies: DiskPolicies,
         inputs: Arc<Inputs>,
         kick: Arc<Kick>,
@@ -121,7 +123,7 @@ impl Disks {
         let state = Mutex::default();
         let ends = Arc::new(Ends { state, inputs, kick, vcpu, policies: Arc::clone(&policies) });
         let to = Arc::clone(&ends);
-        let pool = DiskPool::new(disks, THREADS, move |ended| to.end(ended))?;
+        let pool = DiskPool::new(disks, THREADS[usize::from(direct)], move |ended| to.end(ended))?;
         Ok(Self { pool, ends, policies, closed: Mutex::new(false) })
     }
 
@@ -311,7 +313,7 @@ mod tests {
         let inputs = Arc::new(Inputs::default());
         let (kick, vcpu) = (Arc::new(Kick::new()), Arc::default());
         let policies: DiskPolicies = Arc::from([policy]);
-        (Disks::new(vec![backend], policies, Arc::clone(&inputs), kick, vcpu).unwrap(), inputs)
+        (Disks::new(vec![backend], false, policies, Arc::clone(&inputs), kick, vcpu).unwrap(), inputs)
     }
 
     fn read(request: u64) -> DiskRequest {

@@ -193,12 +193,11 @@ fn open(
         direct: shared && setting == Setting::TwoHosts,
         lock: if shared && setting != Setting::Solo { Lock::Member(holder) } else { Lock::Alone },
     };
-    let created =
-        std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == 0) || !path.exists();
     let file = Arc::new(FileMedium::open(&options).map_err(Startup::Disk)?);
     let quarantine = (shared && !disk.read_only).then(|| {
         let beside = (!file.is_block_device()).then_some(path.as_path());
         Arc::new(Quarantine::new(Arc::clone(&file) as Arc<dyn Medium>, beside))
     });
+    let created = file.is_new();
     Ok((OpenDisk { file, quarantine, path, sharing: disk.sharing }, created))
 }
