@@ -3,7 +3,7 @@
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
-use ft_policies::{Config, ReplicaId};
+use ft_policies::{Config, NetBackend, ReplicaId};
 use ft_runtime::launcher::{self, LaunchOptions, Members};
 use ft_runtime::replica::{self, Fault, ReplicaArgs, Setting};
 
@@ -33,6 +33,22 @@ pub(crate) fn run(args: &RunArgs) -> Exit {
                 (false, false) => Setting::OneMachine,
             };
             run_replica(config, replica, place, fds, faults)
+        }
+        (Some(replica), None) if args.solo => {
+            eprintln!(
+                "ft-vm: --replica {replica} --solo: a machine without fault tolerance has no replicas: one of the two"
+            );
+            Exit::BadConfig
+        }
+        (Some(replica), None)
+            if config.nets.iter().any(|net| matches!(net.backend, NetBackend::User { .. })) =>
+        {
+            eprintln!(
+                "ft-vm: --replica {replica}: {}: [net.user] is a network inside one launcher, and the other replica would have \
+                 another one: start the pair without --replica",
+                path.display()
+            );
+            Exit::BadConfig
         }
         (Some(replica), None) => launch(args, config, path, Members::One(replica)),
         (None, _) if !args.solo && !config.replicas.one_machine() => {

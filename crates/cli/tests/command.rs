@@ -90,10 +90,16 @@ fn what_is_not_there_yet_says_so() {
 }
 
 #[test]
-fn a_replica_by_hand_is_refused_until_there_are_two_hosts() {
-    for args in [&["--replica", "b"][..], &["--replica", "a", "--solo"]] {
+fn where_the_replicas_are_must_fit_how_they_are_started() {
+    let two_hosts =
+        ["--set", "replicas={a='192.0.2.1:7001', b='192.0.2.2:7001'}", "--set", "net=[]", "--set", "disk=[]"];
+    for (args, word) in [
+        (&["--replica", "b"][..], "[net.user] is a network inside one launcher"),
+        (&["--replica", "a", "--solo"], "has no replicas"),
+        (&two_hosts, "start --replica a on the one, --replica b on the other"),
+    ] {
         let output = ft_vm(&[&["--config", &config("pair.toml")], args].concat());
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
-        assert!(said(&output).contains("not available in this version"), "{}", said(&output));
+        assert!(said(&output).contains(word), "{}", said(&output));
     }
 }

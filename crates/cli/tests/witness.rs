@@ -68,6 +68,15 @@ fn start(address: &str, state: &Path) -> Witness {
     }
 }
 
+/// Ends the askers, also where the test fails.
+struct Ending<'e>(&'e AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn register(address: SocketAddr) -> Box<dyn Register + Send + Sync> {
     TieBreakerKind::Witness { address }.build(PAIR)
 }
@@ -128,7 +137,7 @@ fn no_kill_takes_back_what_was_told() {
     let address = witness.address;
     let (winners, ended) = (Mutex::new(BTreeMap::<u64, Who>::new()), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        for asker in 0..4u64 {
+        let askers = [0, 1, 2, 3].map(|asker| {
             let (winners, ended) = (&winners, &ended);
             scope.spawn(move || {
                 let register = register(address);
@@ -152,18 +161,18 @@ fn no_kill_takes_back_what_was_told() {
                         Answer::Unavailable(_) => std::thread::yield_now(),
                     }
                 }
-            });
-        }
+            })
+        });
+        let _ending = Ending(&ended);
         for kill in 0..KILLS {
             // A kill in the middle of something, and not before anything happened.
-            let enough = |told: usize| told >= (kill + 1) * 5;
-            while !enough(winners.lock().unwrap().len()) {
+            while winners.lock().unwrap().len() < (kill + 1) * 5 {
+                assert!(askers.iter().all(|asker| !asker.is_finished()), "an asker has failed");
                 std::thread::yield_now();
             }
             witness.kill();
             witness = start(&address.to_string(), &path);
         }
-        ended.store(true, Ordering::Relaxed);
     });
     let register = register(address);
     let last = register.read().unwrap();

@@ -229,8 +229,8 @@ impl Fuzzed {
         let mut len = 512 * u32::from(source.byte() % 8);
         if kind >= 11 {
             len = 16 * (1 + len / 3072);
-            let mut segment = u64::from(source.half() % 2048).to_le_bytes().to_vec();
-            segment.extend([source.byte(), 0, 0, 0, source.byte() % 3, 0, 0, 0]);
+            let mut segment = u64::from(source.half() % 1024).to_le_bytes().to_vec();
+            segment.extend([source.byte(), 0, 0, 0, source.byte() % 4 / 2, 0, 0, 0]);
             self.ram.write_slice(&segment, GuestAddress(data)).expect("inside memory");
         }
         let writable = 2 * u16::from(kind == 0 || kind == 8);
@@ -372,7 +372,18 @@ mod tests {
         let count =
             |wanted: fn(&OutputBody) -> bool| outputs.iter().filter(|output| wanted(&output.body)).count();
         assert!(count(|body| matches!(body, OutputBody::NetTx { .. })) > 0);
-        assert!(count(|body| matches!(body, OutputBody::Disk(_))) > 0);
+        let disk = |wanted: fn(&DiskOp) -> bool| {
+            let ops = outputs.iter().filter_map(|output| match &output.body {
+                OutputBody::Disk(request) => Some(&request.op),
+                _ => None,
+            });
+            ops.filter(|op| wanted(op)).count()
+        };
+        assert!(disk(|op| matches!(op, DiskOp::Read { .. })) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::Write { .. })) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::Flush)) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::Discard { .. })) > 0);
+        assert!(disk(|op| matches!(op, DiskOp::WriteZeroes { .. })) > 0);
         assert!(count(|body| matches!(body, OutputBody::Console { .. })) > 0);
         assert!(count(|body| matches!(body, OutputBody::Entropy { .. })) > 0);
     }

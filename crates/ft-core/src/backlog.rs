@@ -159,9 +159,10 @@ impl<O> Backlog<O> {
         if let Body::Output { class, digest } = record.body {
             self.match_marker(record, class, digest)?;
         } else if let Some(made) = self.made.front()
-            && (made.position < record.position || !record.body.is_input())
+            && (made.position < record.position || !may_precede_its_marker(&record.body))
         {
-            // An input may itself make outputs, at its own position; their markers follow.
+            // An input may itself make outputs, at its own position; their markers follow. So does that of the guest's end
+            // follow the digest of the state in which it ended.
             return Err(Divergence {
                 position: made.position,
                 what: format!("this side made {} that the primary did not", describe(made.class)),
@@ -302,6 +303,10 @@ impl<O> Backlog<O> {
     pub fn kept(&self) -> usize {
         self.kept.len() + self.made.len()
     }
+}
+
+fn may_precede_its_marker(body: &Body) -> bool {
+    body.is_input() || matches!(body, Body::Digest(_))
 }
 
 fn describe(class: OutputClass) -> &'static str {

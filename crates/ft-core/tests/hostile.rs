@@ -427,3 +427,35 @@ fn more_log_than_agreed_ends_the_session() {
     }
     assert!((16..20).contains(&lsn), "{lsn} MiB");
 }
+
+/// The primary gives a backup up whose disk hangs. That one must not win the next generation: it could do nothing with it.
+#[test]
+fn a_backup_that_cannot_replay_does_not_ask_until_it_can() {
+    let (mut replica, stamp) = backup();
+    let progress = |lsn| LogRecord { lsn, position: 5, body: Body::Progress };
+    tell(&mut replica, stamp, 0, vec![progress(2)]);
+    let record = replica.take_record().expect("it was told");
+    // Told more meanwhile, it is no less stuck.
+    let frame = Frame::Log(LogFrame { stamp, released: 0, sent: 6, records: vec![progress(3)] });
+    replica.handle(Event::Received(&frame.encode()), 2 * MS + STUCK / 2);
+    replica.handle(Event::Disconnected("closed".into()), 3 * MS + STUCK);
+    let asks = |effects: Vec<Effect>| effects.into_iter().any(|effect| effect == Effect::Ask { from: 1 });
+    assert!(!asks(effects(&mut replica)));
+    assert!(replica.execute(&record, 4 * MS + STUCK));
+    assert!(asks(effects(&mut replica)), "it can again");
+    let record = replica.take_record().expect("it was told");
+    replica.handle(Event::Answer { from: 1, answer: Answer::Won }, 5 * MS + STUCK);
+    assert!(
+        !effects(&mut replica).contains(&Effect::Fence { generation: 2 }),
+        "it has not replayed everything"
+    );
+    assert!(replica.execute(&record, 5 * MS + STUCK));
+    assert!(effects(&mut replica).contains(&Effect::Fence { generation: 2 }));
+
+    // One that has had nothing to do is not stuck.
+    let (mut replica, stamp) = backup();
+    tell(&mut replica, stamp, 0, vec![progress(2)]);
+    execute_all(&mut replica);
+    replica.handle(Event::Disconnected("closed".into()), 3 * MS + 10 * STUCK);
+    assert!(asks(effects(&mut replica)));
+}

@@ -9,12 +9,14 @@ use std::fmt;
 use ft_vcpu::GuestRam;
 use ft_vcpu::memory::PAGE;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 const ROTATING: u8 = 0;
 const FULL: u8 = 1;
 /// Pages in the rotating window: 1 MiB.
 const WINDOW_PAGES: u64 = 256;
+/// Most leaves of memory in a digest of all of it: their hashes fit into one record.
+const FULL_LEAVES: u64 = 16 * 1024;
 
 /// What a backup found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +112,8 @@ impl Window {
         let total = ram_size / PAGE as u64;
         let written = device_written(ram);
         if full {
-            return (0..total).map(|page| leaf(ram, page)).collect();
+            let step = total.div_ceil(FULL_LEAVES).max(1);
+            return (0..total.div_ceil(step)).map(|part| leaves_of(ram, part * step, step, total)).collect();
         }
         let mut leaves: Vec<_> = written.into_iter().map(|page| leaf(ram, page as u64)).collect();
         leaves.extend((0..WINDOW_PAGES.min(total)).map(|step| leaf(ram, (self.next + step) % total)));
@@ -121,6 +124,18 @@ impl Window {
 
 fn device_written(ram: &GuestRam) -> Vec<usize> {
     ram.iter().next().map_or_else(Vec::new, |region| region.bitmap().take_device_written())
+}
+
+/// One leaf of `count` pages.
+fn leaves_of(ram: &GuestRam, first: u64, count: u64, total: u64) -> (String, u64) {
+    if count == 1 {
+        return leaf(ram, first);
+    }
+    let end = (first + count).min(total);
+    let mut hash = Xxh3::new();
+    (first..end).for_each(|page| hash.update(&leaf(ram, page).1.to_le_bytes()));
+    let (from, to) = (first * PAGE as u64, end * PAGE as u64 - 1);
+    (format!("memory {from:#x} to {to:#x}"), hash.digest())
 }
 
 fn leaf(ram: &GuestRam, page: u64) -> (String, u64) {
@@ -168,5 +183,10 @@ mod tests {
         let leaves = window.pages(&ram, size, false);
         assert_eq!(leaves[0].0, format!("memory page {:#x}", 1000 * PAGE));
         assert_eq!(window.pages(&ram, size, true).len(), 1024);
+        // Parts of a memory with more pages than leaves.
+        let part = leaves_of(&ram, 998, 3, 1000);
+        assert_eq!(part.0, format!("memory {:#x} to {:#x}", 998 * PAGE, 1000 * PAGE - 1));
+        ram.write_obj(2_u8, GuestAddress(999 * PAGE as u64)).unwrap();
+        assert_ne!(leaves_of(&ram, 998, 3, 1000).1, part.1);
     }
 }

@@ -278,8 +278,8 @@ mod tests {
     }
 
     proptest! {
-        /// Reads see what was written last; a flush that succeeds puts all of it onto the file; what a crash then leaves is, in each
-        /// sector, what was flushed last or something written since.
+        /// Reads see what was written last; a flush that succeeds puts all of it onto the file; what a crash then leaves is,
+        /// in each sector, what was flushed last or something written since.
         #[test]
         fn what_is_written_is_read_and_what_is_flushed_stays(
             ops in prop::collection::vec(ops(), 1..60),

@@ -13,8 +13,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::direct::{Direct, Unfit};
+use super::lock::{self, Taken};
 use super::medium::Medium;
-use super::{lock, zero};
+use super::zero;
 
 pub use super::lock::{Holder, Lock};
 
@@ -71,6 +72,9 @@ pub enum DiskError {
     /// Somebody else has it open in a way that excludes this use.
     #[error("{}: is in use by another machine", .0.display())]
     InUse(PathBuf),
+    /// A member of another pair has it open, or of this one with another configuration: a member knows no difference.
+    #[error("{}: is in use by another pair, or by a replica of this one that has another configuration", .0.display())]
+    OtherPair(PathBuf),
     /// Its file system has no direct I/O.
     #[error(
         "{}: cannot be used past the page cache (O_DIRECT), as a disk must be that two hosts share; keep it on a file system \
@@ -80,8 +84,8 @@ pub enum DiskError {
     NoDirectIo(PathBuf),
     /// The medium takes whole blocks only, and they are larger than the guest's sectors.
     #[error(
-        "{}: takes direct I/O in blocks of {granularity} bytes only, and the guest's are of 512; keep the disk on a device with \
-         512-byte sectors, real or emulated",
+        "{}: takes direct I/O in blocks of {granularity} bytes only, and the guest's are of 512; keep the disk on a device \
+         with 512-byte sectors, real or emulated",
         .path.display()
     )]
     CoarseBlocks {
@@ -108,6 +112,7 @@ pub struct FileMedium {
     len: u64,
     read_only: bool,
     block_device: bool,
+    new: bool,
     access: Access,
     lock: Lock,
 }
@@ -139,8 +144,10 @@ impl FileMedium {
         if sync {
             file = open(options, true)?;
         }
-        if !lock::acquire(&file, options.lock, options.read_only).map_err(io)? {
-            return Err(DiskError::InUse(path));
+        match lock::acquire(&file, options.lock, options.read_only).map_err(io)? {
+            Taken::Yes => {}
+            Taken::InUse => return Err(DiskError::InUse(path)),
+            Taken::OtherPair => return Err(DiskError::OtherPair(path)),
         }
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() && !metadata.file_type().is_block_device() {
@@ -148,11 +155,13 @@ impl FileMedium {
         }
         // The metadata of a block device says 0 bytes; its end does not.
         let mut found = (&file).seek(SeekFrom::End(0)).map_err(io)?;
+        let mut new = false;
         if let Some(wanted) = options.size {
             // Only a file that was just created, here or by the other member a moment ago, is empty.
             if found == 0 && options.create && !options.read_only && metadata.is_file() {
                 file.set_len(wanted).map_err(io)?;
                 found = wanted;
+                new = true;
             }
             if found < wanted {
                 return Err(DiskError::TooShort { path, found, wanted });
@@ -173,7 +182,7 @@ impl FileMedium {
             Access::Cached
         };
         let (read_only, lock, block_device) = (options.read_only, options.lock, !metadata.is_file());
-        Ok(Self { file, path, len, read_only, block_device, access, lock })
+        Ok(Self { file, path, len, read_only, block_device, new, access, lock })
     }
 
     /// Where it is.
@@ -186,8 +195,13 @@ impl FileMedium {
         self.block_device
     }
 
-    /// True if a process has the disk open, as a member of the pair, that is neither this one nor among the incarnations `known`:
-    /// it may still write.
+    /// True if the file was empty, or not there, before it was opened here.
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// True if a process has the disk open, as a member of the pair, that is neither this one nor among the incarnations
+    /// `known`: it may still write.
     ///
     /// # Errors
     /// The host cannot tell.
@@ -233,6 +247,19 @@ impl Medium for FileMedium {
             Access::Direct { sync: true, .. } => self.flush(),
             _ => Ok(()),
         }
+    }
+
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        let Ok(from) = libc::off_t::try_from(offset) else { return false };
+        // SAFETY: the descriptor is open during the call; the rest are integers. It moves the file's position, which nobody
+        // uses.
+        let data = unsafe { libc::lseek(self.file.as_raw_fd(), from, libc::SEEK_DATA) };
+        // A device has no holes, and says so or that all of it is data.
+        if data < 0 {
+            return std::io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO)
+                && offset.saturating_add(len) <= self.len;
+        }
+        data as u64 >= offset.saturating_add(len)
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -335,7 +362,7 @@ mod tests {
         let second = member(7, 2).unwrap();
         assert!(first.strangers(&[]).unwrap() && !first.strangers(&[2]).unwrap());
         assert!(second.strangers(&[]).unwrap() && !second.strangers(&[1]).unwrap());
-        assert!(matches!(member(8, 3), Err(DiskError::InUse(_))));
+        assert!(matches!(member(8, 3), Err(DiskError::OtherPair(_))));
         let alone = DiskOptions { lock: Lock::Alone, ..base.clone() };
         let error = FileMedium::open(&alone).unwrap_err();
         assert_eq!(error.to_string(), format!("{}: is in use by another machine", base.path.display()));
@@ -367,6 +394,22 @@ mod tests {
                 Err(error) => println!("skipped: no file system in memory here: {error}"),
             }
         }
+    }
+
+    #[test]
+    fn holes_are_where_nothing_was_written() {
+        let dir = directory();
+        let medium = FileMedium::open(&options(&dir)).unwrap();
+        assert!(medium.is_new());
+        if !medium.is_hole(0, SIZE) {
+            return println!("skipped: a file system without holes");
+        }
+        medium.write(&[1; 512], 20 << 10).unwrap();
+        assert!(medium.is_hole(0, 8 << 10) && medium.is_hole(40 << 10, 24 << 10));
+        assert!(!medium.is_hole(0, SIZE) && !medium.is_hole(20 << 10, 512));
+        assert!(!medium.is_hole(40 << 10, SIZE) && !medium.is_hole(u64::MAX, 1));
+        drop(medium);
+        assert!(!FileMedium::open(&options(&dir)).unwrap().is_new());
     }
 
     #[test]

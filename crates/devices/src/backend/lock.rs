@@ -40,20 +40,42 @@ pub enum Lock {
     Alone,
 }
 
-/// Takes a lock; false if somebody else's excludes it. What was taken until then stays with the handle: it is to be closed.
-pub(super) fn acquire(file: &File, lock: Lock, read_only: bool) -> io::Result<bool> {
+/// What came of the wish for a lock. What was taken before it was refused stays with the handle: it is to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is held.
+    Yes,
+    /// Somebody else's excludes it.
+    InUse,
+    /// Only that of a member of another pair does.
+    OtherPair,
+}
+
+/// Takes a lock.
+pub(super) fn acquire(file: &File, lock: Lock, read_only: bool) -> io::Result<Taken> {
+    let free = |free: bool| if free { Taken::Yes } else { Taken::InUse };
     match lock {
-        Lock::Alone if !read_only => set(file, libc::F_WRLCK, &(0..END)),
+        Lock::Alone if !read_only => set(file, libc::F_WRLCK, &(0..END)).map(free),
         // A handle that cannot write takes no write lock. Of two that come at the same time both may be refused, never neither.
-        Lock::Alone => Ok(set(file, libc::F_RDLCK, &(0..END))? && !others(file, &(0..END))?),
+        Lock::Alone => Ok(free(set(file, libc::F_RDLCK, &(0..END))? && others(file, &(0..END))?.is_none())),
         Lock::Member(holder) => {
             let pair = PAIRS + holder.pair % SPAN;
             let incarnation = INCARNATIONS + holder.incarnation % SPAN;
             // The locks come before the look around: of two pairs that come at the same time, at least one sees the other.
-            Ok(set(file, libc::F_RDLCK, &(pair..pair + 1))?
-                && set(file, libc::F_RDLCK, &(incarnation..incarnation + 1))?
-                && !others(file, &(PAIRS..pair))?
-                && !others(file, &(pair + 1..PAIRS + SPAN))?)
+            if !(set(file, libc::F_RDLCK, &(pair..pair + 1))?
+                && set(file, libc::F_RDLCK, &(incarnation..incarnation + 1))?)
+            {
+                return Ok(Taken::InUse);
+            }
+            for range in [PAIRS..pair, pair + 1..PAIRS + SPAN] {
+                match others(file, &range)? {
+                    // Whoever is alone locks everything, from the first byte on.
+                    Some(start) if start < PAIRS => return Ok(Taken::InUse),
+                    Some(_) => return Ok(Taken::OtherPair),
+                    None => {}
+                }
+            }
+            Ok(Taken::Yes)
         }
     }
 }
@@ -64,7 +86,7 @@ pub(super) fn strangers(file: &File, known: impl Iterator<Item = u64>) -> io::Re
     known.sort_unstable();
     let mut from = INCARNATIONS;
     for byte in known.into_iter().chain([INCARNATIONS + SPAN]) {
-        if others(file, &(from..byte))? {
+        if others(file, &(from..byte))?.is_some() {
             return Ok(true);
         }
         from = byte + 1;
@@ -97,17 +119,17 @@ fn set(file: &File, kind: libc::c_int, range: &Range<u64>) -> io::Result<bool> {
     }
 }
 
-/// True if another handle holds any lock in `range`.
-fn others(file: &File, range: &Range<u64>) -> io::Result<bool> {
+/// Where a lock begins that another handle holds in `range`.
+fn others(file: &File, range: &Range<u64>) -> io::Result<Option<u64>> {
     if range.is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
     let mut lock = flock(libc::F_WRLCK, range);
     // SAFETY: the descriptor is open during the call and `lock` is a valid flock that outlives it.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    Ok((lock.l_type != libc::F_UNLCK as libc::c_short).then_some(lock.l_start as u64))
 }
 
 #[cfg(test)]
@@ -132,7 +154,7 @@ mod tests {
         /// A handle with the lock, if nobody is in its way.
         fn take(&self, lock: Lock, read_only: bool) -> Option<File> {
             let file = open(&self.path, read_only);
-            acquire(&file, lock, read_only).unwrap().then_some(file)
+            (acquire(&file, lock, read_only).unwrap() == Taken::Yes).then_some(file)
         }
 
         fn member(&self, pair: u64, incarnation: u64) -> Option<File> {
@@ -165,6 +187,22 @@ mod tests {
             assert!(place.take(Lock::Alone, read_only).is_none());
             drop(alone);
             assert!(member(8, 1).is_some());
+        }
+    }
+
+    #[test]
+    fn another_pair_is_told_from_one_who_is_alone() {
+        for read_only in [false, true] {
+            let place = Place::new();
+            let member = |pair| {
+                let lock = Lock::Member(Holder { pair, incarnation: 1 });
+                acquire(&open(&place.path, true), lock, true).unwrap()
+            };
+            let first = place.member(7, 1).unwrap();
+            assert_eq!([member(6), member(7), member(8)], [Taken::OtherPair, Taken::Yes, Taken::OtherPair]);
+            drop(first);
+            let _alone = place.take(Lock::Alone, read_only).unwrap();
+            assert_eq!(member(7), Taken::InUse);
         }
     }
 

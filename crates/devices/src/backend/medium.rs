@@ -35,6 +35,12 @@ pub trait Medium: Send + Sync + Debug {
     /// The host's. Any part may be zero then.
     fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 
+    /// True if nothing was ever written to these bytes, or they were zeroed since, so that they need not be read. False where
+    /// that is not known.
+    fn is_hole(&self, _offset: u64, _len: u64) -> bool {
+        false
+    }
+
     /// Makes every write that has ended durable.
     ///
     /// # Errors
@@ -58,6 +64,10 @@ impl<T: Medium + ?Sized> Medium for Arc<T> {
 
     fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         (**self).zero(offset, len, unmap)
+    }
+
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        (**self).is_hole(offset, len)
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! The host's side of the devices: what carries out outputs and gives inputs. Not deterministic, and outside the machine.
 
+pub mod copy;
 mod direct;
 pub mod disk;
 mod durable;
@@ -13,4 +14,5 @@ mod overlay;
 pub mod pool;
 pub mod quarantine;
 pub mod schedule;
+pub mod stamp;
 mod zero;

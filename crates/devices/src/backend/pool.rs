@@ -30,7 +30,16 @@ pub struct Ended {
     pub waited_for: bool,
 }
 
-type OnDone = dyn Fn(Ended) + Send + Sync;
+/// Whether a request that has ended is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// It is.
+    Yes,
+    /// A read that may be run again ([`DiskPool::again`]).
+    Perhaps,
+}
+
+type OnDone = dyn Fn(Ended) -> Over + Send + Sync;
 
 struct Worker {
     disk: DiskBackend,
@@ -69,7 +78,7 @@ impl DiskPool {
     pub fn new(
         disks: Vec<DiskBackend>,
         threads: usize,
-        on_done: impl Fn(Ended) + Send + Sync + 'static,
+        on_done: impl Fn(Ended) -> Over + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let on_done: Arc<OnDone> = Arc::new(on_done);
         let worker = |disk| {
@@ -108,7 +117,12 @@ impl DiskPool {
         self.with(disk, |schedule| schedule.release(request));
     }
 
-    /// The other replica has carried out a request that was submitted as [`Start::Elsewhere`].
+    /// See [`Schedule::again`].
+    pub fn again(&self, disk: u16, request: u64) {
+        self.with(disk, |schedule| schedule.again(request));
+    }
+
+    /// The other replica has carried out a request that was submitted as [`Start::Elsewhere`], or that may be run again.
     pub fn done_elsewhere(&self, disk: u16, request: u64) {
         self.with(disk, |schedule| {
             schedule.done(request);
@@ -178,12 +192,14 @@ impl Drop for DiskPool {
 struct Running<'a> {
     worker: &'a Worker,
     request: u64,
+    over: Over,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.worker.change(|schedule| {
-            schedule.done(self.request);
+        self.worker.change(|schedule| match self.over {
+            Over::Yes => schedule.done(self.request),
+            Over::Perhaps => schedule.pause(self.request),
         });
     }
 }
@@ -225,11 +241,11 @@ impl Worker {
 
     fn run(&self, request: &DiskRequest) {
         // Its end is told before what waits for it starts: so ends are told in the order of the requests.
-        let _running = Running { worker: self, request: request.request };
+        let mut running = Running { worker: self, request: request.request, over: Over::Yes };
         let done = self.disk.execute(request);
         let waited_for = self.lock().schedule.is_waited_for(request.request);
         let read = matches!(request.op, DiskOp::Read { .. });
-        (self.on_done)(Ended { done, read, waited_for });
+        running.over = (self.on_done)(Ended { done, read, waited_for });
     }
 }
 
@@ -255,8 +271,11 @@ mod tests {
     fn pool(options: &DiskOptions) -> (DiskPool, Receiver<DiskDone>) {
         let (sender, receiver) = channel();
         let disk = DiskBackend::open(options).unwrap();
-        let pool =
-            DiskPool::new(vec![disk], 3, move |ended: Ended| sender.send(ended.done).unwrap()).unwrap();
+        let pool = DiskPool::new(vec![disk], 3, move |ended: Ended| {
+            sender.send(ended.done).unwrap();
+            Over::Yes
+        })
+        .unwrap();
         (pool, receiver)
     }
 

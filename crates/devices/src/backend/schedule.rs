@@ -24,6 +24,8 @@ pub enum Start {
 enum State {
     Waiting(Start),
     Running,
+    /// It ran, and perhaps is to run once more ([`Schedule::again`]): it keeps its place.
+    Paused,
     /// The other replica's own run of a read that was also submitted here.
     Shadow,
 }
@@ -52,8 +54,10 @@ struct Entry {
     kind: Kind,
     sectors: Range<u64>,
     state: State,
-    /// What to carry out; taken out when it runs.
+    /// What to carry out; taken out when it runs, but for a read.
     body: Option<DiskRequest>,
+    /// It is to run again as soon as this run is told to be over.
+    again: bool,
     /// How many earlier entries it waits for.
     waits_for: usize,
     /// Serials of the later entries that wait for it.
@@ -124,6 +128,7 @@ impl Schedule {
             sectors,
             state,
             body,
+            again: false,
             waits_for,
             in_the_way_of,
         });
@@ -148,7 +153,33 @@ impl Schedule {
         let entry = &mut self.entries[index];
         entry.state = State::Running;
         self.running += 1;
-        entry.body.take()
+        match entry.kind {
+            // It may have to run again, and carries no data.
+            Kind::Read => entry.body.clone(),
+            Kind::Write | Kind::Flush => entry.body.take(),
+        }
+    }
+
+    /// A read that ran is not over: it may be run [`Schedule::again`], and until it is [`Schedule::done`] later writes of its
+    /// blocks wait.
+    pub fn pause(&mut self, request: u64) {
+        let is_it = |entry: &&mut Entry| entry.request == request && entry.state == State::Running;
+        if let Some(entry) = self.entries.iter_mut().find(is_it) {
+            entry.state = State::Paused;
+            self.running -= 1;
+            if std::mem::take(&mut entry.again) {
+                self.again(request);
+            }
+        }
+    }
+
+    /// Runs a read that is paused, or is about to be, once more.
+    pub fn again(&mut self, request: u64) {
+        let running = |entry: &&mut Entry| entry.request == request && entry.state == State::Running;
+        match self.entries.iter_mut().find(running) {
+            Some(entry) => entry.again = true,
+            None => self.change(|entry| entry.request == request && entry.state == State::Paused),
+        }
     }
 
     /// The Output Rule lets a held request go.
@@ -181,7 +212,7 @@ impl Schedule {
     fn underway(&self, request: u64) -> Option<usize> {
         let is_it = |entry: &Entry| {
             entry.request == request
-                && matches!(entry.state, State::Running | State::Waiting(Start::Elsewhere))
+                && matches!(entry.state, State::Running | State::Paused | State::Waiting(Start::Elsewhere))
         };
         self.entries.iter().position(is_it)
     }
@@ -358,6 +389,40 @@ mod tests {
         assert_eq!(ready(&mut schedule), [2]);
         schedule.done(2);
         assert!(ready(&mut schedule).is_empty());
+        schedule.done(3);
+        assert_eq!(ready(&mut schedule), [4]);
+    }
+
+    /// A backup's read that failed is run again from its own place: the primary's write of the same blocks waits for it.
+    #[test]
+    fn a_read_that_is_run_again_keeps_its_place() {
+        let mut schedule = Schedule::default();
+        submit(&mut schedule, 0, read(0, 2), Start::Now);
+        submit(&mut schedule, 1, write(1, 1), Start::Elsewhere);
+        submit(&mut schedule, 2, write(1, 1), Start::Now);
+        assert_eq!(ready(&mut schedule), [0]);
+        schedule.pause(0);
+        assert!(schedule.is_idle() && ready(&mut schedule).is_empty());
+        schedule.again(0);
+        assert_eq!(ready(&mut schedule), [0]);
+        // Whoever wants it again may be faster than the thread that ran it.
+        schedule.again(0);
+        schedule.pause(0);
+        assert_eq!(ready(&mut schedule), [0]);
+        schedule.pause(0);
+        schedule.done(0);
+        schedule.done(1);
+        assert_eq!(ready(&mut schedule), [2]);
+        schedule.done(2);
+
+        submit(&mut schedule, 3, read(0, 2), Start::Now);
+        submit(&mut schedule, 4, write(1, 1), Start::Elsewhere);
+        assert_eq!(ready(&mut schedule), [3]);
+        schedule.pause(3);
+        schedule.take_over();
+        assert!(ready(&mut schedule).is_empty());
+        schedule.again(3);
+        assert_eq!(ready(&mut schedule), [3]);
         schedule.done(3);
         assert_eq!(ready(&mut schedule), [4]);
     }

@@ -46,6 +46,8 @@ pub enum Event<'a> {
     Copies(Copies),
     /// The backup's machine differs from the primary's.
     Diverged(Divergence),
+    /// This side's own disk has failed it, in words: it ends, and its peer goes on.
+    DiskFailed(String),
     /// The operator wants the pair to stop.
     Stop,
 }

@@ -6,6 +6,9 @@ use crate::record::{LogRecord, OutputClass};
 
 impl<O> Replica<O> {
     pub(super) fn log_received(&mut self, log: LogFrame, now: Nanos) {
+        if self.backlog.executed_lsn() == self.backlog.received() {
+            self.progress_at = self.progress_at.max(now);
+        }
         let released = log.released;
         let taken =
             self.backlog.receive(log.records, log.sent).map_err(|error| error.to_string()).and_then(|()| {
@@ -84,6 +87,10 @@ impl<O> Replica<O> {
             return Ok(());
         }
         self.backlog.executed(record)?;
+        self.progress_at = self.progress_at.max(now);
+        if std::mem::take(&mut self.ask_deferred) {
+            self.ask(self.generation);
+        }
         if self.phase == Phase::Backup && self.exec_ack_due.is_none() && !self.ack_due {
             // Frames are acknowledged as they arrive; when none arrive (a stalled primary) execution is told by itself.
             self.exec_ack_due = Some(now + timers::EXEC_ACK_DELAY);

@@ -103,6 +103,11 @@ impl<O> Replica<O> {
         }
     }
 
+    /// True if the backup has executed everything that was logged.
+    pub fn backup_is_level(&self) -> bool {
+        self.session.is_some() && self.log.is_empty()
+    }
+
     fn acknowledge_reads(&mut self) {
         let acked = self.log.acked();
         while let Some((_, (disk, request))) = self.reads_unacked.pop_front_if(|(lsn, _)| *lsn <= acked) {

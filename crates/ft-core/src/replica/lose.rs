@@ -39,7 +39,12 @@ impl<O> Replica<O> {
                 self.reason = format!("lost the primary: {reason}");
                 self.phase = Phase::TakingOver(Stage::Replaying);
                 self.effects.push_back(Effect::CloseLink);
-                self.ask(self.generation);
+                // A win is of no use to a backup that cannot replay (its disk hangs, say), and would be the guest's end where the
+                // primary has given this backup up for just that.
+                self.ask_deferred = self.is_stuck(now);
+                if !self.ask_deferred {
+                    self.ask(self.generation);
+                }
             }
             Phase::Backup => {
                 // It never had a guest: back to the start.
@@ -54,6 +59,12 @@ impl<O> Replica<O> {
             Phase::Ending => self.finish(),
             _ => {}
         }
+    }
+
+    /// True if this backup has had records to execute for half as long as a primary bears, and has executed none.
+    fn is_stuck(&self, now: Nanos) -> bool {
+        let waits = self.backlog.executed_lsn() < self.backlog.received();
+        waits && now.saturating_sub(self.progress_at) >= self.settings.stuck / 2
     }
 
     fn count_off(&mut self, now: Nanos) {
@@ -124,6 +135,7 @@ impl<O> Replica<O> {
     pub(super) fn step_takeover(&mut self) {
         if self.phase == Phase::TakingOver(Stage::Replaying)
             && self.ask.is_none()
+            && !self.ask_deferred
             && self.backlog.is_replayed()
         {
             self.phase = Phase::TakingOver(Stage::Fencing);

@@ -207,6 +207,10 @@ pub struct Replica<O> {
     ack_due: bool,
     acked: Lsn,
     own_reads: Own,
+    /// When this backup last executed a record, or had none to execute.
+    progress_at: Nanos,
+    /// It has lost its primary and cannot replay: it asks when it can again.
+    ask_deferred: bool,
     // Ends.
     stop_wanted: bool,
     deposed_told: bool,
@@ -275,6 +279,8 @@ impl<O> Replica<O> {
             ack_due: false,
             acked: 0,
             own_reads: Own::default(),
+            progress_at: now,
+            ask_deferred: false,
             stop_wanted: false,
             deposed_told: false,
             ends_at: 0,
@@ -333,7 +339,8 @@ impl<O> Replica<O> {
             Event::CopyRefused(reason) => self.copy_refused(&reason),
             Event::Copies(copies) => self.settings.copies = Some(copies),
             Event::DisksReissued => self.disks_reissued(now),
-            Event::Diverged(divergence) => self.diverged(&divergence),
+            Event::Diverged(divergence) => self.give_up(Exit::Divergence, divergence.to_string()),
+            Event::DiskFailed(message) => self.give_up(Exit::Failure, message),
             Event::Stop => self.stop(now),
         }
     }
@@ -572,9 +579,10 @@ impl<O> Replica<O> {
         self.effects.push_back(Effect::ReadRegister);
     }
 
-    fn diverged(&mut self, divergence: &Divergence) {
+    /// Ends so that the peer sees it at once.
+    fn give_up(&mut self, exit: Exit, message: String) {
         self.effects.push_back(Effect::CloseLink);
-        self.halt(Exit::Divergence, divergence.to_string());
+        self.halt(exit, message);
     }
 
     fn stop(&mut self, now: Nanos) {

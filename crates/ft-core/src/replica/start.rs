@@ -141,7 +141,9 @@ impl<O> Replica<O> {
         let alone = self.alone_allowed && !peer_has_state && unused;
         let claim = match (register.holder, self.settings.copies) {
             (None, _) => me == ft_policies::ReplicaId::A,
-            (Some(holder), None) => alone || peer_waits && holder.replica == me,
+            (Some(holder), None | Some(Copies { live: Copies::ANY, .. })) => {
+                alone || peer_waits && holder.replica == me
+            }
             (Some(_), Some(mine)) => self.may_claim_with(mine, register.generation, alone, peer_waits),
         };
         if claim {

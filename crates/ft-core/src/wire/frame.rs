@@ -55,6 +55,11 @@ pub struct Copies {
     pub usable: bool,
 }
 
+impl Copies {
+    /// [`Copies::live`] of copies that nobody ever writes: any generation will do.
+    pub const ANY: u64 = u64::MAX;
+}
+
 /// First frame of a connection, and again when what it says has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {

@@ -57,9 +57,9 @@ pub(crate) struct Vm {
     /// How much memory the guest has: from "16 MiB" to "3 GiB", in whole 4 KiB pages.
     #[schemars(extend("default" = DEFAULT_MEMORY))]
     pub(crate) memory: Option<At<Size>>,
-    /// What is booted: `builtin:NAME` for a guest that is part of ft-vm (`builtin:kv`, `builtin:cpu`), or the path of an
-    /// ELF file with a PVH entry point.
-    #[schemars(with = "At<NonEmpty>", extend("examples" = ["builtin:kv", "builtin:cpu"]))]
+    /// What is booted: `builtin:NAME` for a guest that is part of ft-vm (`builtin:kv`, `builtin:cpu`, `builtin:blk`), or the
+    /// path of an ELF file with a PVH entry point.
+    #[schemars(with = "At<NonEmpty>", extend("examples" = ["builtin:kv", "builtin:cpu", "builtin:blk"]))]
     pub(crate) kernel: Option<At<NonEmpty>>,
     /// The path of an initial RAM disk for the kernel. Not available in this version.
     pub(crate) initrd: Option<At<NonEmpty>>,

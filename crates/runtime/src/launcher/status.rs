@@ -344,6 +344,17 @@ pub fn table(status: &Value) -> String {
         out.push_str(line.trim_end());
         out.push('\n');
     }
+    for replica in status["replicas"].as_array().into_iter().flatten() {
+        for kept in replica["quarantine"].as_array().into_iter().flatten() {
+            out.push_str(&format!(
+                "replica {}: {} sectors of disk {} are in {} until the old primary is known to be gone\n",
+                text(&replica["replica"]),
+                text(&kept["sectors"]),
+                text(&kept["disk"]),
+                text(&kept["path"])
+            ));
+        }
+    }
     out
 }
 
@@ -424,5 +435,10 @@ mod tests {
                         a        none     gone   10   -         -       -\n\
                         b        primary  live   11   123       0.2     0\n";
         assert_eq!(table(&status), expected);
+        let status = json!({"generation": 2, "replicas": [
+            {"replica": "b", "quarantine": [{"disk": 0, "sectors": 8, "path": "kv.img.quarantine-2"}]},
+        ]});
+        let line = "replica b: 8 sectors of disk 0 are in kv.img.quarantine-2 until the old primary is known to be gone\n";
+        assert!(table(&status).ends_with(line), "{}", table(&status));
     }
 }

@@ -15,15 +15,16 @@ use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::output::{DiskOp, DiskRequest};
 use ft_core::reads::ReadId;
 use ft_devices::backend::disk::DiskBackend;
-use ft_devices::backend::pool::{DiskPool, Ended};
+use ft_devices::backend::pool::{DiskPool, Ended, Over};
 use ft_devices::backend::schedule::Start;
 use ft_devices::ft::DiskPolicies;
 use ft_vcpu::Kick;
 
 use super::inputs::Inputs;
 
-/// Threads of each disk.
-const THREADS: usize = 2;
+/// Threads of each disk, with the page cache and past it: there a request waits for the medium, and more of them may wait at
+/// once (docs/measurements.md has figures).
+const THREADS: [usize; 2] = [2, 8];
 
 /// A disk and the number of a request on it.
 pub(super) type RequestId = (u16, u64);
@@ -55,8 +56,10 @@ struct State {
 
 #[derive(Default)]
 struct Own {
-    /// What runs, or has ended and was not told of by the log; a read with what to run again, should it fail here only.
-    running: BTreeMap<RequestId, Option<DiskOp>>,
+    /// What runs, or has ended and was not told of by the log.
+    running: BTreeSet<RequestId>,
+    /// Reads among those that have ended that failed here, and may be run again.
+    failed_reads: BTreeSet<RequestId>,
     ended: BTreeMap<RequestId, DiskDone>,
     /// Reads of a shared disk that have ended and that the protocol was not told of; true if a write waits for it.
     reads: Vec<(ReadId, bool)>,
@@ -78,12 +81,18 @@ impl Ends {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, ended: Ended) {
+    /// A backup's read that failed may have to be run again: the primary's may not have.
+    fn end(&self, ended: Ended) -> Over {
         let Ended { done, read, waited_for } = ended;
         let id = (done.disk, done.request);
         let policy = self.policies.get(usize::from(done.disk));
         let mut state = self.state();
+        let mut over = Over::Yes;
         if let Some(own) = &mut state.own {
+            if read && done.status != DiskStatus::Ok {
+                over = Over::Perhaps;
+                own.failed_reads.insert(id);
+            }
             if read && done.status == DiskStatus::Ok && policy.is_some_and(|policy| policy.reads_twice()) {
                 own.reads.push((id, waited_for));
             }
@@ -98,12 +107,14 @@ impl Ends {
         }
         drop(state);
         self.vcpu.get().map(Thread::unpark);
+        over
     }
 }
 
 impl Disks {
     pub(super) fn new(
         disks: Vec<DiskBackend>,
+        direct: bool,
         policies: DiskPolicies,
         inputs: Arc<Inputs>,
         kick: Arc<Kick>,
@@ -112,7 +123,7 @@ impl Disks {
         let state = Mutex::default();
         let ends = Arc::new(Ends { state, inputs, kick, vcpu, policies: Arc::clone(&policies) });
         let to = Arc::clone(&ends);
-        let pool = DiskPool::new(disks, THREADS, move |ended| to.end(ended))?;
+        let pool = DiskPool::new(disks, THREADS[usize::from(direct)], move |ended| to.end(ended))?;
         Ok(Self { pool, ends, policies, closed: Mutex::new(false) })
     }
 
@@ -172,8 +183,7 @@ impl Disks {
     /// Carries out, as a backup, a request of the machine's.
     pub(super) fn submit_own(&self, request: DiskRequest) {
         if let Some(own) = &mut self.ends.state().own {
-            let op = matches!(request.op, DiskOp::Read { .. }).then(|| request.op.clone());
-            own.running.insert((request.disk, request.request), op);
+            own.running.insert((request.disk, request.request));
         }
         self.start(request, Start::Now, false);
     }
@@ -189,25 +199,26 @@ impl Disks {
         let Some(own) = &mut state.own else { return OwnResult::NotOwn };
         match own.ended.remove(&id) {
             Some(done) => OwnResult::Ended(done),
-            None if own.running.contains_key(&id) => OwnResult::Running,
+            None if own.running.contains(&id) => OwnResult::Running,
             None => OwnResult::NotOwn,
         }
     }
 
     /// A read that failed here and not on the primary is run again.
     pub(super) fn retry(&self, id: RequestId) {
-        let op = self.ends.state().own.as_ref().and_then(|own| own.running.get(&id)?.clone());
-        if let Some(op) = op {
-            self.start(DiskRequest { disk: id.0, request: id.1, op }, Start::Now, false);
+        if let Some(own) = &mut self.ends.state().own {
+            own.failed_reads.remove(&id);
         }
+        self.pool.again(id.0, id.1);
     }
 
     /// The log's completion of a request was executed.
     pub(super) fn completed(&self, id: RequestId) {
-        let own = self.ends.state().own.as_mut().is_some_and(|own| own.running.remove(&id).is_some());
-        if !own {
-            self.pool.done_elsewhere(id.0, id.1);
+        if let Some(own) = &mut self.ends.state().own {
+            own.running.remove(&id);
+            own.failed_reads.remove(&id);
         }
+        self.pool.done_elsewhere(id.0, id.1);
     }
 
     /// Reads of a shared disk that have ended since the last call; true if a write is known to wait for it.
@@ -225,15 +236,28 @@ impl Disks {
 
     /// Goes live: what has ended becomes inputs, what was elsewhere is done here.
     pub(super) fn take_over(&self) {
+        let mut failed_reads = BTreeSet::new();
         {
             let mut state = self.ends.state();
             if let Some(own) = state.own.take() {
-                for done in own.ended.into_values() {
+                failed_reads = own.failed_reads;
+                for (_, done) in own.ended.into_iter().filter(|(id, _)| !failed_reads.contains(id)) {
                     self.ends.inputs.push(Input::DiskDone(done));
                 }
             }
         }
         self.pool.take_over();
+        // The primary may have had their data: only a failure of this side's as the live one is the guest's to know.
+        failed_reads.into_iter().for_each(|(disk, request)| self.pool.again(disk, request));
+    }
+
+    /// Makes all that was written durable, past the schedule: when nothing runs any more. True if it went well.
+    pub(super) fn flush_all(&self) -> bool {
+        let flush = |(disk, backend): (usize, &DiskBackend)| {
+            let request = DiskRequest { disk: disk as u16, request: u64::MAX, op: DiskOp::Flush };
+            backend.execute(&request).status == DiskStatus::Ok
+        };
+        self.pool.disks().enumerate().all(flush)
     }
 
     /// Waits for what runs and lets nothing more begin.
@@ -244,5 +268,130 @@ impl Disks {
         } else {
             self.pool.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    use ft_devices::backend::medium::Medium;
+    use ft_devices::ft::DiskPolicy;
+    use ft_devices::ft::reads::OnBackup;
+    use ft_devices::ft::sharing::{Separate, Shared};
+
+    use super::*;
+
+    /// Fails so many reads, then gives sevens.
+    #[derive(Debug)]
+    struct Failing(AtomicUsize);
+
+    impl Medium for Failing {
+        fn len(&self) -> u64 {
+            1 << 20
+        }
+        fn read(&self, buffer: &mut [u8], _offset: u64) -> io::Result<()> {
+            let fails = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            buffer.fill(7);
+            if fails.is_ok() { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+        fn write(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn zero(&self, _offset: u64, _len: u64, _unmap: bool) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn disks(policy: DiskPolicy, failures: usize) -> (Disks, Arc<Inputs>) {
+        let backend = DiskBackend::new(Box::new(Failing(AtomicUsize::new(failures))), Path::new("a disk"));
+        let inputs = Arc::new(Inputs::default());
+        let (kick, vcpu) = (Arc::new(Kick::new()), Arc::default());
+        let policies: DiskPolicies = Arc::from([policy]);
+        (Disks::new(vec![backend], false, policies, Arc::clone(&inputs), kick, vcpu).unwrap(), inputs)
+    }
+
+    fn read(request: u64) -> DiskRequest {
+        DiskRequest { disk: 0, request, op: DiskOp::Read { sector: 0, len: 512 } }
+    }
+
+    fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < until, "it never happened");
+            std::thread::yield_now();
+        }
+    }
+
+    fn ended(disks: &Disks, id: RequestId) -> DiskDone {
+        wait(|| match disks.take_own(id) {
+            OwnResult::Ended(done) => Some(done),
+            OwnResult::Running | OwnResult::NotOwn => None,
+        })
+    }
+
+    fn input(inputs: &Inputs) -> DiskDone {
+        match wait(|| inputs.pop_if(|_| true)) {
+            Input::DiskDone(done) => done,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_read_that_failed_on_a_backup_is_run_again_until_it_succeeds() {
+        let (disks, _) = disks(DiskPolicy::new(Shared, OnBackup), 2);
+        disks.follow();
+        disks.submit_own(read(0));
+        for _ in 0..2 {
+            assert_eq!(ended(&disks, (0, 0)).status, DiskStatus::IoError);
+            assert!(disks.take_reads().is_empty(), "it has no data");
+            disks.retry((0, 0));
+        }
+        let done = ended(&disks, (0, 0));
+        assert_eq!((done.status, done.data), (DiskStatus::Ok, vec![7; 512]));
+        assert_eq!(disks.take_reads(), [((0, 0), false)]);
+        disks.completed((0, 0));
+        assert!(matches!(disks.take_own((0, 0)), OwnResult::NotOwn));
+    }
+
+    /// A failure that the primary perhaps did not have is not the guest's: going live, it is run once more.
+    #[test]
+    fn going_live_forgets_failures_of_reads_and_keeps_results() {
+        let (disks, inputs) = disks(DiskPolicy::new(Shared, OnBackup), 1);
+        disks.follow();
+        disks.submit_own(read(0));
+        let failed = || disks.ends.state().own.as_ref().is_some_and(|own| !own.failed_reads.is_empty());
+        wait(|| failed().then_some(()));
+        disks.submit_own(read(1));
+        let both = || disks.ends.state().own.as_ref().is_some_and(|own| own.ended.len() == 2);
+        wait(|| both().then_some(()));
+        let write = DiskOp::Write { sector: 0, data: vec![1; 512] };
+        disks.submit_elsewhere(DiskRequest { disk: 0, request: 2, op: write });
+        assert_eq!(disks.writes_elsewhere(0), [0..1]);
+        assert!(!inputs.any());
+        disks.take_over();
+        let mut done = [input(&inputs), input(&inputs), input(&inputs)];
+        done.sort_by_key(|done| done.request);
+        let status = done.map(|done| done.status);
+        assert_eq!(status, [DiskStatus::Ok, DiskStatus::Ok, DiskStatus::IoError]);
+        assert!(!disks.take_failure((0, 2)), "a shared disk's failure is the guest's");
+    }
+
+    #[test]
+    fn a_failed_write_of_an_own_copy_is_told_once() {
+        let (disks, inputs) = disks(DiskPolicy::new(Separate, OnBackup), 0);
+        let op = DiskOp::Write { sector: 0, data: vec![1; 512] };
+        disks.submit(DiskRequest { disk: 0, request: 5, op }, false);
+        assert_eq!(input(&inputs).status, DiskStatus::IoError);
+        assert!(!disks.take_failure((0, 4)));
+        assert!(disks.take_failure((0, 5)) && !disks.take_failure((0, 5)));
     }
 }

@@ -110,12 +110,31 @@ impl Events {
             }
             if let Some(ending) = shared.ending() {
                 shared.disks.close(ending.orderly);
+                if ending.orderly {
+                    stamp_clean(shared);
+                }
                 shared.last_words();
                 shared.control.end(ending.code, ending.message);
                 shared.control.drain();
                 return ending.code;
             }
         }
+    }
+}
+
+/// The guest ended in order: this side's copies of separate disks are what its guest made of them, as the other side's are.
+fn stamp_clean(shared: &Shared) {
+    let (generation, position) = (shared.core().generation(), shared.position.load(Ordering::Acquire));
+    if shared.media.copies.is_empty() || position == 0 {
+        return;
+    }
+    let stamped = if shared.disks.flush_all() {
+        shared.media.copies.stamp_clean(generation, position)
+    } else {
+        Err("a disk could not be flushed".to_owned())
+    };
+    if let Err(error) = stamped {
+        shared.control.notice(format!("{error}: the next start compares the disks of both replicas"));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use ft_devices::backend::file::DiskError;
+use ft_devices::backend::stamp::StampError;
 use ft_policies::Size;
 
 use crate::machine::BuildError;
@@ -12,6 +13,9 @@ pub const HOST_LACKS: u8 = 4;
 
 /// Exit code: what the config says cannot be.
 const BAD_CONFIG: u8 = 2;
+
+/// Exit code: the peer is another's, or has another config.
+const NO_PAIR: u8 = 6;
 
 /// Sizes as a config has them.
 fn describe(error: &DiskError) -> String {
@@ -39,6 +43,9 @@ pub enum Startup {
     /// A disk.
     #[error("disk {}", describe(.0))]
     Disk(DiskError),
+    /// The stamp of a separate disk.
+    #[error("disk {0}")]
+    Copy(StampError),
     /// The machine.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -56,6 +63,7 @@ impl Startup {
             Self::Build(BuildError::Kernel { .. } | BuildError::Builtin(_) | BuildError::Boot { .. }) => {
                 BAD_CONFIG
             }
+            Self::Disk(DiskError::OtherPair(_)) => NO_PAIR,
             _ => 1,
         }
     }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use ft_core::{Event, Phase};
+use ft_devices::backend::stamp::CopyState;
 
 use super::Setting;
 use super::shared::Shared;
@@ -50,6 +51,8 @@ impl Peers {
 
 /// Cuts the old primary off from what this side is about to write, then tells the protocol.
 pub(super) fn fence(shared: &Shared, generation: u64) {
+    // After the win and the replay, and before the first output in this generation.
+    insist(shared, || shared.media.copies.stamp(CopyState::Live, generation));
     insist(shared, || match shared.setting {
         Setting::Solo | Setting::OneMachine => Ok(()),
         Setting::TwoHosts => keep_apart(shared, generation),

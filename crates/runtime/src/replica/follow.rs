@@ -7,7 +7,6 @@ use ft_core::{Body, LogRecord, Mode, Nanos, reads};
 use ft_vcpu::Stop;
 
 use super::disks::{OwnResult, RequestId};
-use super::shared::Ending;
 use super::vcpu::{NAP, Runner};
 
 /// Between two runs of a read that fails here only: first and longest.
@@ -131,23 +130,24 @@ impl Runner {
                         done.data = own.data;
                         break;
                     }
-                    // The primary's failure is what the guest sees; nothing was changed by it.
-                    (_, _) if digest.is_none() && done.status != DiskStatus::Ok => break,
+                    // The primary's failure is what the guest sees; nothing was changed by it. If it was a read, the primary need
+                    // not wait for this side's.
+                    (_, _) if digest.is_none() && done.status != DiskStatus::Ok => {
+                        self.shared.core().own_read_finished(id, true);
+                        self.shared.transmit();
+                        break;
+                    }
                     (DiskStatus::Ok, _) if digest.is_some() => {
                         if !self.wait_to_retry(&mut tries, id) {
                             return false;
                         }
                     }
                     _ => {
-                        self.shared.end(Ending {
-                            code: 1,
-                            message: format!(
-                                "a write to this side's copy of disk {} failed that succeeded on the primary: this copy is \
-                                 of no more use, and this backup ends",
-                                id.0
-                            ),
-                            orderly: false,
-                        });
+                        self.shared.disk_failed(format!(
+                            "a write to this side's copy of disk {} failed that succeeded on the primary: this copy is of no \
+                             more use, and this backup ends",
+                            id.0
+                        ));
                         return false;
                     }
                 },

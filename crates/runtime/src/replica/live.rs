@@ -9,7 +9,6 @@ use ft_devices::ft::DiskPolicies;
 use ft_vcpu::Stop;
 
 use super::inputs;
-use super::shared::Ending;
 use super::vcpu::{NAP, Runner};
 
 /// Between two digests, in instructions.
@@ -154,9 +153,9 @@ impl Runner {
         let position = self.machine.position();
         if let Input::DiskDone(done) = &input
             && self.shared.disks.take_failure((done.disk, done.request))
-            && self.shared.core().is_paired()
+            && self.gives_up_copy(done.disk)
         {
-            return self.give_up_copy(done.disk);
+            return;
         }
         if let Err(error) = self.machine.apply(&input) {
             // Nothing has changed, and nothing is logged: an answer that came twice, say.
@@ -198,15 +197,27 @@ impl Runner {
     }
 
     /// A write or flush of this side's own copy failed, and the backup has a copy of its own, on which it may have succeeded:
-    /// from here on the copies differ. The guest must not see a failure that the better copy spares it.
-    fn give_up_copy(&self, disk: u16) {
-        self.shared.end(Ending {
-            code: 1,
-            message: format!(
-                "a write to this side's copy of disk {disk} failed: the backup, which has a copy of its own, takes over"
-            ),
-            orderly: false,
-        });
+    /// from here on the copies differ. The guest must not see a failure that the better copy spares it: this side gives up. But
+    /// first the guest stands still until the backup has executed all that was logged, which shows that its copy is no worse:
+    /// it could be about to give up itself. False if there is no backup any more: the failure is the guest's to know.
+    fn gives_up_copy(&self, disk: u16) -> bool {
+        loop {
+            self.flush();
+            {
+                let core = self.shared.core();
+                if !core.is_paired() || core.mode() == Mode::Over {
+                    return core.mode() == Mode::Over;
+                }
+                if core.backup_is_level() {
+                    break;
+                }
+            }
+            self.shared.park(self.shared.now() + NAP);
+        }
+        self.shared.disk_failed(format!(
+            "a write to this side's copy of disk {disk} failed: the backup, which has a copy of its own, takes over"
+        ));
+        true
     }
 
     /// Logs an anchor at this position.
@@ -232,11 +243,22 @@ impl Runner {
 
     /// Logs a digest here. False if the guest must not go on (the mode changed while there was no room).
     fn log_digest(&mut self) -> bool {
-        let body = Body::Digest(self.machine.digest(false));
+        self.log_digest_of(false)
+    }
+
+    /// The same of all of memory: the last one that both sides take.
+    pub(super) fn log_last_digest(&mut self) {
+        if self.shared.core().is_paired() {
+            self.log_digest_of(true);
+        }
+    }
+
+    fn log_digest_of(&mut self, full: bool) -> bool {
+        let body = Body::Digest(self.machine.digest(full));
         loop {
             let now = self.shared.now();
             let mut core = self.shared.core();
-            if core.mode() != Mode::Live {
+            if !matches!(core.mode(), Mode::Live | Mode::Stop) {
                 return false;
             }
             if core.reserve(body.cost(), now) {

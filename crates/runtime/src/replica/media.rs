@@ -15,12 +15,15 @@ use ft_devices::backend::quarantine::{Quarantine, QuarantineError, QuarantineOwn
 use ft_policies::{Config, Disk, ReplicaId, Sharing, Size};
 
 use super::Setting;
+use super::copies::Copies;
 use super::exit::Startup;
 
 /// The open files of all disks, in the order of the config.
 #[derive(Debug)]
 pub(super) struct Media {
     disks: Vec<OpenDisk>,
+    /// Of separate disks, for a replica of a pair.
+    pub(super) copies: Arc<Copies>,
 }
 
 /// One disk's file.
@@ -50,8 +53,15 @@ impl Media {
         let holder = Holder { pair: fold(config), incarnation };
         let mut disks = Vec::new();
         let mut backends = Vec::new();
-        for disk in &config.disks {
-            let open = open(disk, replica, setting, holder)?;
+        let mut copies = Copies::default();
+        for (index, disk) in config.disks.iter().enumerate() {
+            let (open, created) = open(disk, replica, setting, holder)?;
+            if disk.sharing == Sharing::Separate && setting != Setting::Solo {
+                let how = (created, disk.read_only);
+                copies
+                    .add(&open.file, open.path.clone(), index, config.pair_id(), how)
+                    .map_err(Startup::Copy)?;
+            }
             let mut medium: Box<dyn Medium> = match &open.quarantine {
                 Some(quarantine) => Box::new(Arc::clone(quarantine)),
                 None => Box::new(Arc::clone(&open.file)),
@@ -64,7 +74,7 @@ impl Media {
             backends.push(DiskBackend::new(medium, &open.path));
             disks.push(open);
         }
-        Ok((Self { disks }, backends))
+        Ok((Self { disks, copies: Arc::new(copies) }, backends))
     }
 
     /// Sizes in sectors.
@@ -166,7 +176,13 @@ fn fold(config: &Config) -> u64 {
     all as u64 ^ (all >> 64) as u64
 }
 
-fn open(disk: &Disk, replica: ReplicaId, setting: Setting, holder: Holder) -> Result<OpenDisk, Startup> {
+/// Opens a disk's file. True beside it if it was not there before.
+fn open(
+    disk: &Disk,
+    replica: ReplicaId,
+    setting: Setting,
+    holder: Holder,
+) -> Result<(OpenDisk, bool), Startup> {
     let path = disk.path_of((setting != Setting::Solo).then_some(replica));
     let shared = disk.sharing == Sharing::Shared;
     let options = DiskOptions {
@@ -182,5 +198,6 @@ fn open(disk: &Disk, replica: ReplicaId, setting: Setting, holder: Holder) -> Re
         let beside = (!file.is_block_device()).then_some(path.as_path());
         Arc::new(Quarantine::new(Arc::clone(&file) as Arc<dyn Medium>, beside))
     });
-    Ok(OpenDisk { file, quarantine, path, sharing: disk.sharing })
+    let created = file.is_new();
+    Ok((OpenDisk { file, quarantine, path, sharing: disk.sharing }, created))
 }

@@ -16,6 +16,7 @@
 
 mod chores;
 mod control;
+mod copies;
 mod disks;
 mod events;
 mod exit;
@@ -129,7 +130,7 @@ fn start(
         ack_timeout: config.detector.ack_timeout().nanos(),
         stuck: STUCK,
         hold_outputs: config.output.rule.holds(),
-        copies: None,
+        copies: media.copies.worth(),
     };
     let lan = Arc::new(PacketSocket::from(lan));
     control::set_nonblocking(&*lan).map_err(Startup::Host)?;

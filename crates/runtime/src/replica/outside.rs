@@ -47,7 +47,10 @@ impl Outside {
                 shared.control.send(&FromReplica::RxAcknowledged { generation, seq });
             }
             Effect::ReadFinished { disk, request } => shared.disks.read_finished(disk, request),
-            Effect::CopyFrom | Effect::CopyTo | Effect::CopyOff | Effect::CopyMessage(_) => {}
+            Effect::CopyFrom => shared.chore(Chore::CopyFrom),
+            Effect::CopyTo => shared.chore(Chore::CopyTo),
+            Effect::CopyMessage(message) => shared.chore(Chore::CopyMessage(message)),
+            Effect::CopyOff => shared.chore(Chore::CopyOff),
             Effect::Peer { incarnation, gone } => {
                 shared.peers.heard(incarnation, gone);
                 shared.chore(Chore::PeerHeard);

@@ -5,7 +5,8 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use ft_core::Event;
+use ft_core::{Event, Phase};
+use ft_devices::backend::stamp::CopyState;
 use ft_policies::{Answer, Config, Register, Unavailable, Who};
 
 use super::shared::Shared;
@@ -35,6 +36,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
         while let Ok(call) = receiver.recv() {
             let event = match within_deadline(&register, call, shared.me(), &place) {
                 Done::Read(result) => Event::Register(result),
+                Done::Answer(from, Answer::Won) => Event::Answer { from, answer: stamped(&shared, from + 1) },
                 Done::Answer(from, answer) => Event::Answer { from, answer },
             };
             shared.handle(event);
@@ -42,6 +44,21 @@ pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// A win counts when this side's copies of separate disks say so, before the first output in the generation. A backup that takes
+/// over stamps them later, when it has replayed everything ([`super::fence`]).
+fn stamped(shared: &Shared, generation: u64) -> Answer {
+    if matches!(shared.core().phase(), Phase::TakingOver(_)) {
+        return Answer::Won;
+    }
+    match shared.media.copies.stamp(CopyState::Live, generation) {
+        Ok(()) => Answer::Won,
+        // The ask stays outstanding, is repeated, and won again.
+        Err(reason) => {
+            Answer::Unavailable(Unavailable::NoAnswer { place: "this side's disks".to_owned(), reason })
+        }
+    }
 }
 
 fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: Who, place: &str) -> Done {

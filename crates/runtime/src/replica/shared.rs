@@ -130,7 +130,9 @@ impl Shared {
         let kick = Arc::new(Kick::new());
         let vcpu: Arc<OnceLock<Thread>> = Arc::default();
         let policies = config.disks.iter().map(DiskPolicy::of).collect();
-        let disks = Disks::new(disks, policies, Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu))?;
+        let direct = setting == Setting::TwoHosts;
+        let disks =
+            Disks::new(disks, direct, policies, Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu))?;
         Ok(Arc::new(Self {
             core: Mutex::new(core),
             outside: Mutex::new(Outside::new(lan)),
@@ -195,6 +197,12 @@ impl Shared {
             self.kick.set();
         }
         self.wake();
+    }
+
+    /// This side's own disk has failed it.
+    pub(super) fn disk_failed(&self, message: String) {
+        self.handle(Event::DiskFailed(message));
+        self.pump();
     }
 
     pub(super) fn mode(&self) -> Mode {

@@ -96,6 +96,7 @@ impl Runner {
                     self.live();
                 }
                 Mode::Stop => {
+                    self.log_last_digest();
                     let (position, now) = (self.machine.position(), self.shared.now());
                     self.shared.core().append_stop(position, now);
                     self.shared.pump();
@@ -147,6 +148,9 @@ impl Runner {
         let mut any_held = false;
         for Output { position, body } in self.machine.take_outputs() {
             self.note_end(position, &body);
+            if class(&body) == OutputClass::End && position == self.machine.position() {
+                self.log_last_digest();
+            }
             match (self.recording.decide(&body), body) {
                 (Disposition::AfterAck | Disposition::Keep, body) => {
                     let (class, digest, size, now) =

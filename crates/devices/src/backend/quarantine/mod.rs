@@ -33,8 +33,8 @@ pub use table::QuarantineOwner;
 
 /// A disk's medium, and what is kept apart from it.
 ///
-/// Every request holds the lock for reading while it runs, so a change of what is kept apart waits for the requests that run and
-/// holds up those that come; in ordinary times the lock is all that this layer costs.
+/// Every request holds the lock for reading while it runs, so a change of what is kept apart waits for the requests that run
+/// and holds up those that come; in ordinary times the lock is all that this layer costs.
 #[derive(Debug)]
 pub struct Quarantine {
     inner: Arc<dyn Medium>,
@@ -46,8 +46,8 @@ pub struct Quarantine {
 /// What is kept apart, and for whose sake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantineStatus {
-    /// The processes whose writes may still land, in the order in which they were deposed. All of them must be known gone before
-    /// [`Quarantine::end`].
+    /// The processes whose writes may still land, in the order in which they were deposed. All of them must be known gone
+    /// before [`Quarantine::end`].
     pub owners: Vec<QuarantineOwner>,
     /// 512-byte blocks kept apart.
     pub sectors: u64,
@@ -60,8 +60,8 @@ pub struct QuarantineStatus {
 pub enum QuarantineError {
     /// Nothing can be beside a block device.
     #[error(
-        "the disk is a block device: there is no place beside it for blocks that another host may still write. Keep shared disks of \
-         two hosts in files, or fence the device by reservations"
+        "the disk is a block device: there is no place beside it for blocks that another host may still write. Keep shared \
+         disks of two hosts in files, or fence the device by reservations"
     )]
     NoPlace,
     /// The caller asks for what cannot be.
@@ -69,8 +69,8 @@ pub enum QuarantineError {
     Unfit(String),
     /// The side file is of another pair.
     #[error(
-        "{}: holds blocks of this disk for another pair ({found:032x}, this one is {wanted:032x}). The disk is incomplete without \
-         them: start that pair, or restore the disk from a backup and remove the file",
+        "{}: holds blocks of this disk for another pair ({found:032x}, this one is {wanted:032x}). The disk is incomplete \
+         without them: start that pair, or restore the disk from a backup and remove the file",
         .path.display()
     )]
     OtherPair {
@@ -83,8 +83,8 @@ pub enum QuarantineError {
     },
     /// The side file makes no sense.
     #[error(
-        "{}: is damaged: {reason}. The disk is incomplete without it: restore both from a backup, or remove the file and check the \
-         guest's file systems",
+        "{}: is damaged: {reason}. The disk is incomplete without it: restore both from a backup, or remove the file and \
+         check the guest's file systems",
         .path.display()
     )]
     Damaged {
@@ -113,8 +113,8 @@ impl QuarantineError {
 }
 
 impl Quarantine {
-    /// Puts the layer around `inner`; nothing is kept apart yet. `disk` is the disk's regular file, beside which blocks can be kept;
-    /// `None` for a block device.
+    /// Puts the layer around `inner`; nothing is kept apart yet. `disk` is the disk's regular file, beside which blocks can
+    /// be kept; `None` for a block device.
     pub fn new(inner: Arc<dyn Medium>, disk: Option<&Path>) -> Self {
         // Both hosts must mean the same directory, also where one of them reaches the disk through a link.
         let disk = disk.map(|disk| std::fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned()));
@@ -132,8 +132,8 @@ impl Quarantine {
         Ok(active.as_ref().map(status))
     }
 
-    /// Keeps `sectors` apart from now on, for fear of `owner`, together with all that was apart already. They begin with what the
-    /// disk holds: the caller issues the writes again that may have been cut short. When it returns, all is durable.
+    /// Keeps `sectors` apart from now on, for fear of `owner`, together with all that was apart already. They begin with what
+    /// the disk holds: the caller issues the writes again that may have been cut short. When it returns, all is durable.
     ///
     /// # Errors
     /// It cannot be done: nothing may be written to the disk then.
@@ -160,8 +160,8 @@ impl Quarantine {
         remove_older(disk, owner.generation)
     }
 
-    /// Brings the blocks back to the disk, durably, and forgets them. To be called when every owner is known gone. Requests wait
-    /// meanwhile.
+    /// Brings the blocks back to the disk, durably, and forgets them. To be called when every owner is known gone. Requests
+    /// wait meanwhile.
     ///
     /// # Errors
     /// The host's; the blocks stay apart, and it can be tried again.
@@ -190,7 +190,8 @@ impl Quarantine {
         self.active.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(status)
     }
 
-    /// The side file that counts. Those that do not are removed, the older ones first: none may outlive the one that stands for it.
+    /// The side file that counts. Those that do not are removed, the older ones first: none may outlive the one that stands
+    /// for it.
     fn find(&self, pair: u128) -> Result<Option<SideFile>, QuarantineError> {
         let Some(disk) = self.disk.as_deref() else { return Ok(None) };
         let found = side::find(disk)?;

@@ -10,8 +10,8 @@ use super::super::medium::Medium;
 use super::QuarantineError;
 use super::table::{PREFIX, Place, RELEASED, Table};
 
-/// What the name of a side file has behind the disk's, before the generation. The generation is in the name so that a process that
-/// was deposed in the middle of replacing or removing its own file cannot touch a later one's.
+/// What the name of a side file has behind the disk's, before the generation. The generation is in the name so that a process
+/// that was deposed in the middle of replacing or removing its own file cannot touch a later one's.
 const SUFFIX: &str = ".quarantine-";
 /// Bytes that are copied at a time.
 const CHUNK: usize = 1 << 20;

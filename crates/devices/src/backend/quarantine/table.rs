@@ -356,7 +356,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_head_with_a_good_checksum_may_say_anything(mut content in prop::collection::vec(any::<u8>(), 100..300), small in any::<bool>()) {
+        fn a_head_with_a_good_checksum_may_say_anything(
+            mut content in prop::collection::vec(any::<u8>(), 100..300),
+            small: bool,
+        ) {
             let len = content.len() as u32 + 4;
             content[..8].copy_from_slice(&MAGIC);
             content[8..12].copy_from_slice(&VERSION.to_le_bytes());

@@ -1,3 +1,5 @@
+//! Late writes, cold starts and second failures, over a disk in memory and a directory of its own.
+
 #![expect(clippy::single_range_in_vec_init, reason = "one run of blocks is the usual case")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -261,8 +263,8 @@ fn ops() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever a deposed replica writes to blocks that are kept apart, and whenever the live one ends: reads see what the live ones
-    /// wrote last, and in the end the disk holds it.
+    /// Whatever a deposed replica writes to blocks that are kept apart, and whenever the live one ends: reads see what the
+    /// live ones wrote last, and in the end the disk holds it.
     #[test]
     fn the_disk_is_what_the_live_replicas_wrote(ops in prop::collection::vec(ops(), 1..40)) {
         let place = Place::new();
