@@ -7,6 +7,7 @@ mod durable;
 pub mod entropy;
 pub mod fault;
 pub mod file;
+pub mod fuzzing;
 mod lock;
 pub mod medium;
 pub mod memory;

@@ -191,6 +191,13 @@ impl Stamp {
         text + &format!("crc32 = \"{crc:08x}\"\n")
     }
 
+    /// For fuzzers: what is understood is what would be written.
+    pub(super) fn check_decoder(bytes: &[u8]) {
+        if let Ok(stamp) = Self::decode(bytes) {
+            assert_eq!(stamp.encode().as_bytes(), bytes);
+        }
+    }
+
     fn decode(text: &[u8]) -> Result<Self, Bad> {
         let text = std::str::from_utf8(text).map_err(|_| Bad::Damaged)?;
         let field = |name: &str| {
