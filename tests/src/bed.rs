@@ -1,24 +1,31 @@
 //! One pair's surroundings: a folder, a config, ports; and the check that nothing outlives the test.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::WITNESS;
+use crate::hosts::{ADDRESSES, Hosts};
 use crate::launcher::{LIFE, send_signal};
-use crate::{DiskPolicy, Launcher, Ports, Settings, Status, Witness, survivors};
+use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, Witness, survivors};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// The file of the guest's console, of a pair on two hosts: each launcher writes its part of it.
+const CONSOLE: &str = "console";
+
 /// A folder with a config of its own. Everything that was started in it ends with this value.
 pub struct Bed {
-    /// The tie-breaker of separate disks, from the beginning to the end. It ends before its folder.
+    /// The tie-breaker of separate disks, from the beginning to the end. It ends before its host and its folder.
     witness: Option<Witness>,
+    /// Where the replicas of a pair on two hosts are.
+    hosts: Option<Hosts>,
     folder: tempfile::TempDir,
     /// 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
     pub ports: Ports,
@@ -43,19 +50,56 @@ pub struct Finished {
 impl Bed {
     /// A folder with `pair.toml`. Waits for the end of every other bed of this process; a thread has one at a time.
     pub fn new(settings: &Settings) -> Self {
+        let folder = folder_in(&std::env::temp_dir()).expect("a temporary folder");
+        Self::on(None, folder, settings)
+    }
+
+    /// The same for a pair on two hosts; the console is in a file that both write. `None` where that cannot be, which is said:
+    /// the test is not run.
+    pub fn on_two_hosts(settings: &Settings) -> Option<Self> {
+        // A shared disk is used past the page cache there, which a file system in memory has no way of.
+        let places = [std::env::temp_dir(), PathBuf::from("/var/tmp")];
+        let folder = if settings.disk.is_separate() {
+            Some(folder_in(&places[0]).expect("a temporary folder"))
+        } else {
+            places
+                .iter()
+                .filter_map(|place| folder_in(place).ok())
+                .find(|folder| knows_direct_io(folder.path()))
+        };
+        let Some(folder) = folder else {
+            println!("not run: neither {} nor {} knows direct I/O", places[0].display(), places[1].display());
+            return None;
+        };
+        let hosts = match Hosts::new() {
+            Ok(hosts) => hosts,
+            Err(reason) => {
+                println!("not run: two hosts on this machine cannot be made: {reason}");
+                return None;
+            }
+        };
+        let console = format!("\n[console]\noutput = \"{CONSOLE}\"\n");
+        let extra = settings.extra.clone() + &console;
+        Some(Self::on(Some(hosts), folder, &Settings { extra, ..settings.clone() }))
+    }
+
+    fn on(hosts: Option<Hosts>, folder: tempfile::TempDir, settings: &Settings) -> Self {
         // A failed test leaves nothing behind that the next one would have to care about.
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = tempfile::Builder::new().prefix("ft-e2e-").tempdir().expect("a temporary folder");
         fs::create_dir(folder.path().join("run")).expect("the folder is new");
         // Ports 3 to 5 are for a second config in the same folder.
         let ports = Ports::reserve(WITNESS + 1);
-        fs::write(folder.path().join("pair.toml"), settings.text(&name, &ports))
+        let addresses = if hosts.is_some() { ADDRESSES } else { ["127.0.0.1"; 2] };
+        fs::write(folder.path().join("pair.toml"), settings.text(&name, addresses, &ports))
             .expect("the folder is writable");
-        let witness = settings.disk.is_separate();
-        let witness = witness.then(|| Witness::start(folder.path(), &name, ports.get(WITNESS)));
-        Self { witness, folder, ports, settings: settings.clone(), mark: name, _alone: alone }
+        let witness = settings.disk.is_separate().then(|| {
+            let address = format!("{}:{}", addresses[0], ports.get(WITNESS));
+            let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
+            Witness::start(&host, folder.path(), &name, address)
+        });
+        Self { witness, hosts, folder, ports, settings: settings.clone(), mark: name, _alone: alone }
     }
 
     /// The tie-breaker of separate disks.
@@ -91,7 +135,7 @@ impl Bed {
     /// Starts the guest without fault tolerance on the disks that `replica` has left behind.
     pub fn start_solo_on(&self, replica: &str) -> Launcher {
         let alone = Settings { disk: DiskPolicy::SHARED, ..self.settings.clone() };
-        let mut text = alone.text(&self.mark, &self.ports);
+        let mut text = alone.text(&self.mark, ["127.0.0.1"; 2], &self.ports);
         for disk in 0..self.settings.guest.disks() {
             let image = self.image(disk, replica).display().to_string();
             text = text.replace(&format!("\"{}\"", alone.disk.path(disk)), &format!("\"{image}\""));
@@ -123,6 +167,40 @@ impl Bed {
         Launcher::start(self.path(), &self.mark, &arguments, life)
     }
 
+    /// Starts one replica of a pair on two hosts, on its own.
+    pub fn start_one(&self, replica: &str, more: &[&str]) -> Launcher {
+        let hosts = self.hosts.as_ref().expect("the pair is on two hosts");
+        let arguments = [&["--config", "pair.toml", "--replica", replica], more].concat();
+        Launcher::start_on(&hosts.on(replica), self.path(), &self.mark, &arguments, LIFE)
+    }
+
+    /// Pulls out the wire between the two hosts, or plugs it in again.
+    pub fn set_wire(&self, plugged: bool) {
+        self.hosts.as_ref().expect("the pair is on two hosts").set_wire(plugged);
+    }
+
+    /// The lines of the guest's console, of a pair on two hosts.
+    pub fn console(&self) -> Vec<Line> {
+        let bytes = fs::read(self.path().join(CONSOLE)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let complete = text.rfind('\n').map_or(0, |end| end + 1);
+        text[..complete].lines().map(|text| Line { at: Instant::now(), text: text.to_owned() }).collect()
+    }
+
+    /// Waits until the guest, of a pair on two hosts, has said a line that is as wanted. False if it does not.
+    pub fn wait_console(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> bool {
+        let until = Instant::now() + limit;
+        loop {
+            if self.console().iter().any(|line| wanted(&line.text)) {
+                return true;
+            }
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Runs `ft-vm` with these arguments to its end, which must come within ten seconds.
     pub fn run(&self, arguments: &[&str]) -> Finished {
         let mut launcher = Launcher::start(self.path(), &self.mark, arguments, LIFE);
@@ -148,7 +226,12 @@ impl Bed {
     }
 
     /// Asks for the status until it is as wanted; a pair that is only starting has none yet.
-    pub fn wait_status(&self, what: &str, limit: Duration, wanted: impl Fn(&Status) -> bool) -> Status {
+    pub fn wait_status(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut wanted: impl FnMut(&Status) -> bool,
+    ) -> Status {
         let until = Instant::now() + limit;
         loop {
             let last = match self.try_status() {
@@ -199,4 +282,24 @@ impl Drop for Bed {
             self.folder.disable_cleanup(true);
         }
     }
+}
+
+fn folder_in(place: &Path) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("ft-e2e-").tempdir_in(place)
+}
+
+/// Whether files in this folder can be used past the page cache, sector by sector.
+fn knows_direct_io(folder: &Path) -> bool {
+    const SECTOR: usize = 512;
+    #[repr(align(4096))]
+    struct Aligned([u8; SECTOR]);
+    let path = folder.join("direct");
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).write(true).create(true).custom_flags(libc::O_DIRECT).open(&path);
+    let knows = file.and_then(|file| {
+        file.set_len(8 * SECTOR as u64)?;
+        let sector = Aligned([1; SECTOR]);
+        file.write_all_at(&sector.0, SECTOR as u64)
+    });
+    fs::remove_file(&path).is_ok() && knows.is_ok()
 }

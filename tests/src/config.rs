@@ -69,8 +69,9 @@ impl Settings {
         Self { disk, ..Self::new(guest) }
     }
 
-    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
-    pub(crate) fn text(&self, name: &str, ports: &Ports) -> String {
+    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's, which is where
+    /// replica a is.
+    pub(crate) fn text(&self, name: &str, [at_a, at_b]: [&str; 2], ports: &Ports) -> String {
         let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
         let size = match &self.guest {
             Guest::Kv => {
@@ -96,14 +97,12 @@ impl Settings {
             let _ = writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0));
         }
         let (a, b) = (ports.get(1), ports.get(2));
-        let _ = writeln!(
-            text,
-            "[replicas]\na = \"127.0.0.1:{a}\"\nb = \"127.0.0.1:{b}\"\nstart-alone = \"30 s\"\n"
-        );
+        let _ =
+            writeln!(text, "[replicas]\na = \"{at_a}:{a}\"\nb = \"{at_b}:{b}\"\nstart-alone = \"30 s\"\n");
         let timeout = self.timeout.as_millis();
         let _ = writeln!(text, "[detector.fixed]\nheartbeat = \"20 ms\"\ntimeout = \"{timeout} ms\"\n");
         if self.disk.is_separate() {
-            let _ = writeln!(text, "[tie-breaker.witness]\naddress = \"127.0.0.1:{}\"\n", ports.get(WITNESS));
+            let _ = writeln!(text, "[tie-breaker.witness]\naddress = \"{at_a}:{}\"\n", ports.get(WITNESS));
         } else {
             text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n";
         }

@@ -43,7 +43,20 @@ pub struct Takeover {
 
 impl Launcher {
     pub(crate) fn command(folder: &Path, mark: &str) -> Command {
-        let mut command = Command::new(binary::ft_vm());
+        Self::command_on(&[], folder, mark)
+    }
+
+    /// The same on a host that `host` leads to: the program that runs `ft-vm` there, and its arguments.
+    pub(crate) fn command_on(host: &[&str], folder: &Path, mark: &str) -> Command {
+        let ft_vm = binary::ft_vm();
+        let mut command = match host {
+            [] => Command::new(ft_vm),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(ft_vm);
+                command
+            }
+        };
         command.current_dir(folder).env(survivors::MARK, mark);
         // Whatever it leaves behind is left inside the test's folder.
         command.env("XDG_RUNTIME_DIR", folder.join("run")).env("TMPDIR", folder.join("run"));
@@ -53,7 +66,18 @@ impl Launcher {
     }
 
     pub(crate) fn start(folder: &Path, mark: &str, arguments: &[&str], life: Duration) -> Self {
-        let mut command = Self::command(folder, mark);
+        Self::start_on(&[], folder, mark, arguments, life)
+    }
+
+    /// The same on another host, see [`Launcher::command_on`].
+    pub(crate) fn start_on(
+        host: &[&str],
+        folder: &Path,
+        mark: &str,
+        arguments: &[&str],
+        life: Duration,
+    ) -> Self {
+        let mut command = Self::command_on(host, folder, mark);
         command.args(arguments);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         survivors::die_with_us(&mut command);

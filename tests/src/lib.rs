@@ -5,6 +5,7 @@
 //! * [`Launcher`] is a started `ft-vm`, with everything it printed and when.
 //! * [`Load`] is the checking client: connections that know which replies are right.
 //! * [`BlkRun`] is what the guest that exercises disks says; [`check_image`] looks at what it left behind.
+//! * [`Bed::on_two_hosts`] is a bed for a pair of which each replica has a host, and a launcher, of its own.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
@@ -20,6 +21,7 @@ mod capture;
 mod checker;
 mod config;
 mod disk;
+mod hosts;
 mod launcher;
 mod ports;
 mod random;
@@ -39,6 +41,7 @@ pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
 pub use config::{BLK_SECTORS, Guest, Settings};
 pub use disk::{DiskPolicy, Reads, Sharing};
+pub use hosts::have_iproute2;
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;
 pub use random::Random;

@@ -61,6 +61,11 @@ impl Status {
         self.replicas.iter().find(|replica| replica.role == role)
     }
 
+    /// The replica of this name.
+    pub fn replica(&self, name: &str) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| replica.replica == name)
+    }
+
     /// The primary; it must be there.
     pub fn primary(&self) -> &Replica {
         self.role("primary").unwrap_or_else(|| panic!("no primary in {}", self.json))

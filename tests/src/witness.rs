@@ -1,9 +1,8 @@
 //! A started `ft-vm witness`.
 
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::launcher::send_signal;
 use crate::{Capture, Launcher, survivors};
@@ -11,21 +10,28 @@ use crate::{Capture, Launcher, survivors};
 /// A tie-breaker server. It ends with this value.
 pub struct Witness {
     child: Child,
-    folder: PathBuf,
-    mark: String,
-    port: u16,
+    place: Place,
     /// Its standard error.
     pub stderr: Capture,
 }
 
+struct Place {
+    /// What leads to its host, see [`Launcher::command_on`].
+    host: Vec<String>,
+    folder: PathBuf,
+    mark: String,
+    address: String,
+}
+
 impl Witness {
-    /// Starts one and waits until it listens. Its state is a file in `folder`, from an earlier one of this port too.
+    /// Starts one and waits until it listens. Its state is a file in `folder`, from an earlier one too.
     ///
     /// Its mark is not the pair's: it outlives the launcher, as it would on a machine of its own.
-    pub(crate) fn start(folder: &Path, pair: &str, port: u16) -> Self {
-        let mark = format!("{pair}-witness");
-        let (child, stderr) = spawn(folder, &mark, port);
-        let mut witness = Self { child, folder: folder.to_owned(), mark, port, stderr };
+    pub(crate) fn start(host: &[&str], folder: &Path, pair: &str, address: String) -> Self {
+        let host = host.iter().map(|word| (*word).to_owned()).collect();
+        let place = Place { host, folder: folder.to_owned(), mark: format!("{pair}-witness"), address };
+        let (child, stderr) = place.spawn();
+        let mut witness = Self { child, place, stderr };
         witness.wait_listening();
         witness
     }
@@ -41,32 +47,29 @@ impl Witness {
     /// Starts it again after [`Witness::kill`].
     pub fn restart(&mut self) {
         self.kill();
-        (self.child, self.stderr) = spawn(&self.folder, &self.mark, self.port);
+        (self.child, self.stderr) = self.place.spawn();
         self.wait_listening();
     }
 
     fn wait_listening(&mut self) {
-        let until = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            let ended = self.child.try_wait().expect("a child can be waited for");
-            if let Some(status) = ended {
-                self.stderr.wait_end(Duration::from_secs(2));
-                panic!("ft-vm witness ended ({status}):\n{}", self.stderr.text());
-            }
-            assert!(Instant::now() < until, "the witness does not listen:\n{}", self.stderr.text());
-            std::thread::sleep(Duration::from_millis(5));
+        let listens = |line: &str| line.contains("witness listens on ");
+        if self.stderr.wait_for(0, Duration::from_secs(10), listens).is_none() {
+            panic!("the witness does not listen:\n{}", self.stderr.text());
         }
     }
 }
 
-fn spawn(folder: &Path, mark: &str, port: u16) -> (Child, Capture) {
-    let mut command = Launcher::command(folder, mark);
-    command.args(["witness", "--listen", &format!("127.0.0.1:{port}"), "--state", "witness.state"]);
-    command.stdout(std::process::Stdio::null());
-    survivors::die_with_us(&mut command);
-    let mut child = command.spawn().expect("ft-vm starts");
-    let stderr = Capture::of(child.stderr.take().expect("piped"));
-    (child, stderr)
+impl Place {
+    fn spawn(&self) -> (Child, Capture) {
+        let host: Vec<&str> = self.host.iter().map(String::as_str).collect();
+        let mut command = Launcher::command_on(&host, &self.folder, &self.mark);
+        command.args(["witness", "--listen", &self.address, "--state", "witness.state"]);
+        command.stdout(std::process::Stdio::null());
+        survivors::die_with_us(&mut command);
+        let mut child = command.spawn().expect("ft-vm starts");
+        let stderr = Capture::of(child.stderr.take().expect("piped"));
+        (child, stderr)
+    }
 }
 
 impl Drop for Witness {

@@ -1,7 +1,7 @@
-//! Programs of others that tests use: redis-tools, and two TOML language servers.
+//! Programs of others that tests use: redis-tools, iproute2, and two TOML language servers.
 //!
-//! redis-tools comes from the distribution: it is installed where this runs as root and apt is there, else a person is
-//! told. tombi (PyPI) and taplo (npm) are put under `target/tools`; without network or package manager the test that
+//! redis-tools and iproute2 come from the distribution: they are installed where this runs as root and apt is there, else a
+//! person is told. tombi (PyPI) and taplo (npm) are put under `target/tools`; without network or package manager the test that
 //! wants them says that it was not run.
 
 use std::path::{Path, PathBuf};
@@ -33,13 +33,16 @@ impl Tools {
 /// Looks for all of them, and installs what can be.
 pub(crate) fn provide() -> Tools {
     let mut tools = Tools { found: Vec::new(), missing: Vec::new() };
-    if !ft_e2e::have_redis_tools() {
-        install_redis_tools();
-        if !ft_e2e::have_redis_tools() {
-            tools
-                .missing
-                .push("redis-benchmark and redis-cli are missing (Debian: apt install redis-tools)".into());
-        }
+    if !provide_package("redis-tools", ft_e2e::have_redis_tools) {
+        tools
+            .missing
+            .push("redis-benchmark and redis-cli are missing (Debian: apt install redis-tools)".into());
+    }
+    if !provide_package("iproute2", ft_e2e::have_iproute2) {
+        tools.missing.push(
+            "`ip` is missing (Debian: apt install iproute2): the tests of pairs on two hosts did not run"
+                .into(),
+        );
     }
     let folder = target().join("tools");
     let python = folder.join("python");
@@ -96,16 +99,24 @@ fn runs(path: &Path) -> bool {
     run.is_ok_and(|status| status.success())
 }
 
-fn install_redis_tools() {
+/// Installs a package of the distribution if what it has is not there. Whether it is there now.
+fn provide_package(package: &str, is_there: impl Fn() -> bool) -> bool {
+    if !is_there() {
+        install(package);
+    }
+    is_there()
+}
+
+fn install(package: &str) {
     // SAFETY: geteuid has no arguments and cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
     if !root || !runs(Path::new("apt-get")) {
         return;
     }
-    println!("== installing redis-tools");
+    println!("== installing {package}");
     let install = || {
         let mut apt = Command::new("apt-get");
-        apt.args(["install", "--yes", "--no-install-recommends", "redis-tools"])
+        apt.args(["install", "--yes", "--no-install-recommends", package])
             .env("DEBIAN_FRONTEND", "noninteractive");
         apt.stdin(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
     };
