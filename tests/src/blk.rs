@@ -69,6 +69,47 @@ impl BlkRun {
     }
 }
 
+/// What the guest says of a mode that measures. Times are the guest's, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlkBench {
+    /// Bytes of each request.
+    pub size: u64,
+    /// Requests.
+    pub requests: u64,
+    /// From the first request to the end of the last.
+    pub took: u64,
+    /// Half of the requests took so long, or less.
+    pub p50: u64,
+    /// 99 of 100 did.
+    pub p99: u64,
+    /// The flush after the last write.
+    pub flush: u64,
+}
+
+impl BlkBench {
+    /// Reads `bench seqread size 65536 depth 8: 100 requests in 900 us, p50 80 us, p99 95 us, max 99 us, flush 0 us`.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (what, result) = line.strip_prefix("bench ")?.split_once(": ")?;
+        let after = |text: &str, name: &str| {
+            let mut words = text.split([' ', ',']).skip_while(|word| *word != name);
+            words.nth(1)?.parse::<u64>().ok()
+        };
+        Some(Self {
+            size: after(what, "size")?,
+            requests: result.split(' ').next()?.parse().ok()?,
+            took: after(result, "in")?,
+            p50: after(result, "p50")?,
+            p99: after(result, "p99")?,
+            flush: after(result, "flush")?,
+        })
+    }
+
+    /// All bytes of its requests.
+    pub fn bytes(&self) -> u64 {
+        self.size * self.requests
+    }
+}
+
 /// Compares an image with what a blank disk holds after the first `ops` operations of `seed`.
 pub fn check_image(image: &Path, seed: u64, ops: u64) -> Result<(), String> {
     let bytes = read(image)?;
@@ -114,5 +155,15 @@ mod tests {
         let named: Vec<Line> = text.lines().map(|text| line(&format!("disk 1: {text}"))).collect();
         assert_eq!(BlkRun::of(&named, "disk 1: "), run);
         assert_eq!(BlkRun::of(&named, "disk 0: "), BlkRun::default());
+    }
+
+    #[test]
+    fn the_line_of_a_measurement() {
+        let line = "bench seqwrite size 65536 depth 8: 100 requests in 900 us, p50 80 us, p99 95 us, max 99 us, flush 7 us";
+        let expected = BlkBench { size: 65536, requests: 100, took: 900, p50: 80, p99: 95, flush: 7 };
+        assert_eq!(BlkBench::parse(line), Some(expected));
+        for other in ["bench seqwrite size 65536 depth 8", "blk: 300 ops, 123 reads", ""] {
+            assert_eq!(BlkBench::parse(other), None);
+        }
     }
 }

@@ -34,7 +34,7 @@ mod witness;
 
 pub use bed::{Bed, Finished};
 pub use binary::{ft_vm, workspace};
-pub use blk::{BlkRun, check_crashed_image, check_image};
+pub use blk::{BlkBench, BlkRun, check_crashed_image, check_image};
 pub use busy::Busy;
 pub use campaign::{Victim, kill_campaign};
 pub use capture::{Capture, Line};
@@ -45,7 +45,7 @@ pub use hosts::have_iproute2;
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;
 pub use random::Random;
-pub use redis_benchmark::{RedisBenchmark, have_redis_tools};
+pub use redis_benchmark::{RedisBenchmark, Served, have_redis_tools};
 pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
 pub use status::{Replica, Status};

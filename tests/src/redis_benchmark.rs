@@ -13,6 +13,39 @@ pub fn have_redis_tools() -> bool {
     })
 }
 
+/// What `--csv` says of one test. Times in milliseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Served {
+    /// Its name: `SET`.
+    pub test: String,
+    /// Requests per second.
+    pub speed: f64,
+    /// Half of the requests took so long, or less.
+    pub p50: f64,
+    /// 99 of 100 did.
+    pub p99: f64,
+}
+
+impl Served {
+    /// Reads the output of a benchmark with `--csv`, tests in the order in which they ran.
+    pub fn all(said: &str) -> Vec<Self> {
+        let words = |line: &str| line.split(',').map(|word| word.trim_matches('"').to_owned()).collect();
+        let mut lines = said.lines().map(words);
+        let heading: Vec<String> = lines.find(|line: &Vec<String>| line[0] == "test").unwrap_or_default();
+        let column = |name: &str| heading.iter().position(|column| column == name);
+        let read = |line: Vec<String>| {
+            let number = |name: &str| line.get(column(name)?)?.parse().ok();
+            Some(Self {
+                test: line.first()?.clone(),
+                speed: number("rps")?,
+                p50: number("p50_latency_ms")?,
+                p99: number("p99_latency_ms")?,
+            })
+        };
+        lines.filter_map(read).collect()
+    }
+}
+
 /// A running `redis-benchmark`.
 pub struct RedisBenchmark {
     child: Child,
@@ -95,5 +128,21 @@ impl Drop for RedisBenchmark {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_csv() {
+        let said = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\"p95_latency_ms\",\
+                    \"p99_latency_ms\",\"max_latency_ms\"\n\
+                    \"SET\",\"20000.00\",\"2.1\",\"0.3\",\"1.9\",\"3.0\",\"4.5\",\"9.0\"\n\
+                    \"GET\",\"25000.50\",\"1.1\",\"0.2\",\"0.9\",\"2.0\",\"3.5\",\"8.0\"\n";
+        let served = |test: &str, speed, p50, p99| Served { test: test.to_owned(), speed, p50, p99 };
+        assert_eq!(Served::all(said), [served("SET", 20000.0, 1.9, 4.5), served("GET", 25000.5, 0.9, 3.5)]);
+        assert_eq!(Served::all("Could not connect"), []);
     }
 }

@@ -9,8 +9,13 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test [--full]    tools, formatting, lints, every test; --full: the long campaigns too (hours)
-cargo xtask bench [--json] [--quick]
-                             measures and prints one table, or JSON; --quick: fewer repeats, for a first look";
+cargo xtask bench [disks] [--json] [--quick]
+                             measures and prints one table, or JSON; disks: only what each kind of disk costs;
+                             --quick: fewer repeats, for a first look";
+
+fn are_bench_options(words: &[&str]) -> bool {
+    words.iter().all(|word| ["--json", "--quick"].contains(word))
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -18,8 +23,11 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test"] => test::run(false),
         ["test", "--full"] => test::run(true),
-        ["bench", options @ ..] if options.iter().all(|word| ["--json", "--quick"].contains(word)) => {
-            bench::run(options.contains(&"--json"), options.contains(&"--quick"))
+        ["bench", "disks", options @ ..] if are_bench_options(options) => {
+            bench::run(bench::Section::Disks, options.contains(&"--json"), options.contains(&"--quick"))
+        }
+        ["bench", options @ ..] if are_bench_options(options) => {
+            bench::run(bench::Section::All, options.contains(&"--json"), options.contains(&"--quick"))
         }
         ["--help" | "-h" | "help"] => {
             println!("{USAGE}");

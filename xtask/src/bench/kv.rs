@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ft_e2e::{Bed, Guest, Launcher, RedisBenchmark, Settings, Status};
+use ft_e2e::{Bed, Guest, Launcher, RedisBenchmark, Served, Settings, Status};
 
 use super::table::Table;
 use super::{Effort, both, median, peak_memory};
@@ -18,11 +18,17 @@ fn start(more: &[&str]) -> (Bed, Launcher) {
     (bed, pair)
 }
 
-/// Requests per second of each of [`TESTS`].
-fn throughput(bed: &Bed, pair: &Launcher, pipeline: u64, requests: u64) -> [f64; 3] {
+/// What redis-benchmark says of each of the tests in a list with commas, 50 clients.
+pub(crate) fn redis_benchmark(
+    bed: &Bed,
+    pair: &Launcher,
+    tests: &str,
+    pipeline: u64,
+    requests: u64,
+) -> Vec<Served> {
     let arguments = [
         "-t",
-        "set,get,incr",
+        tests,
         "-c",
         "50",
         "-r",
@@ -35,10 +41,15 @@ fn throughput(bed: &Bed, pair: &Launcher, pipeline: u64, requests: u64) -> [f64;
     ];
     let said = RedisBenchmark::start(bed.port(), &arguments).finish(LIMIT);
     let said = said.unwrap_or_else(|error| panic!("{error}\n{}", pair.said()));
+    Served::all(&said)
+}
+
+/// Requests per second of each of [`TESTS`].
+fn throughput(bed: &Bed, pair: &Launcher, pipeline: u64, requests: u64) -> [f64; 3] {
+    let served = redis_benchmark(bed, pair, "set,get,incr", pipeline, requests);
     TESTS.map(|test| {
-        let line = said.lines().find(|line| line.starts_with(&format!("\"{test}")));
-        let number = line.and_then(|line| line.split(',').nth(1)).map(|word| word.trim_matches('"'));
-        number.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no {test} in {said}"))
+        let found = served.iter().find(|served| served.test == test);
+        found.unwrap_or_else(|| panic!("no {test} in {served:?}")).speed
     })
 }
 

@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: one table, each figure from one run side by side with what it is compared with.
 
 mod cpu;
+mod disks;
 mod failover;
+mod grid;
 mod kv;
 mod table;
 
@@ -22,12 +24,23 @@ pub(crate) struct Effort {
     pub(crate) requests: u64,
     /// Kills.
     pub(crate) kills: u32,
+    /// The requests of a run of `guests/blk` are divided by this.
+    pub(crate) disk_share: u64,
     /// How long the idle pair is watched.
     pub(crate) idle: Duration,
 }
 
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    /// All there is.
+    All,
+    /// The kinds of disks.
+    Disks,
+}
+
 /// Builds, measures, prints.
-pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
+pub(crate) fn run(section: Section, json: bool, quick: bool) -> Result<(), String> {
     if !ft_e2e::have_redis_tools() {
         return Err("redis-benchmark is missing (Debian: apt install redis-tools)".into());
     }
@@ -40,14 +53,31 @@ pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
         unsafe { std::env::set_var("FT_VM_BIN", target().join("release/ft-vm")) };
     }
     let effort = if quick {
-        Effort { repeats: 1, cpu_seconds: 4.0, requests: 10_000, kills: 5, idle: Duration::from_secs(5) }
+        Effort {
+            repeats: 1,
+            cpu_seconds: 4.0,
+            requests: 10_000,
+            kills: 5,
+            disk_share: 4,
+            idle: Duration::from_secs(5),
+        }
     } else {
-        Effort { repeats: 3, cpu_seconds: 10.0, requests: 30_000, kills: 20, idle: Duration::from_secs(20) }
+        Effort {
+            repeats: 3,
+            cpu_seconds: 10.0,
+            requests: 30_000,
+            kills: 20,
+            disk_share: 1,
+            idle: Duration::from_secs(20),
+        }
     };
     let mut table = Table::new();
-    cpu::measure(&effort, &mut table);
-    kv::measure(&effort, &mut table);
-    failover::measure(&effort, &mut table);
+    if section == Section::All {
+        cpu::measure(&effort, &mut table);
+        kv::measure(&effort, &mut table);
+        failover::measure(&effort, &mut table);
+    }
+    table.add_grid(disks::measure(&effort));
     if json {
         println!("{:#}", table.json());
     } else {

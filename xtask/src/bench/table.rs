@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::grid::Grid;
+
 struct Row {
     key: &'static str,
     what: String,
@@ -14,9 +16,10 @@ struct Row {
     anchor: &'static str,
 }
 
-/// Rows, in the order in which they were measured.
+/// Rows, in the order in which they were measured, and then what has columns of its own.
 pub(crate) struct Table {
     rows: Vec<Row>,
+    grids: Vec<Grid>,
     /// Share of the processors that others used before anything was measured.
     busy: f64,
 }
@@ -29,7 +32,11 @@ impl Table {
         let (before, idle_before) = processor_time();
         std::thread::sleep(Duration::from_secs(2));
         let (after, idle_after) = processor_time();
-        Self { rows: Vec::new(), busy: 1.0 - (idle_after - idle_before) / (after - before) }
+        Self {
+            rows: Vec::new(),
+            grids: Vec::new(),
+            busy: 1.0 - (idle_after - idle_before) / (after - before),
+        }
     }
 
     /// Adds a figure. `aim` and `anchor` may be empty.
@@ -47,13 +54,13 @@ impl Table {
         self.rows.push(Row { key, what, value, unit, aim, anchor });
     }
 
+    /// Adds figures that have columns of their own.
+    pub(crate) fn add_grid(&mut self, grid: Grid) {
+        self.grids.push(grid);
+    }
+
     /// Under a heading with the machine.
     pub(crate) fn text(&self) -> String {
-        let width =
-            |of: fn(&Row) -> usize, least: usize| self.rows.iter().map(of).max().unwrap_or(0).max(least);
-        let what = width(|row| row.what.chars().count(), 6);
-        let value = width(|row| shown(row.value).len() + 1 + row.unit.chars().count(), 8);
-        let aim = width(|row| row.aim.chars().count(), 3);
         let mut text = format!("{}\n", machine());
         if self.busy >= BUSY {
             let _ = writeln!(
@@ -62,12 +69,11 @@ impl Table {
                 self.busy * 100.0
             );
         }
-        text.push('\n');
-        let _ = writeln!(text, "{:what$}  {:>value$}  {:aim$}  for comparison", "figure", "measured", "aim");
-        for row in &self.rows {
-            let measured = format!("{} {}", shown(row.value), row.unit);
-            let line = format!("{:what$}  {measured:>value$}  {:aim$}  {}", row.what, row.aim, row.anchor);
-            let _ = writeln!(text, "{}", line.trim_end());
+        if !self.rows.is_empty() {
+            let _ = write!(text, "\n{}", self.rows_text());
+        }
+        for grid in &self.grids {
+            let _ = write!(text, "\n{}", grid.text());
         }
         let _ = writeln!(
             text,
@@ -77,25 +83,44 @@ impl Table {
         text
     }
 
+    fn rows_text(&self) -> String {
+        let width =
+            |of: fn(&Row) -> usize, least: usize| self.rows.iter().map(of).max().unwrap_or(0).max(least);
+        let what = width(|row| row.what.chars().count(), 6);
+        let value = width(|row| shown(row.value).len() + 1 + row.unit.chars().count(), 8);
+        let aim = width(|row| row.aim.chars().count(), 3);
+        let mut text =
+            format!("{:what$}  {:>value$}  {:aim$}  for comparison\n", "figure", "measured", "aim");
+        for row in &self.rows {
+            let measured = format!("{} {}", shown(row.value), row.unit);
+            let line = format!("{:what$}  {measured:>value$}  {:aim$}  {}", row.what, row.aim, row.anchor);
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        text
+    }
+
     /// For other programs.
     pub(crate) fn json(&self) -> Value {
-        let figures: serde_json::Map<String, Value> = self
+        let mut figures: serde_json::Map<String, Value> = self
             .rows
             .iter()
             .map(|row| {
                 (row.key.to_owned(), json!({ "value": row.value, "unit": row.unit, "what": row.what }))
             })
             .collect();
+        self.grids.iter().for_each(|grid| grid.json(&mut figures));
         json!({ "machine": machine(), "busy_before": self.busy, "figures": figures })
     }
 }
 
 /// Three digits that mean something.
-fn shown(value: f64) -> String {
+pub(crate) fn shown(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
+        0.0 => "0".into(),
+        size if size < 0.01 => format!("{value:.5}"),
         _ => format!("{value:.3}"),
     }
 }

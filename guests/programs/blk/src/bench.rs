@@ -6,9 +6,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use blk_core::{Random, SECTOR};
-use rt::println;
 use rt::time::Clock;
 use rt::virtio::{BlkQueue, Command, Dma};
+use rt::{irq, println};
 
 use crate::options::{Bench, Options};
 use crate::{CODE_ERRORS, CODE_USAGE};
@@ -66,11 +66,25 @@ pub(crate) fn run(options: &Options, bench: Bench, mut disk: BlkQueue) -> u8 {
         flush = clock.now() - start - took;
     }
     report(options, bench, took, flush, times);
+    rest(&mut clock, options.linger * 1_000_000);
     if errors > 0 {
         println!("blk: {errors} requests failed");
         return CODE_ERRORS;
     }
     0
+}
+
+/// Halts for so many nanoseconds.
+fn rest(clock: &mut Clock, time: u64) {
+    let until = clock.now() + time;
+    loop {
+        let now = clock.now();
+        if now >= until {
+            return;
+        }
+        clock.wake_at(now, until);
+        irq::wait();
+    }
 }
 
 fn report(options: &Options, bench: Bench, took: u64, flush: u64, mut times: Vec<u64>) {

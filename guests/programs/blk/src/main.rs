@@ -11,6 +11,8 @@
 //!   `disk K: `. The modes of the last kind take one disk only.
 //! - `report=N`: a line on progress after every N completions. `indirect=no`: no indirect descriptors, which leaves room for
 //!   85 requests in the ring.
+//! - `linger=MS`: after a mode that measures has said how long it took, halts for so long before it powers off. Whoever
+//!   looks at the machine from outside meanwhile sees what all the requests have cost, and nothing else.
 //!
 //! Power-off codes: 0 all is well, 2 the command line or the devices do not fit, 3 the disk is wrong, 4 requests failed.
 #![no_std]

@@ -41,6 +41,8 @@ pub(crate) struct Options {
     /// Completions from one line on progress to the next; 0: no such lines.
     pub(crate) report: u64,
     pub(crate) indirect: bool,
+    /// Milliseconds between the end of a [`Bench`] and power-off.
+    pub(crate) linger: u64,
 }
 
 fn number<T: FromStr>(
@@ -95,6 +97,7 @@ impl Options {
             _ => return Err("indirect is yes or no"),
         };
         let seed = number(boot, "seed", 1, "seed=S is a number")?;
-        Ok(Self { mode, ops, seed, depth, size, disk, report, indirect })
+        let linger: u32 = number(boot, "linger", 0, "linger=MS is a number of milliseconds")?;
+        Ok(Self { mode, ops, seed, depth, size, disk, report, indirect, linger: linger.into() })
     }
 }
