@@ -2,7 +2,7 @@
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::replica::{Effect, Event, Mode, Replica, STUCK, Settings};
-use ft_core::wire::Copies;
+use ft_core::wire::{Copies, Used};
 use ft_core::{Body, ReplicaId};
 use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Who};
 
@@ -147,9 +147,22 @@ impl Two {
         self.wanted[index].contains(effect)
     }
 
+    /// The exchange that this side is the source of.
+    fn exchange(&self, index: usize) -> Option<u64> {
+        self.wanted[index].iter().rev().find_map(|effect| match effect {
+            Effect::CopyFrom { session } => Some(*session),
+            _ => None,
+        })
+    }
+
+    fn noticed(&self, text: &str) -> bool {
+        let all = self.wanted.iter().flatten();
+        all.into_iter().any(|effect| matches!(effect, Effect::Notice(notice) if notice.contains(text)))
+    }
+
     /// Who would run the guest: it offers its copies, or runs without a backup.
     fn chosen(&self) -> Option<usize> {
-        (0..2).find(|index| self.wants(*index, &Effect::CopyFrom) || self.nodes[*index].mode() == Mode::Live)
+        (0..2).find(|index| self.exchange(*index).is_some() || self.nodes[*index].mode() == Mode::Live)
     }
 }
 
@@ -158,56 +171,88 @@ fn held(generation: u64, index: usize) -> RegisterState {
     RegisterState { generation, holder: Some(Who { incarnation, ..who(index) }) }
 }
 
+/// Copies that the pair has used, all alike: last live in this generation, or never.
 fn copies(live: u64) -> Option<Copies> {
-    Some(Copies { live, usable: true })
+    Some(Copies { live, highest: live, whole: live > 0, usable: true, used: Used::All })
 }
+
+/// Copies that were made for this start.
+const NEW: Option<Copies> =
+    Some(Copies { live: 0, highest: 0, whole: false, usable: true, used: Used::None });
 
 #[test]
 fn nothing_runs_before_the_copies_are_the_same() {
-    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [copies(0); 2]);
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
     two.start();
-    assert!(two.wants(0, &Effect::CopyFrom) && two.wants(1, &Effect::CopyTo));
+    let session = two.exchange(0).expect("a is the source");
+    assert!(two.wants(1, &Effect::CopyTo { session }));
     assert!(two.nodes.iter().all(|node| node.mode() != Mode::Live));
-    two.nodes[1].send_copy(b"mine".to_vec());
+    let says = |text: &[u8]| Effect::CopyMessage { session, message: text.to_vec() };
+    two.nodes[1].send_copy(session, b"mine".to_vec());
     two.settle();
-    assert!(two.wants(0, &Effect::CopyMessage(b"mine".to_vec())));
-    two.nodes[0].send_copy(b"yours".to_vec());
+    assert!(two.wants(0, &says(b"mine")));
+    two.nodes[0].send_copy(session, b"yours".to_vec());
     two.settle();
-    assert!(two.wants(1, &Effect::CopyMessage(b"yours".to_vec())));
+    assert!(two.wants(1, &says(b"yours")));
     two.wait(2000 * MS);
     assert_ne!(two.nodes[0].mode(), Mode::Live, "start-alone is for a replica that is alone");
-    two.nodes[0].handle(Event::Copied, two.now);
+    two.nodes[0].handle(Event::Copied { session: session + 1 }, two.now);
+    two.settle();
+    assert_ne!(two.nodes[0].mode(), Mode::Live, "that was another exchange");
+    two.nodes[0].handle(Event::Copied { session }, two.now);
     two.settle();
     assert_eq!((two.nodes[0].mode(), two.nodes[1].mode()), (Mode::Live, Mode::Backup));
-    two.nodes[1].send_copy(b"late".to_vec());
+    two.nodes[1].send_copy(session, b"late".to_vec());
     two.settle();
-    assert!(!two.wants(0, &Effect::CopyMessage(b"late".to_vec())), "the exchange is over");
+    assert!(!two.wants(0, &says(b"late")), "the exchange is over");
 }
 
 #[test]
 fn a_target_that_is_lost_on_the_way_costs_no_generation() {
-    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [copies(0); 2]);
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
     two.start();
+    let old = two.exchange(0).expect("a is the source");
     two.disconnect();
     two.settle();
     assert!(two.wants(0, &Effect::CopyOff) && two.wants(1, &Effect::CopyOff));
     assert_eq!(two.register.generation, 1, "the gate was never closed: nobody asks");
     // Its copies are half of one thing and half of another now.
-    two.nodes[1].handle(Event::Copies(Copies { live: 0, usable: false }), two.now);
+    let half = Copies { live: 0, highest: 1, whole: false, usable: false, used: Used::All };
+    two.nodes[1].handle(Event::Copies(half), two.now);
     two.wanted = [Vec::new(), Vec::new()];
     two.connect();
     two.settle();
-    assert!(two.wants(0, &Effect::CopyFrom) && two.wants(1, &Effect::CopyTo), "once more");
-    two.nodes[0].handle(Event::Copied, two.now);
+    let session = two.exchange(0).expect("once more");
+    assert!(session != old && two.wants(1, &Effect::CopyTo { session }));
+    // What a slow thread still says in the old one goes nowhere.
+    two.nodes[0].send_copy(old, b"old".to_vec());
+    two.nodes[0].handle(Event::CopyRefused { session: old, reason: "old".into() }, two.now);
+    two.nodes[0].handle(Event::Copied { session: old }, two.now);
+    two.settle();
+    assert!(!two.wanted[1].iter().any(|effect| matches!(effect, Effect::CopyMessage { .. })));
+    assert_ne!(two.nodes[0].mode(), Mode::Live);
+    two.nodes[0].handle(Event::Copied { session }, two.now);
     two.settle();
     assert_eq!(two.nodes[0].mode(), Mode::Live);
 }
 
 #[test]
-fn copies_that_cannot_be_made_the_same_end_the_start() {
-    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [copies(0); 2]);
+fn a_target_that_talks_nonsense_is_lost_and_no_more() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
     two.start();
-    two.nodes[0].handle(Event::CopyRefused("they differ".into()), two.now);
+    let session = two.exchange(0).expect("a is the source");
+    two.nodes[0].handle(Event::CopyBroken { session, reason: "nonsense".into() }, two.now);
+    two.settle();
+    assert!(two.wants(0, &Effect::CloseLink) && two.wants(0, &Effect::CopyOff));
+    assert!(!two.wanted[0].iter().any(|effect| matches!(effect, Effect::Halt { .. })));
+}
+
+#[test]
+fn copies_that_cannot_be_made_the_same_end_the_start() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
+    two.start();
+    let session = two.exchange(0).expect("a is the source");
+    two.nodes[0].handle(Event::CopyRefused { session, reason: "they differ".into() }, two.now);
     two.settle();
     assert!(
         two.wanted[0]
@@ -217,11 +262,20 @@ fn copies_that_cannot_be_made_the_same_end_the_start() {
     assert!(two.nodes.iter().all(|node| node.mode() != Mode::Live));
 }
 
-/// (register's generation and holder, live stamps of a and b; who is chosen when both are there, a alone, b alone).
+/// (register's generation and holder, copies of a and b; who is chosen when both are there, a alone, b alone).
 #[test]
 fn a_cold_start_goes_on_with_the_copies_of_the_last_live_replica() {
-    const INCOMPLETE: Option<Copies> = Some(Copies { live: 9, usable: false });
+    const INCOMPLETE: Option<Copies> =
+        Some(Copies { live: 0, highest: 1, whole: false, usable: false, used: Used::All });
+    // One of several disks is new, on the replica that was last live.
+    const PART: Option<Copies> =
+        Some(Copies { live: 2, highest: 2, whole: false, usable: true, used: Used::Some });
+    let none = RegisterState { generation: 0, holder: None };
     let cases = [
+        // First use; and a pair whose register was lost.
+        (none, NEW, NEW, Some(0), Some(0), None),
+        (none, copies(3), NEW, None, None, None),
+        (none, NEW, copies(3), None, Some(0), None),
         // The ordinary ones: the holder has the stamp.
         (held(1, 0), copies(1), copies(0), Some(0), Some(0), None),
         (held(2, 1), copies(1), copies(2), Some(1), None, Some(1)),
@@ -229,13 +283,17 @@ fn a_cold_start_goes_on_with_the_copies_of_the_last_live_replica() {
         (held(2, 1), copies(1), copies(0), Some(0), None, None),
         // The other way round.
         (held(3, 0), copies(1), copies(2), Some(1), None, None),
-        // Nobody ever had a stamp.
-        (held(1, 0), copies(0), copies(0), Some(0), None, None),
+        // a won 1 and died before its first stamp.
+        (held(1, 0), NEW, NEW, Some(0), None, None),
         // A copy that was being written when its replica ended is never gone on with.
         (held(1, 0), copies(1), INCOMPLETE, Some(0), Some(0), None),
         (held(2, 1), INCOMPLETE, copies(1), Some(1), None, None),
         (held(1, 0), INCOMPLETE, INCOMPLETE, None, None, None),
-        (held(2, 0), copies(1), INCOMPLETE, Some(0), None, None),
+        // A missing copy, with a new one in its place, is waited for: a's is no answer to b's, nor the other way round.
+        (held(2, 1), copies(1), NEW, None, None, None),
+        (held(1, 0), NEW, copies(0), None, None, None),
+        // One disk of several is new: with the other side there, each disk is judged by itself; alone it would be empty.
+        (held(2, 0), PART, copies(0), Some(0), None, None),
     ];
     for (register, a, b, both, a_alone, b_alone) in cases {
         for (up, expected) in [([true, true], both), ([true, false], a_alone), ([false, true], b_alone)] {
@@ -249,6 +307,36 @@ fn a_cold_start_goes_on_with_the_copies_of_the_last_live_replica() {
 }
 
 #[test]
+fn a_start_that_waits_for_a_missing_disk_says_so() {
+    let mut two = Two::new(held(2, 1), [copies(1), NEW]);
+    two.start();
+    assert!(two.noticed("bring the missing one back"), "{:?}", two.wanted);
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [copies(3), NEW]);
+    two.start();
+    assert!(two.noticed("restored from an old copy"), "{:?}", two.wanted);
+}
+
+/// Chosen with both there, and then alone: what it has not compared with the other side's it must not go on with, unless all of it
+/// is the last live replica's.
+#[test]
+fn start_alone_is_for_copies_that_are_known_to_be_the_right_ones() {
+    for (register, a, b, alone) in [
+        (held(1, 0), copies(1), copies(0), true),
+        (held(2, 1), copies(1), copies(0), false),
+        (RegisterState { generation: 0, holder: None }, NEW, NEW, true),
+    ] {
+        let mut two = Two::new(register, [a, b]);
+        two.start();
+        two.exchange(0).expect("a is the source");
+        two.disconnect();
+        two.up = [true, false];
+        two.wait(3000 * MS);
+        assert_eq!(two.nodes[0].mode() == Mode::Live, alone, "{register:?}, {a:?}, {b:?}");
+        assert_eq!(two.noticed("the start goes on waiting"), !alone);
+    }
+}
+
+#[test]
 fn the_backups_reads_are_told_in_order_and_to_a_primary_only() {
     let mut two = Two::new(RegisterState { generation: 0, holder: None }, [None; 2]);
     two.start();
@@ -257,15 +345,15 @@ fn the_backups_reads_are_told_in_order_and_to_a_primary_only() {
         assert!(two.nodes[0].read_followed(read));
         two.nodes[1].own_read_made(read);
     }
-    assert!(!two.nodes[1].own_read_finished((1, 0), true), "an earlier one is not finished");
-    assert!(!two.nodes[1].own_read_finished((0, 0), false), "nobody waits for it");
+    assert!(!two.nodes[1].own_read_finished((1, 0), true, MS), "an earlier one is not finished");
+    assert!(!two.nodes[1].own_read_finished((0, 0), false, MS), "nobody waits for it");
     two.settle();
     assert!(!two.wants(0, &Effect::ReadFinished { disk: 0, request: 0 }));
     assert!(two.nodes[1].tell_reads(), "a write may wait");
     two.settle();
     assert!(two.wants(0, &Effect::ReadFinished { disk: 0, request: 0 }));
     assert!(!two.wants(0, &Effect::ReadFinished { disk: 1, request: 0 }));
-    assert!(two.nodes[1].own_read_finished((0, 1), true));
+    assert!(two.nodes[1].own_read_finished((0, 1), true, MS));
     two.settle();
     for (disk, request) in [(0, 1), (1, 0)] {
         assert!(two.wants(0, &Effect::ReadFinished { disk, request }));

@@ -3,7 +3,7 @@
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input, NetRx};
 use ft_core::wire::{
     Ack, Copies, Copy, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
-    WireError,
+    Used, WireError,
 };
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use proptest::collection::vec;
@@ -62,6 +62,12 @@ fn role() -> impl Strategy<Value = PeerRole> {
     ]
 }
 
+fn copies() -> impl Strategy<Value = Copies> {
+    let used = prop_oneof![Just(Used::None), Just(Used::Some), Just(Used::All)];
+    (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>(), used)
+        .prop_map(|(live, highest, whole, usable, used)| Copies { live, highest, whole, usable, used })
+}
+
 fn replica() -> impl Strategy<Value = ReplicaId> {
     prop_oneof![Just(ReplicaId::A), Just(ReplicaId::B)]
 }
@@ -90,12 +96,11 @@ fn frame() -> impl Strategy<Value = Frame> {
             Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position })
         },
     );
-    let hello =
-        (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>(), any::<(u64, bool)>())
-            .prop_map(|(stamp, replica, role, config, image, next, (live, usable))| {
-                let copies = Copies { live, usable };
-                Frame::Hello(Hello { stamp, replica, role, config, image, next, copies })
-            });
+    let hello = (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>(), copies()).prop_map(
+        |(stamp, replica, role, config, image, next, copies)| {
+            Frame::Hello(Hello { stamp, replica, role, config, image, next, copies })
+        },
+    );
     let copy = (stamp(), bytes()).prop_map(|(stamp, message)| Frame::Copy(Copy { stamp, message }));
     let refusal = (stamp(), any::<bool>(), "[a-zäöü ]{0,100}")
         .prop_map(|(stamp, mismatch, reason)| Frame::Refusal(Refusal { stamp, mismatch, reason }));

@@ -150,6 +150,11 @@ impl DiskPool {
         worker.map_or_else(Vec::new, |worker| worker.lock().schedule.writes_elsewhere())
     }
 
+    /// See [`Schedule::forget_elsewhere`].
+    pub fn forget_elsewhere(&self) {
+        self.disks.iter().for_each(|worker| worker.change(Schedule::forget_elsewhere));
+    }
+
     /// Waits until nothing runs here and nothing can start.
     pub fn wait_idle(&self) {
         for worker in &self.disks {

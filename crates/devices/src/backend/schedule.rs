@@ -232,7 +232,11 @@ impl Schedule {
 
     /// There is no other replica that reads.
     pub fn forget_shadows(&mut self) {
-        while let Some(index) = self.entries.iter().position(|entry| entry.state == State::Shadow) {
+        self.remove_all(State::Shadow);
+    }
+
+    fn remove_all(&mut self, state: State) {
+        while let Some(index) = self.entries.iter().position(|entry| entry.state == state) {
             self.remove(index);
         }
     }
@@ -253,6 +257,13 @@ impl Schedule {
         let is_one =
             |entry: &&Entry| entry.kind == Kind::Write && entry.state == State::Waiting(Start::Elsewhere);
         self.entries.iter().filter(is_one).map(|entry| entry.sectors.clone()).collect()
+    }
+
+    /// What the other replica was to do is nobody's to do any more, and neither is a read that is paused; later requests wait for
+    /// it no longer.
+    pub fn forget_elsewhere(&mut self) {
+        self.remove_all(State::Waiting(Start::Elsewhere));
+        self.remove_all(State::Paused);
     }
 
     /// Forgets requests that do not run yet.
@@ -391,6 +402,24 @@ mod tests {
         assert!(ready(&mut schedule).is_empty());
         schedule.done(3);
         assert_eq!(ready(&mut schedule), [4]);
+    }
+
+    /// On a backup with a copy of its own, at an end in order: a write that waits for a read of the primary's is to be done all the
+    /// same, as the primary has done it.
+    #[test]
+    fn what_waits_for_the_other_replica_can_be_let_go() {
+        let mut schedule = Schedule::default();
+        submit(&mut schedule, 0, read(0, 1), Start::Elsewhere);
+        submit(&mut schedule, 1, write(0, 1), Start::Now);
+        submit(&mut schedule, 2, read(8, 1), Start::Now);
+        submit(&mut schedule, 3, write(8, 1), Start::Now);
+        assert_eq!(ready(&mut schedule), [2]);
+        schedule.pause(2);
+        schedule.forget_elsewhere();
+        assert_eq!(ready(&mut schedule), [1, 3]);
+        schedule.done(1);
+        schedule.done(3);
+        assert!(schedule.is_empty());
     }
 
     /// A backup's read that failed is run again from its own place: the primary's write of the same blocks waits for it.

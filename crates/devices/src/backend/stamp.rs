@@ -106,6 +106,21 @@ pub enum StampError {
         .0.display()
     )]
     Damaged(PathBuf),
+    /// There is a stamp of a copy that holds a guest's data, and no copy.
+    #[error(
+        "{}: is gone or empty, and is in use by this pair ({}, generation {generation}); put it back, or remove {} to have the          disk made again from the other replica's",
+        .path.display(),
+        .state.name(),
+        Stamp::path_of(.path).display()
+    )]
+    Gone {
+        /// The disk.
+        path: PathBuf,
+        /// What it was good for.
+        state: CopyState,
+        /// The generation of the stamp.
+        generation: u64,
+    },
     /// The host refuses.
     #[error("{doing} {}: {error}", .path.display())]
     Io {
@@ -149,6 +164,19 @@ impl Stamp {
             Ok(stamp) => Err(StampError::OtherPair { path, found: stamp.pair, wanted: pair }),
             Err(Bad::Newer(found)) => Err(StampError::Newer { path, found }),
             Err(Bad::Damaged) => Err(StampError::Damaged(path)),
+        }
+    }
+
+    /// Checks, for a disk that is not there, that nothing is lost with it: a new one in its place would be taken for it.
+    ///
+    /// # Errors
+    /// It held a guest's data; or its stamp is none that `pair` can go by.
+    pub fn check_gone(disk: &Path, pair: u128) -> Result<(), StampError> {
+        match Self::read(disk, pair)? {
+            Some(Self { state: state @ (CopyState::Live | CopyState::Backup), generation, .. }) => {
+                Err(StampError::Gone { path: disk.to_owned(), state, generation })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -321,6 +349,26 @@ mod tests {
         std::fs::create_dir(Stamp::path_of(&disk)).unwrap();
         assert!(matches!(Stamp::read(&disk, stamp.pair), Err(StampError::Io { doing: "reading", .. })));
         assert!(matches!(stamp.write(&disk), Err(StampError::Io { doing: "writing", .. })));
+    }
+
+    #[test]
+    fn a_copy_that_is_gone_is_missed_if_it_held_anything() {
+        let (_dir, disk) = place();
+        std::fs::remove_file(&disk).unwrap();
+        Stamp::check_gone(&disk, 1).unwrap();
+        for state in CopyState::ALL {
+            let stamp = Stamp { state, clean: None, ..stamp() };
+            stamp.write(&disk).unwrap();
+            let checked = Stamp::check_gone(&disk, stamp.pair);
+            match state {
+                CopyState::New | CopyState::Incomplete => checked.unwrap(),
+                CopyState::Live | CopyState::Backup => {
+                    let error = checked.unwrap_err();
+                    assert!(matches!(error, StampError::Gone { .. }), "{error}");
+                    assert!(error.to_string().contains(&format!("remove {}.ft ", disk.display())), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -39,9 +39,24 @@ pub enum Event<'a> {
     /// The pending disk requests have been issued again ([`super::Mode::Reissue`]).
     DisksReissued,
     /// The copies of separate disks are the same on both sides ([`Effect::CopyFrom`]).
-    Copied,
-    /// They cannot be made the same, in words.
-    CopyRefused(String),
+    Copied {
+        /// The exchange.
+        session: u64,
+    },
+    /// They cannot be made the same.
+    CopyRefused {
+        /// The exchange.
+        session: u64,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The peer says in the exchange what makes no sense, in words: it is lost.
+    CopyBroken {
+        /// The exchange.
+        session: u64,
+        /// What, in words.
+        reason: String,
+    },
     /// What this side's own copies are worth has changed.
     Copies(Copies),
     /// The backup's machine differs from the primary's.
@@ -96,11 +111,22 @@ pub enum Effect {
     },
     /// Both sides' copies of separate disks are to become the same; this side's are the ones that count. The exchange
     /// ([`super::Replica::send_copy`], [`Effect::CopyMessage`]) ends with [`Event::Copied`] or [`Event::CopyRefused`] here.
-    CopyFrom,
+    CopyFrom {
+        /// The exchange.
+        session: u64,
+    },
     /// The other side's are the ones that count.
-    CopyTo,
+    CopyTo {
+        /// The exchange.
+        session: u64,
+    },
     /// A message of that exchange has come.
-    CopyMessage(Vec<u8>),
+    CopyMessage {
+        /// The exchange.
+        session: u64,
+        /// The message.
+        message: Vec<u8>,
+    },
     /// The exchange is off: the peer was lost.
     CopyOff,
     /// The peer was heard as this process; or it said, as its last word, that this process has closed its disks.

@@ -65,8 +65,10 @@ impl<O> Replica<O> {
 
     /// This side has the data of such a read. `waited_for` if a write of the same blocks is known to follow: the primary waits
     /// to hear of it. True if an acknowledgement is due now.
-    pub fn own_read_finished(&mut self, read: ReadId, waited_for: bool) -> bool {
-        self.own_reads.finished(read);
+    pub fn own_read_finished(&mut self, read: ReadId, waited_for: bool, now: Nanos) -> bool {
+        if self.own_reads.finished(read) && self.phase == Phase::Backup && self.exec_ack_due.is_none() {
+            self.exec_ack_due = Some(now + timers::EXEC_ACK_DELAY);
+        }
         waited_for && self.tell_reads()
     }
 

@@ -7,6 +7,9 @@ use crate::reads::ReadId;
 use crate::record::{Body, LogRecord, OutputClass, RECORD_OVERHEAD};
 use crate::wire::{FRAME_BUDGET, VERSION};
 
+/// Most reads that the backup runs too and is not known to have finished: later writes look through them.
+const MAX_FOLLOWED: usize = 1024;
+
 impl<O> Replica<O> {
     /// True if the guest may run now. False while a bound is reached: that is a stall, counted until this is true again.
     /// To be asked again when an acknowledgement has come.
@@ -14,7 +17,9 @@ impl<O> Replica<O> {
         if self.phase != Phase::Live || !self.started || self.stopping {
             return false;
         }
-        let room = !self.gate.is_full() && (self.session.is_none() || self.log.has_room(0));
+        let room = !self.gate.is_full()
+            && self.followed.len() < MAX_FOLLOWED
+            && (self.session.is_none() || self.log.has_room(0));
         self.recount_stall(now);
         room
     }
@@ -37,7 +42,8 @@ impl<O> Replica<O> {
         if !full {
             self.refused = 0;
         }
-        self.count_stall(full || self.gate.is_full(), now);
+        let reads = self.followed.len() >= MAX_FOLLOWED;
+        self.count_stall(full || reads || self.gate.is_full(), now);
     }
 
     fn count_stall(&mut self, stalled: bool, now: Nanos) {

@@ -189,6 +189,10 @@ pub struct Replica<O> {
     started: bool,
     /// The backup's copies of separate disks are being made the same as this side's.
     copying: bool,
+    /// The generation of the register when this side won the right to start the guest.
+    claimed_from: u64,
+    /// The operator was told why the copies of separate disks let nobody start.
+    copies_told: bool,
     log: Log,
     gate: Gate<O>,
     watermark: Lsn,
@@ -267,6 +271,8 @@ impl<O> Replica<O> {
             position: 0,
             started: false,
             copying: false,
+            claimed_from: 0,
+            copies_told: false,
             watermark: 0,
             watermark_sent: 0,
             rx_unacked: VecDeque::new(),
@@ -335,8 +341,13 @@ impl<O> Replica<O> {
             Event::Register(result) => self.register_read(result, now),
             Event::Answer { from, answer } => self.answered(from, answer, now),
             Event::Fenced { generation } => self.fenced(generation),
-            Event::Copied => self.copied(now),
-            Event::CopyRefused(reason) => self.copy_refused(&reason),
+            Event::Copied { session } => self.copied(session, now),
+            Event::CopyRefused { session, reason } => self.copy_refused(session, &reason),
+            Event::CopyBroken { session, reason } if self.is_copying(session) => {
+                self.effects.push_back(Effect::CloseLink);
+                self.lose_peer(&reason, now);
+            }
+            Event::CopyBroken { .. } => {}
             Event::Copies(copies) => self.settings.copies = Some(copies),
             Event::DisksReissued => self.disks_reissued(now),
             Event::Diverged(divergence) => self.give_up(Exit::Divergence, divergence.to_string()),
@@ -394,6 +405,11 @@ impl<O> Replica<O> {
     /// Where this replica is in its life.
     pub fn phase(&self) -> &Phase {
         &self.phase
+    }
+
+    /// True if this side's guest runs, or ran.
+    pub fn is_started(&self) -> bool {
+        self.started
     }
 
     /// The generation of which this replica is, or was last, a part.
@@ -474,7 +490,8 @@ impl<O> Replica<O> {
             Frame::Refusal(refusal) => self.refused(&refusal),
             Frame::Heartbeat(_) => self.counters.stale += 1,
             Frame::Copy(copy) if self.is_current(&copy.stamp) => {
-                self.effects.push_back(Effect::CopyMessage(copy.message));
+                let (session, message) = (copy.stamp.session, copy.message);
+                self.effects.push_back(Effect::CopyMessage { session, message });
             }
             Frame::Log(log) if self.is_current(&log.stamp) && self.phase == Phase::Backup => {
                 self.log_received(log, now);
@@ -511,7 +528,9 @@ impl<O> Replica<O> {
             return;
         }
         self.peer_beat = Some((beat.role, now));
-        self.peer_heard(beat.stamp.incarnation, beat.role == PeerRole::Gone);
+        if beat.role == PeerRole::Gone {
+            self.peer_heard(beat.stamp.incarnation, true);
+        }
         if self.is_current(&beat.stamp) {
             self.heard(ft_policies::Heard::Heartbeat, now);
             self.executed_heard(&beat, now);

@@ -5,7 +5,7 @@ use crate::Lsn;
 use crate::backlog::Backlog;
 use crate::log::Log;
 use crate::record::{Body, MAX_COUNT};
-use crate::wire::{Copies, Copy, Frame, Hello, PeerRole, Refusal, WireError};
+use crate::wire::{Copies, Copy, Frame, Hello, PeerRole, Refusal, Used, WireError};
 
 impl<O> Replica<O> {
     pub(super) fn start(&mut self, now: Nanos) {
@@ -139,8 +139,22 @@ impl<O> Replica<O> {
             && self.found == Some(register.generation)
             || register.generation == self.generation;
         let alone = self.alone_allowed && !peer_has_state && unused;
+        let ahead = |copies: Copies| copies.live != Copies::ANY && copies.highest > register.generation;
+        if let Some(copies) = self.settings.copies
+            && (ahead(copies) || self.peers_copies().is_some_and(ahead))
+        {
+            self.copies_notice(format!(
+                "the tie-breaker is in generation {}, and the stamp of a separate disk knows of a later one: the tie-breaker's store \
+                 was restored from an old copy, or is another one; nothing is started",
+                register.generation
+            ));
+            return;
+        }
         let claim = match (register.holder, self.settings.copies) {
-            (None, _) => me == ft_policies::ReplicaId::A,
+            (None, copies) => {
+                // With copies of its own on each side, the other's are looked at first.
+                me == ft_policies::ReplicaId::A && (copies.is_none() || peer_waits || self.alone_allowed)
+            }
             (Some(holder), None | Some(Copies { live: Copies::ANY, .. })) => {
                 alone || peer_waits && holder.replica == me
             }
@@ -151,25 +165,63 @@ impl<O> Replica<O> {
         }
     }
 
+    /// What the peer's copies of separate disks are worth, if it is there and waits.
+    fn peers_copies(&self) -> Option<Copies> {
+        let hello = self.link.as_ref().and_then(|link| link.hello.as_ref())?;
+        (hello.role == PeerRole::Waiting).then_some(hello.copies)
+    }
+
     /// Which copies of separate disks a cold start goes on with: those that were the live replica's in the register's
-    /// generation. If neither side's were, a win was never followed by an output, and the copies of the last replica that was
-    /// live before are the ones: that can only be told with both sides there.
-    fn may_claim_with(&self, mine: Copies, generation: u64, alone: bool, peer_waits: bool) -> bool {
-        let theirs = self.link.as_ref().and_then(|link| link.hello.as_ref()).map(|hello| hello.copies);
+    /// generation, alone only if that is so of all of them. If neither side's were, a win was never followed by an output, and the
+    /// copies of the last replica that was live before are the ones: that can only be told with both sides there, and with
+    /// none of them missing. What may then be done with the other side's is judged disk by disk in the exchange.
+    fn may_claim_with(&mut self, mine: Copies, generation: u64, alone: bool, peer_waits: bool) -> bool {
+        let theirs = self.peers_copies();
         if !mine.usable {
+            if theirs.is_some_and(|theirs| !theirs.usable) {
+                self.copies_notice(
+                    "both replicas' separate disks were being copied into when they were last used",
+                );
+            }
             return false;
         }
         if mine.live == generation {
-            return alone || peer_waits;
+            return alone && mine.whole || peer_waits;
         }
-        let Some(theirs) = theirs.filter(|_| peer_waits) else { return false };
+        let Some(theirs) = theirs else { return false };
+        if theirs.live == generation {
+            return false;
+        }
+        if mine.used != theirs.used && theirs.usable {
+            self.copies_notice(format!(
+                "neither replica has the separate disks of generation {generation} (they were live in {} and {}), and one of \
+                 them has a new disk where the other has one in use: bring the missing one back; if it is lost, put the other's file \
+                 in its place and remove the .ft files of both",
+                mine.live, theirs.live
+            ));
+            return false;
+        }
         let first = self.settings.me.replica == ft_policies::ReplicaId::A;
-        theirs.live != generation
-            && (!theirs.usable || mine.live > theirs.live || mine.live == theirs.live && first)
+        !theirs.usable || mine.live > theirs.live || mine.live == theirs.live && first
+    }
+
+    fn copies_notice(&mut self, text: impl Into<String>) {
+        if !std::mem::replace(&mut self.copies_told, true) {
+            self.notice(text);
+        }
+    }
+
+    /// True if this side may start the guest without having seen the other one's copies of separate disks.
+    fn copies_allow_alone(&self) -> bool {
+        self.settings.copies.is_none_or(|mine| {
+            let first = self.claimed_from == 0 && mine.used == Used::None;
+            mine.live == Copies::ANY || first || mine.whole && mine.live == self.claimed_from
+        })
     }
 
     /// This side won the right to start the guest.
     pub(super) fn claimed(&mut self, generation: u64, now: Nanos) {
+        self.claimed_from = generation.saturating_sub(1);
         self.generation = generation;
         self.highest = self.highest.max(generation);
         self.phase = Phase::Live;
@@ -183,6 +235,12 @@ impl<O> Replica<O> {
     pub(super) fn start_alone(&mut self) {
         let idle = self.session.is_none() && self.ask.is_none();
         if self.alone_allowed && idle && self.phase == Phase::Live && !self.started {
+            if !self.copies_allow_alone() {
+                return self.copies_notice(
+                    "start-alone has passed, but without the other replica it is not known that this side's separate disks are the \
+                     ones to go on with: the start goes on waiting",
+                );
+            }
             self.notice("no backup came within start-alone: the guest starts without one");
             self.start_guest(true);
         }
@@ -208,34 +266,36 @@ impl<O> Replica<O> {
         self.heard(ft_policies::Heard::Start, now);
         if self.settings.copies.is_some() {
             self.copying = true;
-            self.effects.push_back(Effect::CopyFrom);
+            self.effects.push_back(Effect::CopyFrom { session: id });
         } else {
             self.arm(now);
         }
     }
 
-    pub(super) fn copied(&mut self, now: Nanos) {
-        if std::mem::take(&mut self.copying) && self.session.is_some() && self.phase == Phase::Live {
+    pub(super) fn copied(&mut self, session: u64, now: Nanos) {
+        if self.is_copying(session) && self.phase == Phase::Live {
+            self.copying = false;
             self.arm(now);
         }
     }
 
-    pub(super) fn copy_refused(&mut self, reason: &str) {
-        if self.is_copying() {
+    pub(super) fn copy_refused(&mut self, session: u64, reason: &str) {
+        if self.is_copying(session) {
             self.refuse(false, reason);
             self.halt(Exit::Failure, reason);
         }
     }
 
-    /// True while a session stands in which the guest does not run yet, for its disks.
-    fn is_copying(&self) -> bool {
+    /// True while this session stands and the guest does not run yet, for its disks.
+    pub(super) fn is_copying(&self, session: u64) -> bool {
         let target = self.phase == Phase::Backup && !self.backlog.is_armed();
-        self.settings.copies.is_some() && self.session.is_some() && (self.copying || target)
+        let current = self.session.is_some_and(|current| current.id == session);
+        self.settings.copies.is_some() && current && (self.copying || target)
     }
 
-    /// Sends a message of the exchange that makes copies of separate disks the same. Ignored when that is off.
-    pub fn send_copy(&mut self, message: Vec<u8>) {
-        if self.is_copying() {
+    /// Sends a message of the exchange that makes copies of separate disks the same. Ignored when that one is off.
+    pub fn send_copy(&mut self, session: u64, message: Vec<u8>) {
+        if self.is_copying(session) {
             self.frames.push_back(Frame::Copy(Copy { stamp: self.stamp(), message }));
         }
     }
@@ -276,7 +336,7 @@ impl<O> Replica<O> {
         self.phase = Phase::Backup;
         self.heard(ft_policies::Heard::Start, now);
         if self.settings.copies.is_some() {
-            self.effects.push_back(Effect::CopyTo);
+            self.effects.push_back(Effect::CopyTo { session: hello.stamp.session });
         }
     }
 }

@@ -49,10 +49,29 @@ pub enum PeerRole {
 /// What a replica's own copies of separate disks are worth (for a pair that has such disks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Copies {
-    /// The generation in which they were last those of the live replica; 0 is never.
+    /// The generation in which any of them was last the live replica's; 0 is never. Stamps are made one after the other, each
+    /// only when all may be.
     pub live: u64,
-    /// False if a copying into them was begun and not ended.
+    /// The highest generation that any of them knows of.
+    pub highest: u64,
+    /// Every one of them was the live replica's in that generation.
+    pub whole: bool,
+    /// False if a copying into one of them was begun and not ended.
     pub usable: bool,
+    /// Which of them this pair has ever used: where one is missing, another was put in its place.
+    pub used: Used,
+}
+
+/// How many of a replica's copies its pair has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Used {
+    /// None.
+    #[default]
+    None,
+    /// Some, and not all.
+    Some,
+    /// All.
+    All,
 }
 
 impl Copies {
@@ -194,8 +213,10 @@ impl Frame {
                 out.fixed128(hello.config);
                 out.fixed128(hello.image);
                 out.var(hello.next);
-                out.var(hello.copies.live);
-                out.byte(u8::from(hello.copies.usable));
+                let Copies { live, highest, whole, usable, used } = hello.copies;
+                out.var(live);
+                out.var(highest);
+                out.byte(u8::from(whole) | u8::from(usable) << 1 | (used as u8) << 2);
                 HELLO
             }
             Self::Log(log) => {
@@ -287,7 +308,7 @@ impl Frame {
                 config: reader.fixed128()?,
                 image: reader.fixed128()?,
                 next: reader.var()?,
-                copies: Copies { live: reader.var()?, usable: reader.flag()? },
+                copies: get_copies(&mut reader)?,
             }),
             LOG => Self::Log(LogFrame {
                 stamp,
@@ -357,6 +378,13 @@ fn get_replica(reader: &mut Reader<'_>) -> Result<ReplicaId, WireError> {
         .get(usize::from(reader.byte()?))
         .copied()
         .ok_or(WireError::Malformed("replica"))
+}
+
+fn get_copies(reader: &mut Reader<'_>) -> Result<Copies, WireError> {
+    let (live, highest, flags) = (reader.var()?, reader.var()?, reader.byte()?);
+    let used = [Used::None, Used::Some, Used::All].get(usize::from(flags >> 2)).copied();
+    let used = used.ok_or(WireError::Malformed("copies"))?;
+    Ok(Copies { live, highest, whole: flags & 1 != 0, usable: flags & 2 != 0, used })
 }
 
 fn role_to_wire(role: PeerRole) -> u8 {

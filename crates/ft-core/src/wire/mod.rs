@@ -9,7 +9,7 @@ mod frame;
 mod records;
 
 pub use frame::{
-    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, Used,
 };
 
 use crate::output::MAX_DISK_DATA;

@@ -498,7 +498,10 @@ impl World {
             // This guest reads no disk.
             Effect::ReadFinished { .. } => {}
             // Nor has it disks of its own.
-            Effect::CopyFrom | Effect::CopyTo | Effect::CopyMessage(_) | Effect::CopyOff => {
+            Effect::CopyFrom { .. }
+            | Effect::CopyTo { .. }
+            | Effect::CopyMessage { .. }
+            | Effect::CopyOff => {
                 unreachable!("no separate disks")
             }
             Effect::Peer { .. } => {}

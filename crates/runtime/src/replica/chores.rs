@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, mpsc};
 
 use ft_core::Event;
-use ft_core::wire::Copies;
+use ft_devices::backend::copy::CopyError;
 
 use super::copies::{Exchange, Over};
 use super::fence;
@@ -19,11 +19,11 @@ pub(super) enum Chore {
     /// A process of the peer's was heard.
     PeerHeard,
     /// The exchange begins, and this side's copies are the ones that count.
-    CopyFrom,
+    CopyFrom(u64),
     /// The other side's are.
-    CopyTo,
-    /// The other side says something in the exchange.
-    CopyMessage(Vec<u8>),
+    CopyTo(u64),
+    /// The other side says something in the exchange of this session.
+    CopyMessage(u64, Vec<u8>),
     /// The exchange is off.
     CopyOff,
 }
@@ -43,7 +43,8 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> io::Result<()> {
 
 struct Chores {
     shared: Arc<Shared>,
-    exchange: Option<Exchange>,
+    /// The exchange of a session.
+    exchange: Option<(u64, Exchange)>,
 }
 
 impl Chores {
@@ -52,53 +53,64 @@ impl Chores {
         match chore {
             Chore::Fence(generation) => fence::fence(shared, generation),
             Chore::PeerHeard => fence::peer_heard(shared),
-            Chore::CopyFrom => self.exchange = Some(Exchange::source(&shared.media.copies)),
-            Chore::CopyTo => {
+            Chore::CopyFrom(session) => {
+                let generation = shared.core().generation();
+                self.exchange = Some((session, Exchange::source(&shared.media.copies, generation)));
+            }
+            Chore::CopyTo(session) => {
                 let (generation, source) = (shared.core().generation(), shared.me().replica.peer());
                 let to = Arc::clone(shared);
                 let begun = move || {
-                    let worth = to.media.copies.worth().unwrap_or(Copies { live: 0, usable: false });
-                    to.handle(Event::Copies(worth));
+                    if let Some(worth) = to.media.copies.worth() {
+                        to.handle(Event::Copies(worth));
+                    }
                 };
-                self.exchange = Some(Exchange::target(&shared.media.copies, generation, source, begun));
-                self.step(None);
+                let exchange = Exchange::target(&shared.media.copies, generation, source, begun);
+                self.exchange = Some((session, exchange));
+                self.step(session, None);
             }
-            Chore::CopyMessage(message) => self.step(Some(&message)),
+            Chore::CopyMessage(session, message) => self.step(session, Some(&message)),
             Chore::CopyOff => self.exchange = None,
         }
     }
 
-    fn step(&mut self, message: Option<&[u8]>) {
-        let Some(exchange) = &mut self.exchange else { return };
+    fn step(&mut self, session: u64, message: Option<&[u8]>) {
+        let current = self.exchange.as_mut().filter(|(current, _)| *current == session);
+        let Some((_, exchange)) = current else { return };
         let shared = &self.shared;
-        match exchange.step(message) {
+        let over = match exchange.step(message) {
             Ok(step) => {
                 for reply in step.replies {
-                    shared.core().send_copy(reply);
+                    shared.core().send_copy(session, reply);
                 }
                 shared.transmit();
-                if let Some(refusal) = exchange.refusal() {
-                    self.exchange = None;
-                    shared.handle(Event::CopyRefused(refusal));
-                } else {
-                    match step.over {
-                        None => return,
-                        Some(Over::Source) => shared.handle(Event::Copied),
-                        Some(Over::Target { notice }) => {
-                            if let Some(worth) = shared.media.copies.worth() {
-                                shared.handle(Event::Copies(worth));
-                            }
-                            notice.into_iter().for_each(|notice| shared.control.notice(notice));
-                        }
+                match (exchange.refusal(), step.over) {
+                    (Some(reason), _) => Some(Event::CopyRefused { session, reason }),
+                    (None, Some(Over::Source)) => Some(Event::Copied { session }),
+                    (None, Some(Over::Target { notice })) => {
+                        notice.into_iter().for_each(|notice| shared.control.notice(notice));
+                        self.exchange = None;
+                        None
                     }
-                    self.exchange = None;
+                    (None, None) => None,
                 }
-                shared.pump();
+            }
+            // The peer's fault is no reason to end.
+            Err(error @ CopyError::Protocol(_)) => {
+                Some(Event::CopyBroken { session, reason: error.to_string() })
             }
             Err(error) => {
                 self.exchange = None;
-                shared.disk_failed(format!("the replicas' disks cannot be made the same: {error}"));
+                return shared.disk_failed(format!("the replicas' disks cannot be made the same: {error}"));
             }
+        };
+        if let Some(worth) = shared.media.copies.worth() {
+            shared.handle(Event::Copies(worth));
         }
+        if let Some(event) = over {
+            self.exchange = None;
+            shared.handle(event);
+        }
+        shared.pump();
     }
 }

@@ -21,8 +21,29 @@ struct Copy {
     disk: usize,
     /// What it was when this process started.
     origin: Origin,
-    /// Its stamp now; a disk that the guest only reads has none.
-    stamp: Option<Mutex<Stamp>>,
+    /// Its stamp; a disk that the guest only reads has none.
+    stamp: Option<Mutex<Marked>>,
+}
+
+/// A stamp, and whether this process made it.
+#[derive(Debug, Clone, Copy)]
+struct Marked {
+    stamp: Stamp,
+    /// Whether a guest of this pair's has ever used the copy, as far as is known.
+    used: bool,
+    ours: bool,
+}
+
+impl Copy {
+    /// Where its content comes from, now.
+    fn origin(&self) -> Origin {
+        match self.stamp.as_ref().map(|marked| *lock(marked)) {
+            Some(Marked { stamp: Stamp { state, generation, .. }, ours: true, .. }) => {
+                Origin::Stamped { state, generation, clean: None }
+            }
+            _ => self.origin,
+        }
+    }
 }
 
 /// All copies of this replica, in the order of the config.
@@ -50,23 +71,20 @@ impl Copies {
             self.list.push(Copy { file, path, disk, origin: Origin::Existing, stamp: None });
             return Ok(());
         }
-        let found = Stamp::read(&path, pair)?;
+        // A stamp beside a file that was made just now says nothing of it.
+        let found = if created { None } else { Stamp::read(&path, pair)? };
         let origin = copy::origin(&path, created, found.as_ref()).map_err(|error| StampError::Io {
             doing: "examining",
             path: path.clone(),
             error,
         })?;
-        let fresh = || Stamp { pair, generation: 0, state: CopyState::New, clean: None };
-        let stamp = match (origin, found) {
-            (Origin::New, _) => {
-                // So that it is known to be empty, should this start go no further.
-                fresh().write(&path)?;
-                fresh()
-            }
-            (_, Some(stamp)) => stamp,
-            (_, None) => fresh(),
-        };
-        self.list.push(Copy { file, path, disk, origin, stamp: Some(Mutex::new(stamp)) });
+        let stamp = found.unwrap_or(Stamp { pair, generation: 0, state: CopyState::New, clean: None });
+        if created {
+            // So that it is known to be empty, should this start go no further.
+            stamp.write(&path)?;
+        }
+        let marked = Marked { stamp, used: stamp.state != CopyState::New, ours: false };
+        self.list.push(Copy { file, path, disk, origin, stamp: Some(Mutex::new(marked)) });
         Ok(())
     }
 
@@ -80,15 +98,28 @@ impl Copies {
         if self.list.is_empty() {
             return None;
         }
-        let stamps = || self.stamps().map(|(_, stamp)| *lock(stamp));
-        let live = |stamp: Stamp| if stamp.state == CopyState::Live { stamp.generation } else { 0 };
+        let all: Vec<Marked> = self.stamps().map(|(_, marked)| *lock(marked)).collect();
+        let live = |marked: &Marked| match marked.stamp {
+            Stamp { state: CopyState::Live, generation, .. } => generation,
+            _ => 0,
+        };
+        let used = all.iter().filter(|marked| marked.used).count();
+        let newest = all.iter().map(live).max();
         Some(wire::Copies {
-            live: stamps().map(live).min().unwrap_or(wire::Copies::ANY),
-            usable: stamps().all(|stamp| stamp.state != CopyState::Incomplete),
+            live: newest.unwrap_or(wire::Copies::ANY),
+            highest: all.iter().map(|marked| marked.stamp.generation).max().unwrap_or(0),
+            whole: newest.is_some_and(|newest| newest > 0)
+                && all.iter().all(|marked| Some(live(marked)) == newest),
+            usable: all.iter().all(|marked| marked.stamp.state != CopyState::Incomplete),
+            used: match used {
+                0 => wire::Used::None,
+                used if used == all.len() => wire::Used::All,
+                _ => wire::Used::Some,
+            },
         })
     }
 
-    fn stamps(&self) -> impl Iterator<Item = (&Copy, &Mutex<Stamp>)> {
+    fn stamps(&self) -> impl Iterator<Item = (&Copy, &Mutex<Marked>)> {
         self.list.iter().filter_map(|copy| Some((copy, copy.stamp.as_ref()?)))
     }
 
@@ -99,6 +130,16 @@ impl Copies {
     pub(super) fn stamp(&self, state: CopyState, generation: u64) -> Result<(), String> {
         self.stamps().try_for_each(|(copy, stamp)| {
             set(copy, stamp, |stamp| *stamp = Stamp { state, generation, clean: None, ..*stamp })
+        })
+    }
+
+    /// Makes all that was written to them durable.
+    ///
+    /// # Errors
+    /// The host's, in words.
+    pub(super) fn flush(&self) -> Result<(), String> {
+        self.stamps().try_for_each(|(copy, _)| {
+            copy.file.flush().map_err(|error| format!("flushing {}: {error}", copy.path.display()))
         })
     }
 
@@ -118,7 +159,7 @@ impl Copies {
         let one = |copy: &Copy| CopyDisk {
             medium: Arc::clone(&copy.file) as Arc<dyn Medium>,
             name: format!("disk {} ({})", copy.disk, copy.path.display()),
-            origin: copy.origin,
+            origin: copy.origin(),
         };
         self.list.iter().map(one).collect()
     }
@@ -135,17 +176,17 @@ impl Copies {
     }
 }
 
-fn lock(stamp: &Mutex<Stamp>) -> std::sync::MutexGuard<'_, Stamp> {
-    stamp.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(marked: &Mutex<Marked>) -> std::sync::MutexGuard<'_, Marked> {
+    marked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn set(copy: &Copy, stamp: &Mutex<Stamp>, change: impl FnOnce(&mut Stamp)) -> Result<(), String> {
-    let mut stamp = lock(stamp);
-    let mut changed = *stamp;
+fn set(copy: &Copy, marked: &Mutex<Marked>, change: impl FnOnce(&mut Stamp)) -> Result<(), String> {
+    let mut marked = lock(marked);
+    let mut changed = marked.stamp;
     change(&mut changed);
-    if changed != *stamp {
+    if changed != marked.stamp {
         changed.write(&copy.path).map_err(|error| error.to_string())?;
-        *stamp = changed;
+        *marked = Marked { stamp: changed, used: true, ours: true };
     }
     Ok(())
 }
@@ -153,7 +194,7 @@ fn set(copy: &Copy, stamp: &Mutex<Stamp>, change: impl FnOnce(&mut Stamp)) -> Re
 /// One side of the exchange.
 pub(super) enum Exchange {
     /// This side's copies are the ones that count.
-    Source(CopySource),
+    Source { driver: CopySource, copies: Arc<Copies>, generation: u64 },
     /// The other side's.
     Target {
         driver: CopyTarget<Box<dyn FnMut(u16) -> io::Result<()> + Send>>,
@@ -161,6 +202,10 @@ pub(super) enum Exchange {
         generation: u64,
         source: ReplicaId,
     },
+}
+
+fn stamping(error: String) -> CopyError {
+    CopyError::Io { doing: "stamping", name: "a copy".to_owned(), error: io::Error::other(error) }
 }
 
 /// What came of a message.
@@ -183,8 +228,10 @@ pub(super) enum Over {
 }
 
 impl Exchange {
-    pub(super) fn source(copies: &Copies) -> Self {
-        Self::Source(CopySource::new(copies.disks()))
+    /// `generation` is the one that this side has won to start the guest in.
+    pub(super) fn source(copies: &Arc<Copies>, generation: u64) -> Self {
+        let (driver, copies) = (CopySource::new(copies.disks()), Arc::clone(copies));
+        Self::Source { driver, copies, generation }
     }
 
     /// `begun` is called before the first write to a copy.
@@ -215,9 +262,13 @@ impl Exchange {
         };
         let mut replies = Vec::new();
         let over = match self {
-            Self::Source(driver) => {
+            Self::Source { driver, copies, generation } => {
                 message.map_or(Ok(()), |message| driver.handle(message))?;
                 while let Some(reply) = driver.next_message()? {
+                    if reply == CopyMessage::Done {
+                        // Every rule is satisfied, and not before: a stamp outlives a start that is refused.
+                        copies.stamp(CopyState::Live, *generation).map_err(stamping)?;
+                    }
                     replies.push(reply.encode());
                 }
                 driver.is_done().then_some(Over::Source)
@@ -226,13 +277,10 @@ impl Exchange {
                 message.map_or(Ok(()), |message| driver.handle(message))?;
                 while let Some(reply) = driver.next_message()? {
                     if reply == CopyMessage::Done {
-                        // Before the other side knows: from then on the guest may run.
-                        let stamped = copies.stamp(CopyState::Backup, *generation);
-                        stamped.map_err(|error| CopyError::Io {
-                            doing: "stamping",
-                            name: "a copy".to_owned(),
-                            error: io::Error::other(error),
-                        })?;
+                        // Before the other side knows: from then on the guest may run. Blocks that were found to be the same may be
+                        // in the host's cache only, from an earlier process.
+                        copies.flush().map_err(stamping)?;
+                        copies.stamp(CopyState::Backup, *generation).map_err(stamping)?;
                     }
                     replies.push(reply.encode());
                 }
@@ -249,7 +297,7 @@ impl Exchange {
     /// Why the source refuses the target's copies, if it does.
     pub(super) fn refusal(&self) -> Option<String> {
         match self {
-            Self::Source(driver) => driver.refusal().map(str::to_owned),
+            Self::Source { driver, .. } => driver.refusal().map(str::to_owned),
             Self::Target { .. } => None,
         }
     }

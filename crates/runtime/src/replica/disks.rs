@@ -251,8 +251,19 @@ impl Disks {
         failed_reads.into_iter().for_each(|(disk, request)| self.pool.again(disk, request));
     }
 
-    /// Makes all that was written durable, past the schedule: when nothing runs any more. True if it went well.
+    /// Makes all that was written durable, past the schedule: when nothing runs any more. True if it went well, and no write of this
+    /// side's own has failed that the guest was not told of: then a copy is what its guest made of it.
     pub(super) fn flush_all(&self) -> bool {
+        {
+            let state = self.ends.state();
+            let failed = |own: &Own| {
+                let mut ended = own.ended.iter();
+                ended.any(|(id, done)| done.status != DiskStatus::Ok && !own.failed_reads.contains(id))
+            };
+            if !state.failed.is_empty() || state.own.as_ref().is_some_and(failed) {
+                return false;
+            }
+        }
         let flush = |(disk, backend): (usize, &DiskBackend)| {
             let request = DiskRequest { disk: disk as u16, request: u64::MAX, op: DiskOp::Flush };
             backend.execute(&request).status == DiskStatus::Ok
@@ -260,14 +271,16 @@ impl Disks {
         self.pool.disks().enumerate().all(flush)
     }
 
-    /// Waits for what runs and lets nothing more begin.
+    /// Waits for what runs and lets nothing more begin. With `finish` the guest ended in order: what it has asked for is done first,
+    /// so that a backup's own copy has what the primary's has.
     pub(super) fn close(&self, finish: bool) {
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         if finish {
+            self.pool.forget_elsewhere();
             self.pool.wait_idle();
-        } else {
-            self.pool.abort();
         }
+        // What still waits must not begin when this side has said that it is gone.
+        self.pool.abort();
     }
 }
 
@@ -279,7 +292,7 @@ mod tests {
 
     use ft_devices::backend::medium::Medium;
     use ft_devices::ft::DiskPolicy;
-    use ft_devices::ft::reads::OnBackup;
+    use ft_devices::ft::reads::{OnBackup, OnPrimary};
     use ft_devices::ft::sharing::{Separate, Shared};
 
     use super::*;
@@ -375,7 +388,7 @@ mod tests {
         wait(|| both().then_some(()));
         let write = DiskOp::Write { sector: 0, data: vec![1; 512] };
         disks.submit_elsewhere(DiskRequest { disk: 0, request: 2, op: write });
-        assert_eq!(disks.writes_elsewhere(0), [0..1]);
+        assert_eq!(disks.writes_elsewhere(0), vec![0..1]);
         assert!(!inputs.any());
         disks.take_over();
         let mut done = [input(&inputs), input(&inputs), input(&inputs)];
@@ -383,6 +396,21 @@ mod tests {
         let status = done.map(|done| done.status);
         assert_eq!(status, [DiskStatus::Ok, DiskStatus::Ok, DiskStatus::IoError]);
         assert!(!disks.take_failure((0, 2)), "a shared disk's failure is the guest's");
+    }
+
+    /// On an own copy every write is done, also one that waits for a read of the primary's.
+    #[test]
+    fn an_end_in_order_leaves_no_write_undone() {
+        let (disks, _) = disks(DiskPolicy::new(Separate, OnPrimary), 0);
+        disks.follow();
+        disks.submit_elsewhere(read(0));
+        assert!(disks.flush_all());
+        let op = DiskOp::Write { sector: 0, data: vec![1; 512] };
+        disks.submit_own(DiskRequest { disk: 0, request: 1, op });
+        assert!(matches!(disks.take_own((0, 1)), OwnResult::Running), "it waits for the read");
+        disks.close(true);
+        assert!(!disks.flush_all(), "it was done, and failed");
+        assert!(matches!(disks.take_own((0, 1)), OwnResult::Ended(_)));
     }
 
     #[test]

@@ -109,12 +109,19 @@ impl Events {
                 graced = late;
             }
             if let Some(ending) = shared.ending() {
+                if !ending.orderly {
+                    // Why comes first: a disk that hangs may keep the rest from ever coming.
+                    shared.control.end(ending.code, ending.message.clone());
+                    shared.control.flush();
+                }
                 shared.disks.close(ending.orderly);
                 if ending.orderly {
                     stamp_clean(shared);
                 }
                 shared.last_words();
-                shared.control.end(ending.code, ending.message);
+                if ending.orderly {
+                    shared.control.end(ending.code, ending.message);
+                }
                 shared.control.drain();
                 return ending.code;
             }
@@ -124,10 +131,11 @@ impl Events {
 
 /// The guest ended in order: this side's copies of separate disks are what its guest made of them, as the other side's are.
 fn stamp_clean(shared: &Shared) {
-    let (generation, position) = (shared.core().generation(), shared.position.load(Ordering::Acquire));
-    if shared.media.copies.is_empty() || position == 0 {
+    if shared.media.copies.is_empty() {
         return;
     }
+    let Some(position) = shared.quiet_end() else { return };
+    let generation = shared.core().generation();
     let stamped = if shared.disks.flush_all() {
         shared.media.copies.stamp_clean(generation, position)
     } else {

@@ -19,6 +19,9 @@ use crate::launcher::messages::FromReplica;
 /// Between two attempts at what must succeed before this side can go on.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// Most processes of the peer's that are remembered to be gone.
+const MAX_GONE: usize = 1000;
+
 /// What is known of the peer's processes.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
@@ -32,11 +35,13 @@ struct Known {
 }
 
 impl Peers {
-    /// A process of the peer's was heard; or its last word.
+    /// A process of the peer's has connected; or said its last word.
     pub(super) fn heard(&self, incarnation: u64, gone: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if gone {
+        if gone && state.gone.len() < MAX_GONE {
             state.gone.insert(incarnation);
+        } else if gone {
+            // Nobody has so many processes.
         } else if let Some(before) = state.last.replace(incarnation).filter(|before| *before != incarnation) {
             state.gone.insert(before);
         }
@@ -52,7 +57,12 @@ impl Peers {
 /// Cuts the old primary off from what this side is about to write, then tells the protocol.
 pub(super) fn fence(shared: &Shared, generation: u64) {
     // After the win and the replay, and before the first output in this generation.
-    insist(shared, || shared.media.copies.stamp(CopyState::Live, generation));
+    if !shared.media.copies.is_empty() {
+        insist(shared, || {
+            shared.media.copies.flush()?;
+            shared.media.copies.stamp(CopyState::Live, generation)
+        });
+    }
     insist(shared, || match shared.setting {
         Setting::Solo | Setting::OneMachine => Ok(()),
         Setting::TwoHosts => keep_apart(shared, generation),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
-use ft_core::{Body, LogRecord, Mode, Nanos, reads};
+use ft_core::{Body, LogRecord, Mode, Nanos, OutputClass, reads};
 use ft_vcpu::Stop;
 
 use super::disks::{OwnResult, RequestId};
@@ -90,7 +90,8 @@ impl Runner {
                 }
                 self.shared.digests.fetch_add(1, Ordering::Relaxed);
             }
-            Body::Progress | Body::Output { .. } | Body::Armed | Body::Stop => {}
+            Body::Stop | Body::Output { class: OutputClass::End, .. } => self.note_quiet_end(record.position),
+            Body::Progress | Body::Output { .. } | Body::Armed => {}
         }
         self.shared.guest.store(self.machine.now_ns(), Ordering::Relaxed);
         self.tell_reads();
@@ -133,7 +134,8 @@ impl Runner {
                     // The primary's failure is what the guest sees; nothing was changed by it. If it was a read, the primary need
                     // not wait for this side's.
                     (_, _) if digest.is_none() && done.status != DiskStatus::Ok => {
-                        self.shared.core().own_read_finished(id, true);
+                        let now = self.shared.now();
+                        self.shared.core().own_read_finished(id, true, now);
                         self.shared.transmit();
                         break;
                     }
@@ -194,10 +196,11 @@ impl Runner {
         if reads.is_empty() {
             return;
         }
+        let now = self.shared.now();
         let mut core = self.shared.core();
         let due = reads
             .into_iter()
-            .fold(false, |due, (read, waited_for)| due | core.own_read_finished(read, waited_for));
+            .fold(false, |due, (read, waited_for)| due | core.own_read_finished(read, waited_for, now));
         drop(core);
         if due {
             self.shared.transmit();

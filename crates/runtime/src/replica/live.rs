@@ -162,6 +162,7 @@ impl Runner {
             self.shared.control.notice(format!("an input does not fit the machine and was dropped: {error}"));
             return;
         }
+        let made = self.begin_outputs();
         let now = self.shared.now();
         let read = self.logged_read(&input);
         let body = self.body(input);
@@ -172,7 +173,7 @@ impl Runner {
         }
         drop(core);
         self.logged = position;
-        if self.outputs_live() {
+        if self.emit(made) {
             self.flush();
         }
     }

@@ -12,6 +12,7 @@ use ft_devices::backend::fault::FaultMedium;
 use ft_devices::backend::file::{DiskOptions, FileMedium, Holder, Lock};
 use ft_devices::backend::medium::Medium;
 use ft_devices::backend::quarantine::{Quarantine, QuarantineError, QuarantineOwner};
+use ft_devices::backend::stamp::Stamp;
 use ft_policies::{Config, Disk, ReplicaId, Sharing, Size};
 
 use super::Setting;
@@ -55,6 +56,12 @@ impl Media {
         let mut backends = Vec::new();
         let mut copies = Copies::default();
         for (index, disk) in config.disks.iter().enumerate() {
+            let separate = disk.sharing == Sharing::Separate && !disk.read_only && setting != Setting::Solo;
+            let path = disk.path_of(Some(replica));
+            if separate && std::fs::metadata(&path).map_or(true, |found| found.is_file() && found.len() == 0)
+            {
+                Stamp::check_gone(&path, config.pair_id()).map_err(Startup::Copy)?;
+            }
             let (open, created) = open(disk, replica, setting, holder)?;
             if disk.sharing == Sharing::Separate && setting != Setting::Solo {
                 let how = (created, disk.read_only);

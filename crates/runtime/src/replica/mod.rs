@@ -9,7 +9,8 @@
 //! - **net** reads frames from the launcher's switch.
 //! - **events** (the thread that called [`run`]) has the datagrams, the launcher, signals, the timers, and whatever a full
 //!   socket left behind.
-//! - **disk** threads carry out requests; **register** asks the tie-breaker.
+//! - **disk** threads carry out requests; **register** asks the tie-breaker; **chores** does what may take long besides (fences,
+//!   making copies of disks the same).
 //!
 //! The protocol itself is in [`ft_core::Replica`], behind one lock; these threads only tell it what happens and do what it
 //! says.

@@ -34,6 +34,8 @@ impl Outside {
                 if alone {
                     shared.disks.forget_backup();
                 }
+                // What was heard of the peer while this side was not live yet.
+                shared.chore(Chore::PeerHeard);
                 shared.control.send(&FromReplica::Live {
                     generation,
                     position: shared.position.load(Ordering::Acquire),
@@ -47,9 +49,9 @@ impl Outside {
                 shared.control.send(&FromReplica::RxAcknowledged { generation, seq });
             }
             Effect::ReadFinished { disk, request } => shared.disks.read_finished(disk, request),
-            Effect::CopyFrom => shared.chore(Chore::CopyFrom),
-            Effect::CopyTo => shared.chore(Chore::CopyTo),
-            Effect::CopyMessage(message) => shared.chore(Chore::CopyMessage(message)),
+            Effect::CopyFrom { session } => shared.chore(Chore::CopyFrom(session)),
+            Effect::CopyTo { session } => shared.chore(Chore::CopyTo(session)),
+            Effect::CopyMessage { session, message } => shared.chore(Chore::CopyMessage(session, message)),
             Effect::CopyOff => shared.chore(Chore::CopyOff),
             Effect::Peer { incarnation, gone } => {
                 shared.peers.heard(incarnation, gone);

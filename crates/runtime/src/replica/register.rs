@@ -46,10 +46,15 @@ pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
-/// A win counts when this side's copies of separate disks say so, before the first output in the generation. A backup that takes
-/// over stamps them later, when it has replayed everything ([`super::fence`]).
+/// For a primary that lost its backup a win counts when its copies of separate disks say so, before the first output in the
+/// generation. A backup that takes over stamps them when it has replayed everything ([`super::fence`]), and whoever starts the
+/// guest when it is known that its copies are the ones to go on with ([`super::copies`]).
 fn stamped(shared: &Shared, generation: u64) -> Answer {
-    if matches!(shared.core().phase(), Phase::TakingOver(_)) {
+    let runs = {
+        let core = shared.core();
+        *core.phase() == Phase::Live && core.is_started()
+    };
+    if !runs {
         return Answer::Won;
     }
     match shared.media.copies.stamp(CopyState::Live, generation) {

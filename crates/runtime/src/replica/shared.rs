@@ -99,6 +99,8 @@ pub(super) struct Shared {
     pub(super) digests: AtomicU64,
     /// Number of the last inbound frame that is queued here or executed.
     seen: AtomicU64,
+    /// Where the guest ended, or was stopped, in order, with no request to a disk of its own in flight.
+    quiet_end: Mutex<Option<u64>>,
     /// The exit code and message that the guest's end means.
     guest_end: Mutex<Option<(u8, String)>>,
     ending: Mutex<Option<Ending>>,
@@ -160,6 +162,7 @@ impl Shared {
             paused: AtomicU64::new(0),
             digests: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            quiet_end: Mutex::default(),
             guest_end: Mutex::default(),
             ending: Mutex::default(),
             epoch: Instant::now(),
@@ -388,6 +391,15 @@ impl Shared {
         }
     }
 
+    /// The vCPU's thread does what may take long, and is not to be missed meanwhile.
+    pub(super) fn at_work_elsewhere<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.parked.store(true, Ordering::Release);
+        let done = work();
+        self.beat();
+        self.parked.store(false, Ordering::Release);
+        done
+    }
+
     pub(super) fn wake_event_loop(&self) {
         // Only an overflowing counter is refused: then it is awake.
         let _ = self.wake_events.write(1);
@@ -441,6 +453,15 @@ impl Shared {
     pub(super) fn guest_ends(&self, code: u8, message: String) {
         let mut end = self.guest_end.lock().unwrap_or_else(PoisonError::into_inner);
         end.get_or_insert((code, message));
+    }
+
+    /// The guest's life is over, here.
+    pub(super) fn set_quiet_end(&self, position: Option<u64>) {
+        *self.quiet_end.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    pub(super) fn quiet_end(&self) -> Option<u64> {
+        *self.quiet_end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn guest_end(&self) -> (u8, String) {

@@ -9,6 +9,7 @@ use ft_core::input::Input;
 use ft_core::output::{DiskOp, DiskRequest, Output, OutputBody};
 use ft_core::{Divergence, Event, Mode, Nanos, OutputClass};
 use ft_devices::backend::entropy::entropy;
+use ft_devices::backend::stamp::CopyState;
 use ft_devices::ft::{Disposition, Layer, Recording, Replaying};
 use ft_policies::Config;
 use xxhash_rust::xxh3::Xxh3;
@@ -42,6 +43,15 @@ pub(super) struct Runner {
     pub(super) debt: Nanos,
     /// Unimplemented instructions that the operator was told of.
     pub(super) told: BTreeSet<String>,
+}
+
+/// An output that waits for the backup, on its way into the gate.
+pub(super) struct Made {
+    position: u64,
+    class: OutputClass,
+    digest: u64,
+    size: u64,
+    held: Held,
 }
 
 /// Starts the thread.
@@ -97,6 +107,7 @@ impl Runner {
                 }
                 Mode::Stop => {
                     self.log_last_digest();
+                    self.note_quiet_end(self.machine.position());
                     let (position, now) = (self.machine.position(), self.shared.now());
                     self.shared.core().append_stop(position, now);
                     self.shared.pump();
@@ -119,11 +130,19 @@ impl Runner {
             }
         }
         if self.machine.position() == 0 {
-            if let Err(message) = self.shared.media.load_apart(self.shared.pair) {
+            // It may have followed before, until its primary was lost before the guest ran.
+            self.shared.disks.take_over();
+            let ready = self.shared.at_work_elsewhere(|| {
+                self.shared.media.load_apart(self.shared.pair)?;
+                fence::bring_back(&self.shared);
+                // Where the copies were compared with the other side's this is so already.
+                let generation = self.shared.core().generation();
+                self.shared.media.copies.stamp(CopyState::Live, generation)
+            });
+            if let Err(message) = ready {
                 self.shared.end(Ending { code: 1, message, orderly: false });
                 return false;
             }
-            fence::bring_back(&self.shared);
         }
         let (now, position) = (self.shared.now(), self.machine.position());
         self.logged = position;
@@ -145,16 +164,19 @@ impl Runner {
 
     /// Takes the machine's outputs on their way. True if one of them waits for the backup.
     pub(super) fn outputs_live(&mut self) -> bool {
-        let mut any_held = false;
+        let made = self.begin_outputs();
+        self.emit(made)
+    }
+
+    /// Does what is done at once, and gives what waits for the backup. Disks are given all their requests here, in order. To be
+    /// called before the log tells of the input that led to the outputs: a backup that has heard of it may be faster.
+    pub(super) fn begin_outputs(&mut self) -> Vec<Made> {
+        let mut made = Vec::new();
         for Output { position, body } in self.machine.take_outputs() {
             self.note_end(position, &body);
-            if class(&body) == OutputClass::End && position == self.machine.position() {
-                self.log_last_digest();
-            }
             match (self.recording.decide(&body), body) {
                 (Disposition::AfterAck | Disposition::Keep, body) => {
-                    let (class, digest, size, now) =
-                        (class(&body), digest(&body), size(&body), self.shared.now());
+                    let (class, digest, size) = (class(&body), digest(&body), size(&body));
                     let held = match body {
                         OutputBody::Disk(request) => {
                             let id = (request.disk, request.request);
@@ -163,9 +185,7 @@ impl Runner {
                         }
                         body => Held::Output(body),
                     };
-                    self.shared.core().emit(position, class, digest, size, held, now);
-                    self.logged = position;
-                    any_held = true;
+                    made.push(Made { position, class, digest, size, held });
                 }
                 (Disposition::Now, OutputBody::Disk(request)) => self.request(request),
                 (Disposition::Now, OutputBody::Entropy { request, len }) => self.entropy(request, len),
@@ -173,7 +193,22 @@ impl Runner {
                 (Disposition::Now | Disposition::Drop, _) => {}
             }
         }
-        any_held
+        made
+    }
+
+    /// Logs the markers of outputs, which wait in the gate from then on. True if there is any.
+    pub(super) fn emit(&mut self, made: Vec<Made>) -> bool {
+        let any = !made.is_empty();
+        for Made { position, class, digest, size, held } in made {
+            if class == OutputClass::End && position == self.machine.position() {
+                self.log_last_digest();
+                self.note_quiet_end(position);
+            }
+            let now = self.shared.now();
+            self.shared.core().emit(position, class, digest, size, held, now);
+            self.logged = position;
+        }
+        any
     }
 
     /// Carries out a disk request that is not held.
@@ -231,6 +266,15 @@ impl Runner {
             self.shared.core().own_read_made((request.disk, request.request));
         }
         self.shared.disks.submit_own(request);
+    }
+
+    /// The guest ends here, or is stopped: remembers whether nothing that it asked of a separate disk is still open. Both sides
+    /// come to the same answer.
+    pub(super) fn note_quiet_end(&self, position: u64) {
+        let policies = self.shared.disks.policies();
+        let open = self.machine.pending_disk_requests();
+        let quiet = open.iter().all(|request| !policies[usize::from(request.disk)].is_own());
+        self.shared.set_quiet_end(quiet.then_some(position));
     }
 
     fn note_end(&self, position: u64, body: &OutputBody) {

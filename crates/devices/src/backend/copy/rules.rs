@@ -18,8 +18,9 @@ pub(super) enum Plan {
 
 const NEITHER_IS_KNOWN: &str = "neither belongs to this pair yet, so it is not known which is right; make them equal, or \
                                 remove the one that is not to be kept and it will be copied from the other";
-const TARGET_IS_KEPT: &str = "the one of the other replica was there before and does not belong to this pair; remove it \
-                              there and it will be made a copy of this one, or give it another path";
+const TARGET_IS_KEPT: &str = "the one of the other replica was there before and does not belong to this pair; to go on with \
+                              it, put its file in the place of this one; to go on with this one, remove it there and it will \
+                              be made a copy of this one";
 
 /// Decides on the target's copy, given where the content of each comes from.
 pub(super) fn plan(source: Origin, target: Origin) -> Plan {
@@ -40,7 +41,7 @@ pub(super) fn plan(source: Origin, target: Origin) -> Plan {
         (_, Origin::Existing) => Plan::MustBeEqual(TARGET_IS_KEPT),
         (Origin::New, Origin::Stamped { state, generation, .. }) => Plan::Refuse(format!(
             "this copy is new and empty, and the other replica's is in use by this pair ({}, generation {generation}); bring \
-             this one back, or start the other replica first",
+             this one back; if it is lost, put the other's file in its place, and remove the other's and both .ft files",
             state.name()
         )),
         (_, Origin::Stamped { state: Incomplete, .. }) => Plan::Copy,
