@@ -108,7 +108,8 @@ pub enum StampError {
     Damaged(PathBuf),
     /// There is a stamp of a copy that holds a guest's data, and no copy.
     #[error(
-        "{}: is gone or empty, and is in use by this pair ({}, generation {generation}); put it back, or remove {} to have the          disk made again from the other replica's",
+        "{}: is gone or empty, and is in use by this pair ({}, generation {generation}); put it back, or remove {} to have the \
+         disk made again from the other replica's",
         .path.display(),
         .state.name(),
         Stamp::path_of(.path).display()
