@@ -264,7 +264,7 @@ fn late_write(policy: DiskPolicy) {
 
 /// One round: how many sectors were written late.
 fn late_write_once(policy: DiskPolicy, seed: u64) -> Option<usize> {
-    const OPS: u64 = 8_000;
+    const OPS: u64 = 30_000;
     let cmdline = format!("ops={OPS} seed={seed} depth=64 report=100");
     let mut pair = late(policy, &cmdline)?;
     let (old, side) = pair.stop_with_writes_under_way();

@@ -302,6 +302,9 @@ fn a_cold_start_goes_on_with_the_copies_of_the_last_live_replica() {
             two.start();
             two.wait(3000 * MS);
             assert_eq!(two.chosen(), expected, "{register:?}, {a:?}, {b:?}, {up:?}");
+            if expected.is_none() && up != [true; 2] {
+                assert!(two.noticed("does not start the guest"), "{register:?}, {a:?}, {b:?}, {up:?}");
+            }
         }
     }
 }

@@ -205,6 +205,33 @@ impl<O> Replica<O> {
         !theirs.usable || mine.live > theirs.live || mine.live == theirs.live && first
     }
 
+    /// After `start-alone`: the operator is told why the guest does not start here all the same.
+    pub(super) fn tell_why_waiting(&mut self) {
+        let Some(register) = self.register.filter(|_| self.phase == Phase::Waiting && self.ask.is_none())
+        else {
+            return;
+        };
+        let generation = register.generation;
+        let why = match (register.holder, self.settings.copies) {
+            (_, Some(mine)) if !mine.usable => "its copies of the disks are incomplete".to_owned(),
+            (None, _) => "a guest that never ran is started by replica a".to_owned(),
+            (Some(_), Some(mine)) if mine.live != generation && mine.live != Copies::ANY => {
+                format!("its copies of the disks are not those of generation {generation}, the last one")
+            }
+            (Some(_), Some(mine)) if !mine.whole && mine.live != Copies::ANY => {
+                "one of its disks is new, and the other replica may have its content".to_owned()
+            }
+            (Some(holder), _) => format!(
+                "generation {generation} is replica {}'s, which may be running where this side cannot see it",
+                holder.replica.name()
+            ),
+        };
+        let peer = self.settings.me.replica.peer().name();
+        self.notice(format!(
+            "start-alone has passed, but this side does not start the guest by itself: {why}. It waits for replica {peer}"
+        ));
+    }
+
     fn copies_notice(&mut self, text: impl Into<String>) {
         if !std::mem::replace(&mut self.copies_told, true) {
             self.notice(text);

@@ -95,7 +95,10 @@ impl<O> Replica<O> {
         self.start_alone_at = None;
         self.alone_allowed = true;
         match self.phase {
-            Phase::Waiting => self.consider_claim(now),
+            Phase::Waiting => {
+                self.consider_claim(now);
+                self.tell_why_waiting();
+            }
             Phase::Live => self.start_alone(),
             _ => {}
         }

@@ -70,12 +70,20 @@ impl PacketSocket {
     /// # Errors
     /// `WouldBlock` when there is none; `InvalidData` for a packet longer than `buffer` (it is lost); those of recv(2).
     pub fn recv<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
-        // SAFETY: pointer and length are those of `buffer`; with MSG_TRUNC the real length is returned, no more is written.
-        let got = unsafe {
-            libc::recv(self.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC)
+        let receive = |buffer: &mut [u8]| {
+            // SAFETY: pointer and length are those of `buffer`; with MSG_TRUNC the real length is returned, no more is written.
+            let got = unsafe {
+                libc::recv(self.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC)
+            };
+            usize::try_from(got).map_err(|_| io::Error::last_os_error())
         };
-        match usize::try_from(got) {
-            Err(_) => Err(io::Error::last_os_error()),
+        let received = match receive(buffer) {
+            // The other end was closed with packets unread. That is told once, before what it sent, which is still there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive(buffer),
+            received => received,
+        };
+        match received {
+            Err(error) => Err(error),
             // An empty packet looks the same. Nobody here sends one: its sender is treated as closed.
             Ok(0) => Ok(None),
             Ok(len) => match buffer.get(..len) {
@@ -101,5 +109,28 @@ impl AsFd for PacketSocket {
 impl AsRawFd for PacketSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_before_an_end_is_received() {
+        for reads_all in [true, false] {
+            let (theirs, ours) = PacketSocket::pair().unwrap();
+            let mut buffer = [0; 16];
+            ours.send(b"question").unwrap();
+            theirs.send(b"last").unwrap();
+            theirs.send(b"words").unwrap();
+            if reads_all {
+                assert_eq!(theirs.recv(&mut buffer).unwrap(), Some(&b"question"[..]));
+            }
+            drop(theirs);
+            for expected in [Some(&b"last"[..]), Some(b"words"), None, None] {
+                assert_eq!(ours.recv(&mut buffer).unwrap(), expected, "{reads_all}");
+            }
+        }
     }
 }

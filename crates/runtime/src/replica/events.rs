@@ -139,7 +139,7 @@ fn stamp_clean(shared: &Shared) {
     let stamped = if shared.disks.flush_all() {
         shared.media.copies.stamp_clean(generation, position)
     } else {
-        Err("a disk could not be flushed".to_owned())
+        Err("not all of what the guest wrote is on the disk".to_owned())
     };
     if let Err(error) = stamped {
         shared.control.notice(format!("{error}: the next start compares the disks of both replicas"));
