@@ -369,7 +369,9 @@ fn a_copy_that_is_gone_does_not_take_the_other_one_with_it() {
     for _ in 0..2 {
         let said = run(&bed, &READER, 1);
         assert!(
-            said.contains("this copy is new and empty, and the other replica's is in use by this pair"),
+            said.contains(
+                "one of them has a new disk where the other has one in use: bring the missing one back"
+            ),
             "{said}"
         );
         assert!(image(&bed, "b") == good, "the only good copy is gone");

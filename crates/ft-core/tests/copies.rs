@@ -156,8 +156,10 @@ impl Two {
     }
 
     fn noticed(&self, text: &str) -> bool {
-        let all = self.wanted.iter().flatten();
-        all.into_iter().any(|effect| matches!(effect, Effect::Notice(notice) if notice.contains(text)))
+        self.wanted.iter().flatten().any(|effect| match effect {
+            Effect::Notice(said) | Effect::Halt { message: said, .. } => said.contains(text),
+            _ => false,
+        })
     }
 
     /// Who would run the guest: it offers its copies, or runs without a backup.

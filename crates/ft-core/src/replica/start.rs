@@ -179,9 +179,9 @@ impl<O> Replica<O> {
         let theirs = self.peers_copies();
         if !mine.usable {
             if theirs.is_some_and(|theirs| !theirs.usable) {
-                self.copies_notice(
-                    "both replicas' separate disks were being copied into when they were last used",
-                );
+                let text = "both replicas' separate disks were being copied into when they were last used: neither can be gone \
+                            on with";
+                self.halt(Exit::Failure, text);
             }
             return false;
         }
@@ -193,12 +193,13 @@ impl<O> Replica<O> {
             return false;
         }
         if mine.used != theirs.used && theirs.usable {
-            self.copies_notice(format!(
+            let text = format!(
                 "neither replica has the separate disks of generation {generation} (they were live in {} and {}), and one of \
-                 them has a new disk where the other has one in use: bring the missing one back; if it is lost, put the other's file \
-                 in its place and remove the .ft files of both",
+                 them has a new disk where the other has one in use: bring the missing one back; if it is lost, put the other's \
+                 file in its place and remove the .ft files of both",
                 mine.live, theirs.live
-            ));
+            );
+            self.halt(Exit::Failure, text);
             return false;
         }
         let first = self.settings.me.replica == ft_policies::ReplicaId::A;

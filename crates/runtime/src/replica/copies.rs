@@ -151,7 +151,12 @@ impl Copies {
         self.stamps().try_for_each(|(copy, stamp)| {
             let mtime_ns =
                 mtime_ns(&copy.path).map_err(|error| format!("{}: {error}", copy.path.display()))?;
-            set(copy, stamp, |stamp| stamp.clean = Some(CleanStop { generation, position, mtime_ns }))
+            set(copy, stamp, |stamp| {
+                let current = matches!(stamp.state, CopyState::Live | CopyState::Backup);
+                if current && stamp.generation == generation {
+                    stamp.clean = Some(CleanStop { generation, position, mtime_ns });
+                }
+            })
         })
     }
 

@@ -134,7 +134,7 @@ fn stamp_clean(shared: &Shared) {
     if shared.media.copies.is_empty() {
         return;
     }
-    let Some(position) = shared.quiet_end() else { return };
+    let Some(position) = shared.end_position() else { return };
     let generation = shared.core().generation();
     let stamped = if shared.disks.flush_all() {
         shared.media.copies.stamp_clean(generation, position)

@@ -90,7 +90,9 @@ impl Runner {
                 }
                 self.shared.digests.fetch_add(1, Ordering::Relaxed);
             }
-            Body::Stop | Body::Output { class: OutputClass::End, .. } => self.note_quiet_end(record.position),
+            Body::Stop | Body::Output { class: OutputClass::End, .. } => {
+                self.shared.set_end(record.position);
+            }
             Body::Progress | Body::Output { .. } | Body::Armed => {}
         }
         self.shared.guest.store(self.machine.now_ns(), Ordering::Relaxed);

@@ -47,6 +47,11 @@ impl Runner {
             if mode != Mode::Live {
                 return;
             }
+            if self.over {
+                self.flush();
+                self.shared.park(self.shared.now() + NAP);
+                continue;
+            }
             if !room || !self.take_inputs() {
                 // A stall. What would end it wakes this thread.
                 self.flush();

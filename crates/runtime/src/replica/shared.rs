@@ -99,8 +99,8 @@ pub(super) struct Shared {
     pub(super) digests: AtomicU64,
     /// Number of the last inbound frame that is queued here or executed.
     seen: AtomicU64,
-    /// Where the guest ended, or was stopped, in order, with no request to a disk of its own in flight.
-    quiet_end: Mutex<Option<u64>>,
+    /// Where the guest ended, or was stopped, in order; 0 if it did not.
+    end: AtomicU64,
     /// The exit code and message that the guest's end means.
     guest_end: Mutex<Option<(u8, String)>>,
     ending: Mutex<Option<Ending>>,
@@ -162,7 +162,7 @@ impl Shared {
             paused: AtomicU64::new(0),
             digests: AtomicU64::new(0),
             seen: AtomicU64::new(0),
-            quiet_end: Mutex::default(),
+            end: AtomicU64::new(0),
             guest_end: Mutex::default(),
             ending: Mutex::default(),
             epoch: Instant::now(),
@@ -456,12 +456,13 @@ impl Shared {
     }
 
     /// The guest's life is over, here.
-    pub(super) fn set_quiet_end(&self, position: Option<u64>) {
-        *self.quiet_end.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    pub(super) fn set_end(&self, position: u64) {
+        self.end.store(position, Ordering::Release);
     }
 
-    pub(super) fn quiet_end(&self) -> Option<u64> {
-        *self.quiet_end.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Where that was, if it ever lived.
+    pub(super) fn end_position(&self) -> Option<u64> {
+        Some(self.end.load(Ordering::Acquire)).filter(|position| *position > 0)
     }
 
     pub(super) fn guest_end(&self) -> (u8, String) {

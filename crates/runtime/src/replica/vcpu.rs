@@ -41,6 +41,8 @@ pub(super) struct Runner {
     pub(super) poll: Nanos,
     /// Time that pacing has taken away and that was not slept yet.
     pub(super) debt: Nanos,
+    /// The guest has ended: nothing of it runs or changes any more, so that it stays what it is on the other side.
+    pub(super) over: bool,
     /// Unimplemented instructions that the operator was told of.
     pub(super) told: BTreeSet<String>,
 }
@@ -75,6 +77,7 @@ pub(super) fn spawn(
         digested: 0,
         poll: if enough { 50_000 } else { 0 },
         debt: 0,
+        over: false,
         told: BTreeSet::new(),
     };
     std::thread::Builder::new().name("vcpu".into()).spawn(move || {
@@ -107,7 +110,7 @@ impl Runner {
                 }
                 Mode::Stop => {
                     self.log_last_digest();
-                    self.note_quiet_end(self.machine.position());
+                    self.shared.set_end(self.machine.position());
                     let (position, now) = (self.machine.position(), self.shared.now());
                     self.shared.core().append_stop(position, now);
                     self.shared.pump();
@@ -202,11 +205,12 @@ impl Runner {
         for Made { position, class, digest, size, held } in made {
             if class == OutputClass::End && position == self.machine.position() {
                 self.log_last_digest();
-                self.note_quiet_end(position);
+                self.shared.set_end(position);
             }
             let now = self.shared.now();
             self.shared.core().emit(position, class, digest, size, held, now);
             self.logged = position;
+            self.over |= class == OutputClass::End;
         }
         any
     }
@@ -266,15 +270,6 @@ impl Runner {
             self.shared.core().own_read_made((request.disk, request.request));
         }
         self.shared.disks.submit_own(request);
-    }
-
-    /// The guest ends here, or is stopped: remembers whether nothing that it asked of a separate disk is still open. Both sides
-    /// come to the same answer.
-    pub(super) fn note_quiet_end(&self, position: u64) {
-        let policies = self.shared.disks.policies();
-        let open = self.machine.pending_disk_requests();
-        let quiet = open.iter().all(|request| !policies[usize::from(request.disk)].is_own());
-        self.shared.set_quiet_end(quiet.then_some(position));
     }
 
     fn note_end(&self, position: u64, body: &OutputBody) {
