@@ -77,6 +77,8 @@ pub struct Schedule {
     ready: VecDeque<u64>,
     next: u64,
     running: usize,
+    /// Entries that write: a read need not look for them among many reads.
+    writes: usize,
 }
 
 /// True if `later` has to wait for `earlier`.
@@ -112,7 +114,8 @@ impl Schedule {
         let serial = self.next;
         self.next += 1;
         let mut waits_for = 0;
-        if state != State::Shadow {
+        // Reads that a backup runs too stay here until it has: as many as it lags behind.
+        if state != State::Shadow && (kind != Kind::Read || self.writes > 0) {
             for earlier in &mut self.entries {
                 if waits((kind, &sectors), (earlier.kind, &earlier.sectors), earlier.state) {
                     earlier.in_the_way_of.push(serial);
@@ -120,6 +123,7 @@ impl Schedule {
                 }
             }
         }
+        self.writes += usize::from(kind == Kind::Write);
         let in_the_way_of = Vec::new();
         self.entries.push_back(Entry {
             serial,
@@ -214,7 +218,8 @@ impl Schedule {
             entry.request == request
                 && matches!(entry.state, State::Running | State::Paused | State::Waiting(Start::Elsewhere))
         };
-        self.entries.iter().position(is_it)
+        // From the end: what runs was asked for lately.
+        self.entries.iter().rposition(is_it)
     }
 
     /// True if another request waits for this one.
@@ -244,6 +249,7 @@ impl Schedule {
     fn remove(&mut self, index: usize) {
         let Some(entry) = self.entries.remove(index) else { return };
         self.running -= usize::from(entry.state == State::Running);
+        self.writes -= usize::from(entry.kind == Kind::Write);
         for serial in &entry.in_the_way_of {
             if let Some(index) = self.find(*serial) {
                 self.entries[index].waits_for -= 1;
@@ -269,6 +275,7 @@ impl Schedule {
     /// Forgets requests that do not run yet.
     pub fn clear_waiting(&mut self) {
         self.entries.retain(|entry| entry.state == State::Running);
+        self.writes = self.entries.iter().filter(|entry| entry.kind == Kind::Write).count();
         self.ready.clear();
     }
 
