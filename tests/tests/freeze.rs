@@ -114,3 +114,39 @@ fn short_stops() {
     pair.stop();
     bed.assert_clean();
 }
+
+/// The guest's end waits until the backup has acknowledged it, and its release until the primary runs. Whatever sleeps meanwhile,
+/// the guest does nothing more: both sides end as one.
+#[test]
+fn a_guests_end_that_takes_long() {
+    // The primary gives up a backup that does nothing for two seconds: on a busy machine that may come first.
+    for _ in 0..5 {
+        let settings = Settings {
+            timeout: Duration::from_secs(20),
+            ..Settings::new(Guest::Cpu { rounds: 30, exit: 0 })
+        };
+        let bed = Bed::new(&settings);
+        let mut pair = bed.start();
+        let [(_, primary), (_, backup)] = pair.wait_roles(LIMIT);
+        bed.signal(backup, libc::SIGSTOP);
+        let mut end = 0;
+        bed.wait_status("the guest is at its end", LIMIT, |status| {
+            let position = status.role("primary").map_or(0, |primary| primary.position);
+            std::mem::replace(&mut end, position) == position && position > 0
+        });
+        bed.signal(primary, libc::SIGSTOP);
+        bed.signal(backup, libc::SIGCONT);
+        bed.wait_status("the backup has executed all", LIMIT, |status| {
+            status.replica("b").is_none_or(|backup| backup.position >= end)
+        });
+        bed.signal(primary, libc::SIGCONT);
+        assert_eq!(pair.exit_code(LIMIT), 0, "{}", pair.said());
+        bed.assert_clean();
+        let said = pair.stderr.text();
+        if !said.contains("goes on alone") {
+            assert!(!said.contains("ended with code"), "{}", pair.said());
+            return;
+        }
+    }
+    panic!("the backup was given up each time");
+}
