@@ -182,7 +182,7 @@ pub enum Frame {
     Heartbeat(Heartbeat),
     /// See [`Refusal`].
     Refusal(Refusal),
-    /// See [`Copy`].
+    /// See [`struct@Copy`].
     Copy(Copy),
 }
 
