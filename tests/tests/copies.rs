@@ -175,7 +175,6 @@ fn after_a_takeover_the_other_copy_counts() {
         assert_eq!((primary.0.as_str(), backup.0.as_str()), ("b", "a"), "{}", pair.said());
         assert_eq!(pair.exit_code(LIMIT), 0, "{}", pair.said());
         assert!(pair.stderr.text().contains(&copied("a", "b")), "{}", pair.said());
-        eprintln!("{}", pair.said());
         assert_images(&bed);
         has_stamp(&bed, "b", "live", 3, true);
         has_stamp(&bed, "a", "backup", 3, true);
