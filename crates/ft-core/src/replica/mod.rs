@@ -8,20 +8,23 @@
 //!      \--offered a session--> Backup --lost the primary--> TakingOver --won, replayed, fenced, disks--> Live, alone
 //! ```
 //!
-//! `start.rs` has everything until the guest runs, `live.rs` the replica whose guest is real, `follow.rs` the backup,
-//! `lose.rs` what happens when the other side is gone, `timers.rs` all that time alone brings about.
+//! `start.rs` has everything until the guest runs, `copies.rs` what separate disks add to it, `live.rs` the replica whose guest
+//! is real, `follow.rs` the backup, `lose.rs` what happens when the other side is gone, `register.rs` the talk with the
+//! tie-breaker, `timers.rs` all that time alone brings about.
 
+mod copies;
 mod events;
 mod follow;
 mod live;
 mod lose;
+mod register;
 mod start;
 mod status;
 mod timers;
 
 use std::collections::VecDeque;
 
-use ft_policies::{Answer, Detector, Pacing, RegisterState, Unavailable, Who};
+use ft_policies::{Detector, Pacing, RegisterState, Who};
 
 pub use events::{Effect, Event, Exit, Released};
 pub use status::Status;
@@ -611,99 +614,6 @@ impl<O> Replica<O> {
             Phase::Waiting | Phase::Deposed => self.finish(),
             Phase::Backup => self.ack_due = true,
             _ => {}
-        }
-    }
-
-    fn answered(&mut self, from: u64, answer: Answer, now: Nanos) {
-        let Some(ask) = &mut self.ask else { return };
-        if ask.from != from {
-            return;
-        }
-        match answer {
-            Answer::Won => {
-                self.ask = None;
-                self.won(from + 1, now);
-            }
-            Answer::Lost(register) => {
-                self.ask = None;
-                self.lost(register, now);
-            }
-            Answer::Behind(register) => {
-                let text = format!(
-                    "the tie-breaker is in generation {}, behind {from}, which this side knows: its store was restored \
-                     from an old copy; everything is held back",
-                    register.generation
-                );
-                self.ask_again(text, now + timers::BEHIND_RETRY);
-            }
-            Answer::Unavailable(error) => {
-                let text = format!("{error}; asking again until it answers");
-                self.ask_again(text, now + timers::ASK_RETRY);
-            }
-        }
-    }
-
-    fn ask_again(&mut self, text: String, at: Nanos) {
-        let Some(ask) = &mut self.ask else { return };
-        ask.retry_at = Some(at);
-        if !std::mem::replace(&mut ask.told, true) {
-            self.notice(text);
-        }
-    }
-
-    fn ask(&mut self, from: u64) {
-        debug_assert!(self.ask.is_none());
-        self.ask = Some(Ask { from, retry_at: None, told: false });
-        self.effects.push_back(Effect::Ask { from });
-    }
-
-    fn register_read(&mut self, result: Result<RegisterState, Unavailable>, now: Nanos) {
-        match result {
-            Err(error) => {
-                self.register_poll_at = Some(now + timers::ASK_RETRY);
-                if self.phase == Phase::Waiting && self.register.is_none() && self.reason.is_empty() {
-                    self.reason = error.to_string();
-                    self.notice(format!("{error}; trying again until it answers"));
-                }
-            }
-            Ok(register) => {
-                self.register = Some(register);
-                self.found.get_or_insert(register.generation);
-                self.highest = self.highest.max(register.generation);
-                self.register_poll_at = Some(now + timers::REGISTER_POLL);
-                match self.phase {
-                    Phase::Waiting => {
-                        self.register_poll_at = Some(now + timers::BEHIND_RETRY);
-                        self.consider_claim(now);
-                    }
-                    Phase::Deposed if register.generation > self.generation => {
-                        self.lost_for_good(register);
-                    }
-                    Phase::Deposed => {
-                        self.register_poll_at = Some(now + timers::BEHIND_RETRY);
-                        if !std::mem::replace(&mut self.deposed_told, true) {
-                            self.notice(format!(
-                                "the tie-breaker is in generation {}, though generation {} was heard of: its store was \
-                                 restored from an old copy, or the peer has another one; everything is held back",
-                                register.generation, self.highest
-                            ));
-                        }
-                    }
-                    Phase::Live | Phase::Backup | Phase::TakingOver(_)
-                        if register.generation > self.generation =>
-                    {
-                        self.note_generation(register.generation);
-                    }
-                    Phase::Live if register.generation < self.generation && self.ask.is_none() => {
-                        self.notice(format!(
-                            "the tie-breaker is in generation {}, behind this side's {}: its store was restored from an \
-                             old copy",
-                            register.generation, self.generation
-                        ));
-                    }
-                    _ => {}
-                }
-            }
         }
     }
 

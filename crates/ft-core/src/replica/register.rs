@@ -1,0 +1,100 @@
+//! Asking the tie-breaker, and what its answers mean.
+
+use ft_policies::{Answer, RegisterState, Unavailable};
+
+use super::{Ask, Effect, Nanos, Phase, Replica, timers};
+
+impl<O> Replica<O> {
+    pub(super) fn answered(&mut self, from: u64, answer: Answer, now: Nanos) {
+        let Some(ask) = &mut self.ask else { return };
+        if ask.from != from {
+            return;
+        }
+        match answer {
+            Answer::Won => {
+                self.ask = None;
+                self.won(from + 1, now);
+            }
+            Answer::Lost(register) => {
+                self.ask = None;
+                self.lost(register, now);
+            }
+            Answer::Behind(register) => {
+                let text = format!(
+                    "the tie-breaker is in generation {}, behind {from}, which this side knows: its store was restored \
+                     from an old copy; everything is held back",
+                    register.generation
+                );
+                self.ask_again(text, now + timers::BEHIND_RETRY);
+            }
+            Answer::Unavailable(error) => {
+                let text = format!("{error}; asking again until it answers");
+                self.ask_again(text, now + timers::ASK_RETRY);
+            }
+        }
+    }
+
+    fn ask_again(&mut self, text: String, at: Nanos) {
+        let Some(ask) = &mut self.ask else { return };
+        ask.retry_at = Some(at);
+        if !std::mem::replace(&mut ask.told, true) {
+            self.notice(text);
+        }
+    }
+
+    pub(super) fn ask(&mut self, from: u64) {
+        debug_assert!(self.ask.is_none());
+        self.ask = Some(Ask { from, retry_at: None, told: false });
+        self.effects.push_back(Effect::Ask { from });
+    }
+
+    pub(super) fn register_read(&mut self, result: Result<RegisterState, Unavailable>, now: Nanos) {
+        match result {
+            Err(error) => {
+                self.register_poll_at = Some(now + timers::ASK_RETRY);
+                if self.phase == Phase::Waiting && self.register.is_none() && self.reason.is_empty() {
+                    self.reason = error.to_string();
+                    self.notice(format!("{error}; trying again until it answers"));
+                }
+            }
+            Ok(register) => {
+                self.register = Some(register);
+                self.found.get_or_insert(register.generation);
+                self.highest = self.highest.max(register.generation);
+                self.register_poll_at = Some(now + timers::REGISTER_POLL);
+                match self.phase {
+                    Phase::Waiting => {
+                        self.register_poll_at = Some(now + timers::BEHIND_RETRY);
+                        self.consider_claim(now);
+                    }
+                    Phase::Deposed if register.generation > self.generation => {
+                        self.lost_for_good(register);
+                    }
+                    Phase::Deposed => {
+                        self.register_poll_at = Some(now + timers::BEHIND_RETRY);
+                        if !std::mem::replace(&mut self.deposed_told, true) {
+                            self.notice(format!(
+                                "the tie-breaker is in generation {}, though generation {} was heard of: its store was \
+                                 restored from an old copy, or the peer has another one; everything is held back",
+                                register.generation, self.highest
+                            ));
+                        }
+                    }
+                    Phase::Live | Phase::Backup | Phase::TakingOver(_)
+                        if register.generation > self.generation =>
+                    {
+                        self.note_generation(register.generation);
+                    }
+                    Phase::Live if register.generation < self.generation && self.ask.is_none() => {
+                        self.notice(format!(
+                            "the tie-breaker is in generation {}, behind this side's {}: its store was restored from an \
+                             old copy",
+                            register.generation, self.generation
+                        ));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
