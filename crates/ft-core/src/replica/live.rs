@@ -8,7 +8,7 @@ use crate::record::{Body, LogRecord, OutputClass, RECORD_OVERHEAD};
 use crate::wire::{FRAME_BUDGET, VERSION};
 
 /// Most reads that the backup runs too and is not known to have finished: later writes look through them.
-const MAX_FOLLOWED: usize = 1024;
+const MAX_FOLLOWED: usize = 16 * 1024;
 
 impl<O> Replica<O> {
     /// True if the guest may run now. False while a bound is reached: that is a stall, counted until this is true again.
