@@ -169,6 +169,13 @@ impl Launcher {
         roles(&line.text).expect("it was accepted just now")
     }
 
+    /// The same of a replica with a launcher of its own: the line that says that it is primary, with a backup elsewhere. The process.
+    pub fn wait_primary(&self, limit: Duration) -> u32 {
+        let line = self.stderr.wait_for(0, limit, |line| primary(line).is_some());
+        let line = line.unwrap_or_else(|| panic!("no pair within {limit:?}:\n{}", self.said()));
+        primary(&line.text).expect("it was accepted just now")
+    }
+
     /// Waits for the line that says that a replica goes on, from line `from` of standard error on.
     pub fn wait_takeover(&self, from: usize, limit: Duration) -> Takeover {
         let line = self.stderr.wait_for(from, limit, |line| Takeover::parse(line, Instant::now()).is_some());
@@ -191,6 +198,13 @@ fn roles(line: &str) -> Option<[(String, u32); 2]> {
         Some((name.to_owned(), process.strip_suffix(')')?.parse().ok()?))
     };
     Some([replica(primary)?, replica(backup)?])
+}
+
+/// Reads the process in `... replica a (process 1) is primary in generation 1 at position 0, replica b is its backup`.
+fn primary(line: &str) -> Option<u32> {
+    let (primary, backup) = line.strip_suffix(" is its backup")?.split_once(" is primary in ")?;
+    let here = primary.rsplit_once(" (process ")?.1.strip_suffix(')')?;
+    if backup.contains("(process ") { None } else { here.parse().ok() }
 }
 
 impl Takeover {
@@ -241,6 +255,10 @@ mod tests {
     fn the_line_of_a_start() {
         let line = "ft-vm: replica a (process 7) is primary in generation 1 at position 0, replica b (process 8) is its backup";
         assert_eq!(roles(line), Some([("a".into(), 7), ("b".into(), 8)]));
+        assert_eq!(primary(line), None);
+        let line =
+            "ft-vm: replica a (process 7) is primary in generation 1 at position 0, replica b is its backup";
+        assert_eq!((roles(line), primary(line)), (None, Some(7)));
         assert_eq!(
             roles("ft-vm: replica a goes on alone in generation 3 at position 99, without a backup"),
             None

@@ -10,7 +10,7 @@ use ft_e2e::{Bed, BlkRun, DiskPolicy, Guest, Random, Settings, Status, check_cra
 
 const LIMIT: Duration = Duration::from_secs(60);
 const BOTH: [DiskPolicy; 2] = [DiskPolicy::SEPARATE, DiskPolicy::SEPARATE_READ_BY_BOTH];
-const OPS: u64 = 3_000;
+const OPS: u64 = 6_000;
 const SEED: u64 = 21;
 const BLOCK: usize = 64 << 10;
 /// A guest that goes by what is on the disk already, and changes nothing.
@@ -190,7 +190,7 @@ fn after_a_takeover_the_other_copy_counts() {
 fn take_over(bed: &Bed, random: &mut Random) {
     let mut pair = bed.start();
     let [primary, _] = pair.wait_roles(LIMIT);
-    let least = random.below(OPS / 2);
+    let least = random.below(OPS / 3);
     let line = pair.stdout.wait_for(0, LIMIT, |line| {
         let done = line.strip_prefix("done ").and_then(|rest| rest.split(' ').next()?.parse().ok());
         done.is_some_and(|done: u64| done >= least)

@@ -35,6 +35,8 @@ struct Pair {
     bed: Bed,
     a: Launcher,
     b: Launcher,
+    /// The first processes of the two replicas.
+    first: [u32; 2],
 }
 
 fn bed(policy: DiskPolicy, cmdline: &str) -> Option<Bed> {
@@ -46,18 +48,15 @@ fn bed(policy: DiskPolicy, cmdline: &str) -> Option<Bed> {
 /// Replica b comes first, and waits. Then nothing that `start-alone` is about can happen while replica a starts.
 fn start(bed: Bed, more: &[&str]) -> Pair {
     let b = bed.start_one("b", more);
-    wait_state(&bed, "b", "waiting");
+    let status = wait_state(&bed, "b", "waiting");
     let a = bed.start_one("a", more);
-    wait_both(&bed);
-    Pair { bed, a, b }
+    // Not asked for with `status`: a guest that is soon done may be gone by then.
+    let first = [a.wait_primary(LIMIT), pid(&status, "b")];
+    Pair { bed, a, b, first }
 }
 
 fn wait_state(bed: &Bed, replica: &str, state: &str) -> Status {
     bed.wait_status(&format!("{replica} is {state}"), LIMIT, |status| is(status, replica, state))
-}
-
-fn wait_both(bed: &Bed) -> Status {
-    bed.wait_status("a pair", LIMIT, |status| is(status, "a", "live") && is(status, "b", "following"))
 }
 
 fn is(status: &Status, replica: &str, state: &str) -> bool {
@@ -118,22 +117,20 @@ impl Pair {
         }
     }
 
-    /// Stops replica a's process while it has writes under way, and waits until replica b goes on without it. The process, and
-    /// where the blocks are that it may still write.
-    fn stop_with_writes_under_way(&self) -> (u32, PathBuf) {
+    /// Stops replica a's process while it has writes under way, and waits until replica b goes on without it. The file of the blocks
+    /// that the process may still write.
+    fn stop_with_writes_under_way(&self) -> PathBuf {
         self.wait_done(PROMPT - 200);
         // The guest waits for requests that are late by then: it stands still.
         let mut before = None;
-        let stands_still = |status: &Status| {
+        self.bed.wait_status("the guest stands still", LIMIT, |status: &Status| {
             let position = status.replica("a").map(|a| a.position);
             before.replace(position) == Some(position)
-        };
-        let status = self.bed.wait_status("the guest stands still", LIMIT, stands_still);
-        let process = pid(&status, "a");
-        self.bed.signal(process, libc::SIGSTOP);
+        });
+        self.bed.signal(self.first[0], libc::SIGSTOP);
         let takeover = self.b.wait_takeover(0, LIMIT);
         assert_eq!(takeover.replica, "b", "{}", takeover.line);
-        (process, self.quarantine())
+        self.quarantine()
     }
 
     /// What is beside the disk.
@@ -180,7 +177,7 @@ fn undisturbed() {
 /// after the next start of both.
 #[test]
 fn kill_of_the_primary() {
-    const OPS: u64 = 10_000;
+    const OPS: u64 = 15_000;
     let mut random = Random::new("kill on two hosts");
     for policy in ALL {
         for round in 0..rounds(1, 20) {
@@ -188,9 +185,8 @@ fn kill_of_the_primary() {
             let cmdline = format!("ops={OPS} seed={seed} depth=32 report=100");
             let Some(bed) = bed(policy, &cmdline) else { return };
             let mut pair = start(bed, &[]);
-            pair.wait_done(random.below(OPS / 2));
-            let process = pid(&pair.bed.status(), "a");
-            pair.bed.signal(process, libc::SIGKILL);
+            pair.wait_done(random.below(OPS / 3));
+            pair.bed.signal(pair.first[0], libc::SIGKILL);
             let takeover = pair.b.wait_takeover(0, LIMIT);
             assert_eq!(takeover.replica, "b", "{}", takeover.line);
             eprintln!("{policy}, round {round}, {cmdline}: {}", takeover.line);
@@ -200,6 +196,7 @@ fn kill_of_the_primary() {
             let apart = !pair.side_files().is_empty();
             assert!(!apart || !policy.is_separate(), "{}", pair.said());
             if apart {
+                pair.wait_said_by_b("and not on the disk: its old primary is not known to be gone");
                 pair.run_reader();
                 pair.wait_said_by_b(BACK);
                 assert!(pair.side_files().is_empty(), "{}", pair.said());
@@ -213,7 +210,7 @@ fn kill_of_the_primary() {
 /// The wire between the hosts is cut: both are there, and the tie-breaker on the disk lets one go on. The guest never notices.
 #[test]
 fn a_wire_that_is_cut() {
-    const OPS: u64 = 10_000;
+    const OPS: u64 = 15_000;
     let mut random = Random::new("a wire that is cut");
     for _ in 0..rounds(1, 20) {
         for policy in either(&mut random) {
@@ -221,7 +218,7 @@ fn a_wire_that_is_cut() {
             let cmdline = format!("ops={OPS} seed={seed} depth=32 report=100");
             let Some(bed) = bed(policy, &cmdline) else { return };
             let mut pair = start(bed, &[]);
-            pair.wait_done(random.below(OPS / 2));
+            pair.wait_done(random.below(OPS / 3));
             pair.bed.set_wire(false);
             let mut codes = [pair.a.exit_code(LIMIT), pair.b.exit_code(LIMIT)];
             eprintln!("{policy}, {cmdline}: exit codes {codes:?}");
@@ -267,9 +264,9 @@ fn late_write_once(policy: DiskPolicy, seed: u64) -> Option<usize> {
     const OPS: u64 = 30_000;
     let cmdline = format!("ops={OPS} seed={seed} depth=64 report=100");
     let mut pair = late(policy, &cmdline)?;
-    let (old, side) = pair.stop_with_writes_under_way();
+    let side = pair.stop_with_writes_under_way();
+    let [old, new] = pair.first;
     // While nobody else writes, so that what changes is the old primary's doing.
-    let new = pid(&pair.bed.status(), "b");
     pair.bed.signal(new, libc::SIGSTOP);
     let disk = pair.bed.image(0, "a");
     let before = fs::read(&disk).expect("the disk is readable");
@@ -323,8 +320,8 @@ fn an_old_primary_without_a_last_word() {
     for policy in SHARED {
         let (seed, cmdline) = holding(&mut random);
         let Some(mut pair) = late(policy, &cmdline) else { return };
-        let (old, side) = pair.stop_with_writes_under_way();
-        pair.bed.signal(old, libc::SIGKILL);
+        let side = pair.stop_with_writes_under_way();
+        pair.bed.signal(pair.first[0], libc::SIGKILL);
         assert_eq!(pair.a.exit_code(LIMIT), 1, "{}", pair.said());
         wait_flush(&pair);
         assert!(side.is_file(), "nobody knows that it is gone\n{}", pair.said());
@@ -347,9 +344,9 @@ fn a_crash_while_blocks_are_kept_apart() {
     for policy in either(&mut random) {
         let (seed, cmdline) = holding(&mut random);
         let Some(mut pair) = late(policy, &cmdline) else { return };
-        let (old, side) = pair.stop_with_writes_under_way();
+        let side = pair.stop_with_writes_under_way();
         wait_flush(&pair);
-        for process in [pid(&pair.bed.status(), "b"), old] {
+        for process in pair.first {
             pair.bed.signal(process, libc::SIGKILL);
         }
         for code in [pair.a.exit_code(LIMIT), pair.b.exit_code(LIMIT)] {
@@ -373,9 +370,9 @@ fn a_start_while_the_old_primary_sleeps() {
     for policy in either(&mut random) {
         let (seed, cmdline) = holding(&mut random);
         let Some(mut pair) = late(policy, &cmdline) else { return };
-        let (old, side) = pair.stop_with_writes_under_way();
+        let side = pair.stop_with_writes_under_way();
         wait_flush(&pair);
-        pair.bed.signal(pid(&pair.bed.status(), "b"), libc::SIGKILL);
+        pair.bed.signal(pair.first[1], libc::SIGKILL);
         assert_eq!(pair.b.exit_code(LIMIT), 1, "{}", pair.said());
         let run = BlkRun::of(&pair.bed.console(), "");
 
@@ -384,9 +381,9 @@ fn a_start_while_the_old_primary_sleeps() {
         let refused =
             "an earlier process of this pair still has it open and may write it; end that process first";
         assert!(pair.b.stderr.text().contains(refused), "{}", pair.said());
-        assert!(alive(old) && side.is_file(), "{}", pair.said());
+        assert!(alive(pair.first[0]) && side.is_file(), "{}", pair.said());
 
-        pair.bed.signal(old, libc::SIGCONT);
+        pair.bed.signal(pair.first[0], libc::SIGCONT);
         assert_eq!(pair.a.exit_code(LIMIT), 3, "{}", pair.said());
         pair.b = pair.bed.start_one("b", &["--set", LONG_READER]);
         wait_state(&pair.bed, "b", "alone");

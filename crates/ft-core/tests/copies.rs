@@ -389,3 +389,35 @@ fn an_own_read_is_a_record_of_a_few_bytes() {
     assert!(body.is_input());
     assert_eq!(body.cost(), Body::Progress.cost());
 }
+
+/// One side reads the register after the other one's win, and before it is told of it: what the winner said as it still waited is no
+/// judgement on its disks.
+#[test]
+fn a_win_that_is_read_before_it_is_told() {
+    for (register, a, b) in [
+        (held(1, 0), copies(1), NEW),
+        (held(1, 0), copies(1), copies(0)),
+        (RegisterState { generation: 0, holder: None }, copies(0), NEW),
+    ] {
+        let mut two = Two::new(register, [a, b]);
+        two.nodes.iter_mut().for_each(|node| node.handle(Event::Start, two.now));
+        two.connect();
+        // The winner first, to the end; what it says last is still on its way.
+        let hellos: [Vec<u8>; 2] =
+            std::array::from_fn(|index| two.nodes[index].poll_transmit(two.now).expect("a hello"));
+        for index in 0..2 {
+            two.nodes[index].handle(Event::Received(&hellos[1 - index]), two.now);
+        }
+        while let Some(effect) = two.nodes[0].poll_effect() {
+            two.effect(0, effect);
+        }
+        assert_eq!(two.register.holder, Some(who(0)), "{register:?}");
+        while let Some(effect) = two.nodes[1].poll_effect() {
+            two.effect(1, effect);
+        }
+        two.settle();
+        let session = two.exchange(0).unwrap_or_else(|| panic!("{register:?}: {:?}", two.wanted));
+        assert!(two.wants(1, &Effect::CopyTo { session }), "{register:?}: {:?}", two.wanted);
+        assert_eq!(two.register.holder, Some(who(0)), "{register:?}");
+    }
+}

@@ -10,6 +10,16 @@ impl<O> Replica<O> {
         (hello.role == PeerRole::Waiting).then_some(hello.copies)
     }
 
+    /// True if the register says that the peer's process has won since it said that it waits: it is about to say so, and what it
+    /// said of its copies was of the generation before.
+    fn peer_has_won(&self) -> bool {
+        let hello = self.link.as_ref().and_then(|link| link.hello.as_ref());
+        let holder = self.register.and_then(|register| register.holder);
+        hello.zip(holder).is_some_and(|(hello, holder)| {
+            holder.replica == hello.replica && holder.incarnation == hello.stamp.incarnation
+        })
+    }
+
     /// Which copies of separate disks a cold start goes on with: those that were the live replica's in the register's
     /// generation, alone only if that is so of all of them. If neither side's were, a win was never followed by an output, and the
     /// copies of the last replica that was live before are the ones: that can only be told with both sides there, and with
@@ -33,7 +43,7 @@ impl<O> Replica<O> {
         if mine.live == generation {
             return alone && mine.whole || peer_waits;
         }
-        let Some(theirs) = theirs else { return false };
+        let Some(theirs) = theirs.filter(|_| !self.peer_has_won()) else { return false };
         if theirs.live == generation {
             return false;
         }

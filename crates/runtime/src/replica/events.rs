@@ -117,6 +117,9 @@ impl Events {
                 shared.disks.close(ending.orderly);
                 if ending.orderly {
                     stamp_clean(shared);
+                    for notice in shared.media.left_apart() {
+                        shared.control.notice(notice);
+                    }
                 }
                 shared.last_words();
                 if ending.orderly {

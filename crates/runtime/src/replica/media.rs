@@ -145,6 +145,21 @@ impl Media {
         Ok(sectors)
     }
 
+    /// What the operator is told where the guest ends while blocks are apart: whoever looks at the disk by itself finds old data.
+    pub(super) fn left_apart(&self) -> Vec<String> {
+        let one = |(_, disk, quarantine): (usize, &OpenDisk, &Quarantine)| {
+            let status = quarantine.status()?;
+            Some(format!(
+                "{} blocks of disk {} are in {} and not on the disk: its old primary is not known to be gone. The two files belong \
+                 together until a start of both replicas brings the blocks back",
+                status.sectors,
+                disk.path.display(),
+                status.path.display()
+            ))
+        };
+        self.quarantines().filter_map(one).collect()
+    }
+
     /// What is kept apart, for the status.
     pub(super) fn apart(&self) -> Vec<serde_json::Value> {
         let one = |(index, _, quarantine): (usize, _, &Quarantine)| {
