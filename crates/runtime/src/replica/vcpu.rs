@@ -126,8 +126,12 @@ impl Runner {
     /// The guest's first instruction here is about to run. False if it must not.
     fn begin(&mut self) -> bool {
         if self.machine.position() == 0 && !self.shared.solo {
-            let peer = self.shared.core().peer_incarnation();
-            if let Err(message) = self.shared.media.check_sole(peer.as_slice()) {
+            // One that it takes over from, before the first instruction, is the fence's to care about.
+            let known: Vec<u64> = {
+                let core = self.shared.core();
+                core.peer_incarnation().into_iter().chain(core.lost_peer()).collect()
+            };
+            if let Err(message) = self.shared.media.check_sole(&known) {
                 self.shared.end(Ending { code: 1, message, orderly: false });
                 return false;
             }
