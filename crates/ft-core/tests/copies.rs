@@ -1,32 +1,14 @@
 //! Separate disks: which copies a cold start goes on with, the exchange before the guest runs, and reads that both sides run.
 
+mod never;
+
 use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::replica::{Effect, Event, Mode, Replica, STUCK, Settings};
 use ft_core::wire::{Copies, Used};
 use ft_core::{Body, ReplicaId};
-use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Who};
+use ft_policies::{Answer, RegisterState, Who};
 
-const MS: u64 = 1_000_000;
-
-struct Never;
-impl Detector for Never {
-    fn heard(&mut self, _now: u64, _what: Heard) {}
-    fn suspect(&self, _now: u64) -> bool {
-        false
-    }
-    fn deadline(&self) -> Option<u64> {
-        None
-    }
-    fn heartbeat_interval(&self) -> u64 {
-        20 * MS
-    }
-}
-impl Pacing for Never {
-    fn on_lag(&mut self, _now: u64, _lag: u64) {}
-    fn share(&self) -> u32 {
-        1000
-    }
-}
+use never::{MS, Never};
 
 /// Two replicas on a wire that loses nothing, and the register.
 struct Two {

@@ -1,34 +1,17 @@
 //! One replica against a peer made by hand: frames that no honest peer sends, sockets that take nothing, answers that
 //! come when they should not. Nothing here may panic, spin, grow without bound or release what it must hold.
 
+mod never;
+
 use ft_core::replica::{Effect, Event, Mode, Phase, Replica, STUCK, Settings};
 use ft_core::wire::{Ack, Copies, Frame, Heartbeat, Hello, LogFrame, PeerRole, Stamp};
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
-use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Who};
+use ft_policies::{Answer, RegisterState, Who};
 
-const MS: u64 = 1_000_000;
+use never::{MS, Never};
+
 const PAIR: u128 = 77;
 const PEER: u64 = 4242;
-
-struct Never;
-impl Detector for Never {
-    fn heard(&mut self, _now: u64, _what: Heard) {}
-    fn suspect(&self, _now: u64) -> bool {
-        false
-    }
-    fn deadline(&self) -> Option<u64> {
-        None
-    }
-    fn heartbeat_interval(&self) -> u64 {
-        20 * MS
-    }
-}
-impl Pacing for Never {
-    fn on_lag(&mut self, _now: u64, _lag: u64) {}
-    fn share(&self) -> u32 {
-        1000
-    }
-}
 
 fn settings(me: ReplicaId) -> Settings {
     Settings {
