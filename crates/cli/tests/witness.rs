@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ft_policies::{Answer, Register, RegisterState, ReplicaId, TieBreakerKind, Who};
+use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Who};
 
 const PAIR: u128 = 77;
 
@@ -78,11 +78,11 @@ impl Drop for Ending<'_> {
 }
 
 fn register(address: SocketAddr) -> Box<dyn Register + Send + Sync> {
-    TieBreakerKind::Witness { address }.build(PAIR)
+    TieBreakerKind::Witness { address }.build(&Pair { id: PAIR, name: "kv".to_owned() })
 }
 
 fn who(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::A, incarnation }
+    Who { replica: ReplicaId::A, incarnation, config: 0 }
 }
 
 fn state(generation: u64, holder: Who) -> RegisterState {
@@ -119,7 +119,7 @@ fn what_it_cannot_serve_it_says_in_a_line() {
     let said = refused(&first.address.to_string(), &folder.path().join("another"));
     assert!(said.contains(&format!("cannot listen on {}", first.address)), "{said}");
     let damaged = folder.path().join("damaged");
-    std::fs::write(&damaged, "ft-vm witness 1\n").unwrap();
+    std::fs::write(&damaged, "ft-vm witness 2\n").unwrap();
     let said = refused("127.0.0.1:0", &damaged);
     assert!(said.contains("not an intact state of a witness"), "{said}");
     let said = refused("127.0.0.1:0", Path::new("/nowhere/at/all"));

@@ -21,7 +21,7 @@ struct Two {
 }
 
 fn who(index: usize) -> Who {
-    Who { replica: [ReplicaId::A, ReplicaId::B][index], incarnation: 100 + index as u64 }
+    Who { replica: [ReplicaId::A, ReplicaId::B][index], incarnation: 100 + index as u64, config: 0 }
 }
 
 impl Two {

@@ -15,7 +15,7 @@ const PEER: u64 = 4242;
 
 fn settings(me: ReplicaId) -> Settings {
     Settings {
-        me: Who { replica: me, incarnation: 11 },
+        me: Who { replica: me, incarnation: 11, config: 0 },
         pair: PAIR,
         config: 5,
         image: 6,
@@ -324,8 +324,10 @@ fn a_winner_that_is_overtaken_before_it_is_live_releases_nothing() {
     execute_all(&mut replica);
     replica.handle(Event::Answer { from: 1, answer: Answer::Won }, 4 * MS);
     // Fencing takes long; meanwhile somebody has won generation 3.
-    let register =
-        RegisterState { generation: 3, holder: Some(Who { replica: ReplicaId::A, incarnation: 1 }) };
+    let register = RegisterState {
+        generation: 3,
+        holder: Some(Who { replica: ReplicaId::A, incarnation: 1, config: 0 }),
+    };
     replica.handle(Event::Register(Ok(register)), 5 * MS);
     replica.handle(Event::Register(Ok(register)), 5 * MS);
     replica.handle(Event::Fenced { generation: 2 }, 6 * MS);

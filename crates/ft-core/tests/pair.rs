@@ -301,7 +301,7 @@ fn without_a_backup_the_guest_starts_after_start_alone() {
 }
 
 fn won_by(replica: ReplicaId) -> Options {
-    let holder = Some(Who { replica, incarnation: 1 });
+    let holder = Some(Who { replica, incarnation: 1, config: 0 });
     Options { register: RegisterState { generation: 7, holder }, start_alone: 500 * MS, ..Options::default() }
 }
 

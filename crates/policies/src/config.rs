@@ -73,6 +73,11 @@ impl Config {
         crate::digest::config(self)
     }
 
+    /// The same, as the generation register takes it.
+    pub fn pair(&self) -> crate::tie_breaker::Pair {
+        crate::tie_breaker::Pair { id: self.pair_id(), name: self.vm.name.clone() }
+    }
+
     /// Which pair this is, in frames and in the generation register. It depends on `vm.name` alone, so that every other
     /// setting may change between two starts without making the register another pair's.
     pub fn pair_id(&self) -> u128 {

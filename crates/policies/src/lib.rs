@@ -34,5 +34,5 @@ pub use diagnostics::{Diagnostic, Diagnostics};
 pub use logging::{Logging, MAX_RECORD};
 pub use output::{Output, OutputRule};
 pub use pacing::{FULL_SHARE, Pacing, PacingKind, PerMille};
-pub use tie_breaker::{Answer, Register, RegisterState, TieBreakerKind, Unavailable, Who};
+pub use tie_breaker::{Answer, Pair, Register, RegisterState, TieBreakerKind, Unavailable, Who};
 pub use units::{Size, Time};

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Barrier;
 
 use ft_policies::tie_breaker::witness::{ServeError, Server};
-use ft_policies::{Answer, Register, RegisterState, ReplicaId, TieBreakerKind, Unavailable, Who};
+use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Unavailable, Who};
 use proptest::prelude::*;
 
-const PAIR: u128 = 0x1234;
+fn pair() -> Pair {
+    Pair { id: 0x1234, name: "kv".to_owned() }
+}
 
 fn who(replica: ReplicaId, incarnation: u64) -> Who {
-    Who { replica, incarnation }
+    Who { replica, incarnation, config: 0 }
 }
 
 fn a(incarnation: u64) -> Who {
@@ -65,7 +67,7 @@ impl Bed {
     }
 
     fn register(&self) -> Box<dyn Register + Send + Sync> {
-        self.kind.build(PAIR)
+        self.kind.build(&pair())
     }
 
     /// Ends and starts again whatever runs.
@@ -213,7 +215,7 @@ fn one_of_many_processes() {
         ("shared-disk", path) => TieBreakerKind::SharedDisk { path: path.into() },
         (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap() },
     };
-    let (me, register) = (a(u64::from(std::process::id())), kind.build(PAIR));
+    let (me, register) = (a(u64::from(std::process::id())), kind.build(&pair()));
     let won = (0..30).filter(|generation| register.advance(*generation, &me) == Answer::Won);
     println!("wins={:?}", won.map(|generation| generation + 1).collect::<Vec<u64>>());
 }

@@ -4,12 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ft_policies::tie_breaker::SharedDisk;
-use ft_policies::{Answer, Register, RegisterState, ReplicaId, Unavailable, Who};
+use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, Unavailable, Who};
 
-const PAIR: u128 = 0x1234;
+fn pair(name: &str) -> Pair {
+    Pair { id: name.len() as u128, name: name.to_owned() }
+}
 
 fn who(replica: ReplicaId, incarnation: u64) -> Who {
-    Who { replica, incarnation }
+    Who { replica, incarnation, config: 0 }
 }
 
 fn a(incarnation: u64) -> Who {
@@ -23,7 +25,7 @@ fn b(incarnation: u64) -> Who {
 fn register() -> (tempfile::TempDir, PathBuf, SharedDisk) {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("generations");
-    let register = SharedDisk::new(folder.clone(), PAIR);
+    let register = SharedDisk::new(folder.clone(), pair("kv"));
     (root, folder, register)
 }
 
@@ -140,10 +142,11 @@ fn damage_is_told_apart() {
 fn another_pairs_store_is_refused() {
     let (_root, folder, register) = register();
     assert_eq!(register.advance(0, &a(1)), Answer::Won);
-    let other = SharedDisk::new(folder, PAIR + 1);
+    let other = SharedDisk::new(folder, pair("the-other"));
     let error = other.read().unwrap_err();
     assert!(
-        matches!(error, Unavailable::ForeignPair { .. }) && error.to_string().contains("another pair"),
+        matches!(error, Unavailable::ForeignPair { .. })
+            && error.to_string().contains("belongs to the pair `kv`, and this one is `the-other`"),
         "{error}"
     );
     assert!(matches!(other.advance(1, &a(1)), Answer::Unavailable(Unavailable::ForeignPair { .. })));
@@ -153,11 +156,11 @@ fn another_pairs_store_is_refused() {
 #[test]
 fn a_store_that_cannot_be_written_is_unavailable() {
     let root = tempfile::tempdir().unwrap();
-    let nowhere = SharedDisk::new(root.path().join("no/such/folder"), PAIR);
+    let nowhere = SharedDisk::new(root.path().join("no/such/folder"), pair("kv"));
     assert!(matches!(nowhere.advance(0, &a(1)), Answer::Unavailable(Unavailable::Io { .. })));
     let file = root.path().join("file");
     fs::write(&file, "").unwrap();
-    let file = SharedDisk::new(file, PAIR);
+    let file = SharedDisk::new(file, pair("kv"));
     assert!(matches!(file.read(), Err(Unavailable::Io { .. })));
     assert!(matches!(file.advance(0, &a(1)), Answer::Unavailable(Unavailable::Io { .. })));
 }

@@ -19,11 +19,11 @@ const PAIR: u128 = 0x1234;
 const NOBODY: RegisterState = RegisterState { generation: 0, holder: None };
 
 fn a(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::A, incarnation }
+    Who { replica: ReplicaId::A, incarnation, config: 0 }
 }
 
 fn b(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::B, incarnation }
+    Who { replica: ReplicaId::B, incarnation, config: 0 }
 }
 
 fn state(generation: u64, holder: Who) -> RegisterState {
@@ -116,7 +116,7 @@ fn nothing_is_served_from_a_damaged_state() {
         (vec![0xff; 100], "not text"),
         (b"generation 7".to_vec(), "does not begin"),
         (text.replace("witness 1", "witness 2").into_bytes(), "another version"),
-        (text.replace("generation 1", "generation 2").into_bytes(), "checksum"),
+        (text.replace("generation 1", "generation 7").into_bytes(), "checksum"),
         (text.replace("generation 1", "generation 0").into_bytes(), "line 4 is unreadable"),
         (text.replace("replica a", "replica c").into_bytes(), "line 4 is unreadable"),
         (vec![b'x'; 16 << 20], "too long"),

@@ -153,7 +153,7 @@ impl World {
         let mut random = Random(seed);
         let nodes = [0, 1].map(|index: usize| {
             let settings = Settings {
-                me: Who { replica: IDS[index], incarnation: random.next() },
+                me: Who { replica: IDS[index], incarnation: random.next(), config: 0 },
                 pair: 77,
                 config: options.configs[index],
                 image: 6,
@@ -506,7 +506,7 @@ impl World {
             }
             Effect::Peer { .. } => {}
             Effect::Ask { from } => {
-                let me = Who { replica: IDS[index], incarnation: incarnation(&self.nodes[index]) };
+                let me = Who { replica: IDS[index], incarnation: incarnation(&self.nodes[index]), config: 0 };
                 let answer = self.advance(from, me);
                 if self.dies(index, Moment::In) {
                     return;

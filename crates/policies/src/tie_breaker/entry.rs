@@ -2,16 +2,16 @@
 //!
 //! It is read strictly: an entry is what [`Entry::render`] would have written, byte for byte, or it is damaged.
 
-use super::Who;
+use super::{Pair, Who};
 
 /// More than an entry can have.
 pub(crate) const MAX_LEN: usize = 512;
-const FORMAT: &str = "ft-vm generation 1";
+const FORMAT: &str = "ft-vm generation 2";
 
 /// Who won one generation of one pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(crate) pair: u128,
+    pub(crate) pair: Pair,
     pub(crate) generation: u64,
     pub(crate) who: Who,
 }
@@ -19,8 +19,13 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn render(&self) -> String {
         let body = format!(
-            "{FORMAT}\npair = {:032x}\ngeneration = {}\nreplica = {}\nincarnation = {:016x}\n",
-            self.pair, self.generation, self.who.replica, self.who.incarnation
+            "{FORMAT}\npair = {:032x}\nname = {}\ngeneration = {}\nreplica = {}\nincarnation = {:016x}\nconfig = {:032x}\n",
+            self.pair.id,
+            self.pair.name,
+            self.generation,
+            self.who.replica,
+            self.who.incarnation,
+            self.who.config
         );
         let crc = crc32fast::hash(body.as_bytes());
         format!("{body}crc = {crc:08x}\n")
@@ -48,12 +53,16 @@ impl Entry {
         };
         let unreadable = |name: &str| format!("`{name}` is unreadable");
         let entry = Self {
-            pair: u128::from_str_radix(field("pair")?, 16).map_err(|_| unreadable("pair"))?,
+            pair: Pair {
+                id: u128::from_str_radix(field("pair")?, 16).map_err(|_| unreadable("pair"))?,
+                name: field("name")?.to_owned(),
+            },
             generation: field("generation")?.parse().map_err(|_| unreadable("generation"))?,
             who: Who {
                 replica: field("replica")?.parse().map_err(|_| unreadable("replica"))?,
                 incarnation: u64::from_str_radix(field("incarnation")?, 16)
                     .map_err(|_| unreadable("incarnation"))?,
+                config: u128::from_str_radix(field("config")?, 16).map_err(|_| unreadable("config"))?,
             },
         };
         if entry.render().as_bytes() == bytes { Ok(entry) } else { Err("its checksum is wrong".into()) }
@@ -67,20 +76,26 @@ mod tests {
     use super::*;
     use crate::config::ReplicaId;
 
+    fn example() -> Entry {
+        let who = Who { replica: ReplicaId::B, incarnation: 9, config: 5 };
+        Entry { pair: Pair { id: 7, name: "kv".to_owned() }, generation: 3, who }
+    }
+
     proptest! {
         #[test]
-        fn any_entry_comes_back(pair: u128, generation: u64, incarnation: u64, a: bool) {
-            let who = Who { replica: if a { ReplicaId::A } else { ReplicaId::B }, incarnation };
-            let entry = Entry { pair, generation, who };
+        fn any_entry_comes_back(
+            id: u128, name in "[a-z0-9-]{1,63}", generation: u64, incarnation: u64, config: u128, a: bool
+        ) {
+            let who = Who { replica: if a { ReplicaId::A } else { ReplicaId::B }, incarnation, config };
+            let entry = Entry { pair: Pair { id, name }, generation, who };
             let text = entry.render();
             prop_assert!(text.len() <= MAX_LEN);
             prop_assert_eq!(Entry::parse(text.as_bytes()), Ok(entry));
         }
 
         #[test]
-        fn any_change_of_a_byte_is_found(at in 0usize..200, to: u8) {
-            let entry = Entry { pair: 7, generation: 3, who: Who { replica: ReplicaId::A, incarnation: 9 } };
-            let mut bytes = entry.render().into_bytes();
+        fn any_change_of_a_byte_is_found(at in 0usize..300, to: u8) {
+            let mut bytes = example().render().into_bytes();
             let at = at % bytes.len();
             prop_assume!(bytes[at] != to);
             bytes[at] = to;
@@ -95,8 +110,7 @@ mod tests {
 
     #[test]
     fn any_cut_is_found() {
-        let text =
-            Entry { pair: 7, generation: 3, who: Who { replica: ReplicaId::B, incarnation: 9 } }.render();
+        let text = example().render();
         for length in 0..text.len() {
             assert!(Entry::parse(&text.as_bytes()[..length]).is_err(), "{length}");
         }

@@ -20,6 +20,15 @@ use crate::config::ReplicaId;
 pub use shared_disk::SharedDisk;
 pub use witness::Witness;
 
+/// A pair, as the register knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Its number ([`crate::Config::pair_id`]).
+    pub id: u128,
+    /// Its `vm.name`, for people.
+    pub name: String,
+}
+
 /// One process of one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Who {
@@ -27,6 +36,8 @@ pub struct Who {
     pub replica: ReplicaId,
     /// Random per process: a predecessor's win is not mine.
     pub incarnation: u64,
+    /// Under which config it runs ([`crate::Config::digest`]).
+    pub config: u128,
 }
 
 /// What the register holds.
@@ -68,16 +79,17 @@ pub enum Unavailable {
     },
     /// The store belongs to another pair.
     #[error(
-        "{path} belongs to another pair ({theirs:032x}, this one is {ours:032x}): give each pair a tie-breaker path of its \
-         own, or the same vm.name to both replicas"
+        "{path} belongs to the pair `{theirs}`, and this one is `{ours}` (vm.name): give each pair a tie-breaker path of its \
+         own. If this pair was called `{theirs}` before, it begins anew with another path, or with this folder moved away while \
+         both replicas are stopped"
     )]
     ForeignPair {
         /// The entry.
         path: PathBuf,
         /// The pair in the entry.
-        theirs: u128,
+        theirs: String,
         /// This pair.
-        ours: u128,
+        ours: String,
     },
     /// An entry is damaged.
     #[error("{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged")]
@@ -157,11 +169,11 @@ pub enum TieBreakerKind {
 }
 
 impl TieBreakerKind {
-    /// The register of this kind for the pair `pair_id` ([`crate::Config::pair_id`]). Does no I/O yet.
-    pub fn build(&self, pair_id: u128) -> Box<dyn Register + Send + Sync> {
+    /// The register of this kind for a pair. Does no I/O yet.
+    pub fn build(&self, pair: &Pair) -> Box<dyn Register + Send + Sync> {
         match self {
-            Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair_id)),
-            Self::Witness { address } => Box::new(Witness::new(*address, pair_id)),
+            Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair.clone())),
+            Self::Witness { address } => Box::new(Witness::new(*address, pair.id)),
         }
     }
     /// Where the register is, for messages.

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::entry::{Entry, MAX_LEN};
-use super::{Answer, Register, RegisterState, TieBreakerKind, Unavailable, Who};
+use super::{Answer, Pair, Register, RegisterState, TieBreakerKind, Unavailable, Who};
 use crate::check::Check;
 use crate::schema::At;
 use crate::schema::values::NonEmpty;
@@ -36,12 +36,12 @@ static ASKS: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Debug)]
 pub struct SharedDisk {
     folder: PathBuf,
-    pair: u128,
+    pair: Pair,
 }
 
 impl SharedDisk {
     /// The register of the pair `pair` in `folder`. Does no I/O.
-    pub fn new(folder: PathBuf, pair: u128) -> Self {
+    pub fn new(folder: PathBuf, pair: Pair) -> Self {
         Self { folder, pair }
     }
 
@@ -74,8 +74,9 @@ impl SharedDisk {
             Ok(entry) => entry,
             Err(reason) => return Err(Unavailable::Corrupt { path, reason }),
         };
-        if entry.pair != self.pair {
-            return Err(Unavailable::ForeignPair { path, theirs: entry.pair, ours: self.pair });
+        if entry.pair.id != self.pair.id {
+            let (theirs, ours) = (entry.pair.name, self.pair.name.clone());
+            return Err(Unavailable::ForeignPair { path, theirs, ours });
         }
         if entry.generation != generation {
             return Err(Unavailable::Corrupt {
@@ -167,7 +168,7 @@ impl SharedDisk {
             if from == 0 {
                 self.make_folder()?;
             }
-            self.offer(&Entry { pair: self.pair, generation: wanted, who: *who })?;
+            self.offer(&Entry { pair: self.pair.clone(), generation: wanted, who: *who })?;
         }
         let Some(entry) = self.entry(wanted)? else {
             // `link` did fail: a full file system, no right to write, or one that has no hard links.

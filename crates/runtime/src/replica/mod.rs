@@ -120,7 +120,7 @@ fn start(
     let sectors = media.sectors();
     let machine = Machine::build(config, &sectors)?;
     let settings = Settings {
-        me: Who { replica, incarnation },
+        me: Who { replica, incarnation, config: config.digest() },
         pair: config.pair_id(),
         config: config.digest(),
         image: machine.image_digest() ^ disk_identity(&sectors),

@@ -30,7 +30,7 @@ enum Done {
 pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel::<Call>();
     shared.set_register(sender);
-    let register: Arc<dyn Register + Send + Sync> = Arc::from(config.tie_breaker.build(config.pair_id()));
+    let register: Arc<dyn Register + Send + Sync> = Arc::from(config.tie_breaker.build(&config.pair()));
     let (place, shared) = (config.tie_breaker.place(), Arc::clone(shared));
     std::thread::Builder::new().name("register".into()).spawn(move || {
         while let Ok(call) = receiver.recv() {

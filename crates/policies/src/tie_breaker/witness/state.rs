@@ -9,9 +9,9 @@ use crate::tie_breaker::{RegisterState, Who};
 /// How many pairs one witness serves.
 pub(super) const MAX_PAIRS: usize = 100_000;
 /// More than a state of that many pairs can have.
-pub(super) const MAX_LEN: u64 = 256 + MAX_PAIRS as u64 * 128;
+pub(super) const MAX_LEN: u64 = 256 + MAX_PAIRS as u64 * 192;
 
-const FORMAT: &str = "ft-vm witness 1";
+const FORMAT: &str = "ft-vm witness 2";
 const NOTE: &str = "# Who won the last generation of each pair. Written by `ft-vm witness`: never edit it, nor bring an old copy back.";
 
 /// The registers of all pairs; a pair that is not here is in generation 0.
@@ -31,8 +31,8 @@ pub(super) fn render(registers: &Registers) -> String {
     for (pair, (generation, who)) in registers {
         let _ = writeln!(
             text,
-            "pair {pair:032x} generation {generation} replica {} incarnation {:016x}",
-            who.replica, who.incarnation
+            "pair {pair:032x} generation {generation} replica {} incarnation {:016x} config {:032x}",
+            who.replica, who.incarnation, who.config
         );
     }
     let crc = crc32fast::hash(text.as_bytes());
@@ -65,11 +65,26 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Registers, String> {
 
 fn register(line: &str) -> Option<(u128, (u64, Who))> {
     let words: Vec<&str> = line.split(' ').collect();
-    let ["pair", pair, "generation", generation, "replica", replica, "incarnation", incarnation] = words[..]
+    let [
+        "pair",
+        pair,
+        "generation",
+        generation,
+        "replica",
+        replica,
+        "incarnation",
+        incarnation,
+        "config",
+        config,
+    ] = words[..]
     else {
         return None;
     };
-    let who = Who { replica: replica.parse().ok()?, incarnation: u64::from_str_radix(incarnation, 16).ok()? };
+    let who = Who {
+        replica: replica.parse().ok()?,
+        incarnation: u64::from_str_radix(incarnation, 16).ok()?,
+        config: u128::from_str_radix(config, 16).ok()?,
+    };
     let generation = generation.parse().ok().filter(|generation| *generation > 0)?;
     Some((u128::from_str_radix(pair, 16).ok()?, (generation, who)))
 }
@@ -84,9 +99,14 @@ mod tests {
     fn registers() -> impl Strategy<Value = Registers> {
         prop::collection::btree_map(
             any::<u128>(),
-            (1u64.., any::<bool>(), any::<u64>()).prop_map(|(generation, a, incarnation)| {
-                (generation, Who { replica: if a { ReplicaId::A } else { ReplicaId::B }, incarnation })
-            }),
+            (1u64.., any::<bool>(), any::<u64>(), any::<u128>()).prop_map(
+                |(generation, a, incarnation, config)| {
+                    (
+                        generation,
+                        Who { replica: if a { ReplicaId::A } else { ReplicaId::B }, incarnation, config },
+                    )
+                },
+            ),
             0..20,
         )
     }
@@ -114,7 +134,7 @@ mod tests {
 
     #[test]
     fn any_cut_and_any_line_that_goes_is_found() {
-        let who = Who { replica: ReplicaId::B, incarnation: 9 };
+        let who = Who { replica: ReplicaId::B, incarnation: 9, config: 5 };
         let text = render(&Registers::from([(1, (2, who)), (3, (u64::MAX, who))]));
         for length in 0..text.len() {
             assert!(parse(&text.as_bytes()[..length]).is_err(), "{length}");
@@ -133,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_largest_state_fits() {
-        let who = Who { replica: ReplicaId::B, incarnation: u64::MAX };
+        let who = Who { replica: ReplicaId::B, incarnation: u64::MAX, config: u128::MAX };
         let line =
             render(&Registers::from([(u128::MAX, (u64::MAX, who))])).len() - render(&Registers::new()).len();
         assert!((render(&Registers::new()).len() + 5 + MAX_PAIRS * line) as u64 <= MAX_LEN);

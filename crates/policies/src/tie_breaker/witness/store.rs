@@ -244,7 +244,7 @@ mod tests {
     fn there_is_an_end_to_the_pairs() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        let who = Who { replica: ReplicaId::A, incarnation: 1 };
+        let who = Who { replica: ReplicaId::A, incarnation: 1, config: 0 };
         let registers: Registers = (0..MAX_PAIRS as u128).map(|pair| (pair, (1, who))).collect();
         fs::write(&path, state::render(&registers)).unwrap();
         let store = Store::open(&path).unwrap();

@@ -1,11 +1,11 @@
 //! What replicas and the witness say to each other: one line of JSON each way, at most [`MAX_LINE`] bytes with its newline.
 //!
 //! ```text
-//! {"version":1,"pair":"0000000000000000000000000000abcd","ask":"read"}
-//! {"version":1,"pair":"0000000000000000000000000000abcd","ask":{"advance":{"from":2,"replica":"a","incarnation":"00000000000000f1"}}}
-//! {"version":1,"pair":"0000000000000000000000000000abcd","state":{"generation":3,"replica":"a","incarnation":"00000000000000f1"}}
-//! {"version":1,"unavailable":"writing /var/lib/ft-vm/witness: No space left on device (os error 28)"}
-//! {"version":1,"refused":"this is not a request: expected value at line 1 column 1"}
+//! {"version":2,"pair":"0000000000000000000000000000abcd","ask":"read"}
+//! {"version":2,"pair":"0000000000000000000000000000abcd","ask":{"advance":{"from":2,"replica":"a","incarnation":"00000000000000f1","config":"0000000000000000000000000000c0de"}}}
+//! {"version":2,"pair":"0000000000000000000000000000abcd","state":{"generation":3,"replica":"a","incarnation":"00000000000000f1","config":"0000000000000000000000000000c0de"}}
+//! {"version":2,"unavailable":"writing /var/lib/ft-vm/witness: No space left on device (os error 28)"}
+//! {"version":2,"refused":"this is not a request: expected value at line 1 column 1"}
 //! ```
 //!
 //! The answer to every request is the state *after* it; whether an ask was won follows from that state ([`answer`]), so a
@@ -19,7 +19,7 @@ use crate::config::ReplicaId;
 use crate::tie_breaker::{Answer, RegisterState, Who};
 
 /// The version of these lines.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// The longest line, with its newline.
 pub const MAX_LINE: usize = 4096;
 /// How much of a reason is told: even if every character must be escaped it fits into a line.
@@ -101,6 +101,7 @@ impl Request {
                 from,
                 replica: who.replica,
                 incarnation: Hex(who.incarnation),
+                config: Hex(who.config),
             }),
         };
         line(&RequestLine { version: VERSION, pair: Hex(self.pair), ask })
@@ -119,8 +120,8 @@ impl Request {
                 let reason = "there is no generation after the last one".into();
                 return Err(WireError::Malformed { expected, reason });
             }
-            AskLine::Advance(AdvanceLine { from, replica, incarnation }) => {
-                Ask::Advance { from, who: Who { replica, incarnation: incarnation.0 } }
+            AskLine::Advance(AdvanceLine { from, replica, incarnation, config }) => {
+                Ask::Advance { from, who: Who { replica, incarnation: incarnation.0, config: config.0 } }
             }
         };
         Ok(Self { pair: line.pair.0, ask })
@@ -140,6 +141,7 @@ impl Reply {
                     generation: state.generation,
                     replica: holder.map(|who| who.replica),
                     incarnation: holder.map(|who| Hex(who.incarnation)),
+                    config: holder.map(|who| Hex(who.config)),
                 };
                 ReplyLine { pair: Some(Hex(*pair)), state: Some(state), ..nothing }
             }
@@ -158,10 +160,10 @@ impl Reply {
         let line: ReplyLine = decode(bytes, expected)?;
         match line {
             ReplyLine { pair: Some(pair), state: Some(state), unavailable: None, refused: None, .. } => {
-                let holder = match (state.generation, state.replica, state.incarnation) {
-                    (0, None, None) => None,
-                    (1.., Some(replica), Some(incarnation)) => {
-                        Some(Who { replica, incarnation: incarnation.0 })
+                let holder = match (state.generation, state.replica, state.incarnation, state.config) {
+                    (0, None, None, None) => None,
+                    (1.., Some(replica), Some(incarnation), Some(config)) => {
+                        Some(Who { replica, incarnation: incarnation.0, config: config.0 })
                     }
                     (0, ..) => return Err(malformed("nobody can hold generation 0")),
                     _ => return Err(malformed("somebody must hold the generation")),
@@ -201,6 +203,7 @@ struct AdvanceLine {
     from: u64,
     replica: ReplicaId,
     incarnation: Hex<u64>,
+    config: Hex<u128>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -225,6 +228,8 @@ struct StateLine {
     replica: Option<ReplicaId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     incarnation: Option<Hex<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<Hex<u128>>,
 }
 
 /// What every version's line has, so that another version is called that and not rubbish.
@@ -295,9 +300,10 @@ mod tests {
     use super::*;
 
     fn who() -> impl Strategy<Value = Who> {
-        (any::<bool>(), any::<u64>()).prop_map(|(a, incarnation)| Who {
+        (any::<bool>(), any::<u64>(), any::<u128>()).prop_map(|(a, incarnation, config)| Who {
             replica: if a { ReplicaId::A } else { ReplicaId::B },
             incarnation,
+            config,
         })
     }
 
@@ -382,19 +388,20 @@ mod tests {
             (String::new(), "EOF"),
             ("[]".into(), "not a request"),
             (format!("{{{pair},\"ask\":\"read\"}}"), "version"),
-            (format!("{{\"version\":2,{pair},\"wish\":\"read\"}}"), "it speaks version 2"),
-            (format!("{{\"version\":1,{pair},\"ask\":\"write\"}}"), "write"),
-            (format!("{{\"version\":1,{pair},\"ask\":\"read\",\"extra\":1}}"), "extra"),
-            (format!("{{\"version\":1,{pair},{pair},\"ask\":\"read\"}}"), "duplicate"),
-            ("{\"version\":1,\"pair\":\"ABCD\",\"ask\":\"read\"}".into(), "32 hexadecimal digits"),
+            (format!("{{\"version\":3,{pair},\"wish\":\"read\"}}"), "it speaks version 3"),
+            (format!("{{\"version\":2,{pair},\"ask\":\"write\"}}"), "write"),
+            (format!("{{\"version\":2,{pair},\"ask\":\"read\",\"extra\":1}}"), "extra"),
+            (format!("{{\"version\":2,{pair},{pair},\"ask\":\"read\"}}"), "duplicate"),
+            ("{\"version\":2,\"pair\":\"ABCD\",\"ask\":\"read\"}".into(), "32 hexadecimal digits"),
             (
                 format!(
-                    "{{\"version\":1,{pair},\"ask\":{{\"advance\":{{\"from\":18446744073709551615,\"replica\":\"a\",\
-                     \"incarnation\":\"0000000000000001\"}}}}}}"
+                    "{{\"version\":2,{pair},\"ask\":{{\"advance\":{{\"from\":18446744073709551615,\"replica\":\"a\",\
+                     \"incarnation\":\"0000000000000001\",\"config\":\"{:032x}\"}}}}}}",
+                    1
                 ),
                 "after the last one",
             ),
-            (format!("{{\"version\":1,{pair},\"ask\":\"read\"}} {{}}"), "trailing"),
+            (format!("{{\"version\":2,{pair},\"ask\":\"read\"}} {{}}"), "trailing"),
             ("[".repeat(4000), "not a request"),
             (" ".repeat(5000), "more than 4096 bytes"),
         ] {
@@ -404,8 +411,10 @@ mod tests {
 
     #[test]
     fn the_answer_follows_from_the_state() {
-        let (me, other) =
-            (Who { replica: ReplicaId::A, incarnation: 1 }, Who { replica: ReplicaId::A, incarnation: 2 });
+        let (me, other) = (
+            Who { replica: ReplicaId::A, incarnation: 1, config: 0 },
+            Who { replica: ReplicaId::A, incarnation: 2, config: 0 },
+        );
         let state = |generation, holder| RegisterState { generation, holder };
         assert_eq!(answer(2, &me, state(3, Some(me))), Answer::Won);
         assert_eq!(answer(2, &me, state(3, Some(other))), Answer::Lost(state(3, Some(other))));
