@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::WITNESS;
 use crate::hosts::{ADDRESSES, Hosts};
 use crate::launcher::{LIFE, send_signal};
-use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, Witness, survivors};
+use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, TieBreaker, Witness, survivors};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
@@ -22,7 +22,7 @@ const CONSOLE: &str = "console";
 
 /// A folder with a config of its own. Everything that was started in it ends with this value.
 pub struct Bed {
-    /// The tie-breaker of separate disks, from the beginning to the end. It ends before its host and its folder.
+    /// The tie-breaker server, from the beginning to the end. It ends before its host and its folder.
     witness: Option<Witness>,
     /// Where the replicas of a pair on two hosts are.
     hosts: Option<Hosts>,
@@ -94,7 +94,7 @@ impl Bed {
         let addresses = if hosts.is_some() { ADDRESSES } else { ["127.0.0.1"; 2] };
         fs::write(folder.path().join("pair.toml"), settings.text(&name, addresses, &ports))
             .expect("the folder is writable");
-        let witness = settings.disk.is_separate().then(|| {
+        let witness = (settings.tie_breaker == TieBreaker::Witness).then(|| {
             let address = format!("{}:{}", addresses[0], ports.get(WITNESS));
             let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
             Witness::start(&host, folder.path(), &name, address)
@@ -102,9 +102,9 @@ impl Bed {
         Self { witness, hosts, folder, ports, settings: settings.clone(), mark: name, _alone: alone }
     }
 
-    /// The tie-breaker of separate disks.
+    /// The tie-breaker server.
     pub fn witness(&self) -> &Witness {
-        self.witness.as_ref().expect("a pair with separate disks has a witness")
+        self.witness.as_ref().expect("the tie-breaker is a witness")
     }
 
     /// The folder.
@@ -134,7 +134,11 @@ impl Bed {
 
     /// Starts the guest without fault tolerance on the disks that `replica` has left behind.
     pub fn start_solo_on(&self, replica: &str) -> Launcher {
-        let alone = Settings { disk: DiskPolicy::SHARED, ..self.settings.clone() };
+        let alone = Settings {
+            disk: DiskPolicy::SHARED,
+            tie_breaker: TieBreaker::SharedDisk,
+            ..self.settings.clone()
+        };
         let mut text = alone.text(&self.mark, ["127.0.0.1"; 2], &self.ports);
         for disk in 0..self.settings.guest.disks() {
             let image = self.image(disk, replica).display().to_string();
@@ -209,6 +213,11 @@ impl Bed {
         };
         let took = launcher.started.elapsed();
         Finished { code: status.code(), stdout: launcher.stdout.text(), stderr: launcher.stderr.text(), took }
+    }
+
+    /// Promotes a replica, and says so; what `ft-vm promote` says of it is in the result.
+    pub fn promote(&self, replica: &str) -> Finished {
+        self.run(&["promote", "--config", "pair.toml", "--replica", replica])
     }
 
     /// What `ft-vm status --json` says; an error if it says nothing.

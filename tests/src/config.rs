@@ -37,6 +37,17 @@ impl Guest {
     }
 }
 
+/// Which tie-breaker a pair has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TieBreaker {
+    /// A folder that both replicas reach.
+    SharedDisk,
+    /// `ft-vm witness`, which the bed starts.
+    Witness,
+    /// A person: [`crate::Bed::promote`].
+    Manual,
+}
+
 /// Sectors of each disk of `guests/blk`.
 pub const BLK_SECTORS: u64 = 16_384;
 
@@ -51,9 +62,11 @@ pub struct Settings {
     /// Silence after which the detector suspects the peer. Long by default: most tests lose a replica by a closed
     /// connection, and a loaded test machine is no reason to suspect one.
     pub timeout: Duration,
-    /// How the guest's disks are replicated. With separate disks the tie-breaker is a witness: they have no file system in
-    /// common.
+    /// How the guest's disks are replicated.
     pub disk: DiskPolicy,
+    /// Who decides which replica goes on alone. [`Settings::with_disk`] takes a witness for separate disks: they have no file
+    /// system in common.
+    pub tie_breaker: TieBreaker,
     /// Lines added at the end.
     pub extra: String,
 }
@@ -61,12 +74,13 @@ pub struct Settings {
 impl Settings {
     /// The usual settings for a guest.
     pub fn new(guest: Guest) -> Self {
-        Self { guest, timeout: Duration::from_secs(2), disk: DiskPolicy::SHARED, extra: String::new() }
+        Self::with_disk(guest, DiskPolicy::SHARED)
     }
 
     /// The usual settings for a guest with disks of this kind.
     pub fn with_disk(guest: Guest, disk: DiskPolicy) -> Self {
-        Self { disk, ..Self::new(guest) }
+        let tie_breaker = if disk.is_separate() { TieBreaker::Witness } else { TieBreaker::SharedDisk };
+        Self { guest, timeout: Duration::from_secs(2), disk, tie_breaker, extra: String::new() }
     }
 
     /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's, which is where
@@ -101,10 +115,13 @@ impl Settings {
             writeln!(text, "[replicas]\na = \"{at_a}:{a}\"\nb = \"{at_b}:{b}\"\nstart-alone = \"30 s\"\n");
         let timeout = self.timeout.as_millis();
         let _ = writeln!(text, "[detector.fixed]\nheartbeat = \"20 ms\"\ntimeout = \"{timeout} ms\"\n");
-        if self.disk.is_separate() {
-            let _ = writeln!(text, "[tie-breaker.witness]\naddress = \"{at_a}:{}\"\n", ports.get(WITNESS));
-        } else {
-            text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n";
+        match self.tie_breaker {
+            TieBreaker::SharedDisk => text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n",
+            TieBreaker::Witness => {
+                let _ =
+                    writeln!(text, "[tie-breaker.witness]\naddress = \"{at_a}:{}\"\n", ports.get(WITNESS));
+            }
+            TieBreaker::Manual => text += "[tie-breaker.manual]\npath = \"{replica}.generation\"\n\n",
         }
         text += "[pacing.lag-feedback]\ntarget = \"100 ms\"\n";
         text += &self.extra;

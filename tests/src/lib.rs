@@ -39,7 +39,7 @@ pub use busy::Busy;
 pub use campaign::{Victim, kill_campaign};
 pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
-pub use config::{BLK_SECTORS, Guest, Settings};
+pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
 pub use disk::{DiskPolicy, Reads, Sharing};
 pub use hosts::have_iproute2;
 pub use launcher::{Launcher, Takeover};

@@ -78,7 +78,7 @@ impl Drop for Ending<'_> {
 }
 
 fn register(address: SocketAddr) -> Box<dyn Register + Send + Sync> {
-    TieBreakerKind::Witness { address }.build(&Pair { id: PAIR, name: "kv".to_owned() })
+    TieBreakerKind::Witness { address }.build(&Pair { id: PAIR, name: "kv".to_owned() }, ReplicaId::A)
 }
 
 fn who(incarnation: u64) -> Who {

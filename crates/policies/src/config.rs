@@ -219,11 +219,16 @@ impl Disk {
     /// The file of one replica; of a machine without fault tolerance for `None`. Only a separate disk's path holds `{replica}`,
     /// and a machine without fault tolerance has a copy of its own (`solo`), so that a comparison never changes a pair's data.
     pub fn path_of(&self, replica: Option<ReplicaId>) -> PathBuf {
-        let name = replica.map_or("solo", ReplicaId::name);
-        match self.path.to_str() {
-            Some(text) if text.contains(REPLICA) => PathBuf::from(text.replace(REPLICA, name)),
-            _ => self.path.clone(),
-        }
+        path_of(&self.path, replica)
+    }
+}
+
+/// The path of one replica, or of a machine without fault tolerance for `None`.
+pub(crate) fn path_of(path: &Path, replica: Option<ReplicaId>) -> PathBuf {
+    let name = replica.map_or("solo", ReplicaId::name);
+    match path.to_str() {
+        Some(text) if text.contains(REPLICA) => PathBuf::from(text.replace(REPLICA, name)),
+        _ => path.to_owned(),
     }
 }
 

@@ -106,6 +106,7 @@ fn canonical(config: &Config) -> String {
     }
     match tie_breaker {
         TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),
+        TieBreakerKind::Manual { path: _ } => line("tie-breaker.manual", &""),
         // Two witnesses would let both replicas go on.
         TieBreakerKind::Witness { address } => line("tie-breaker.witness", address),
     }

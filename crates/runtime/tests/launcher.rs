@@ -87,6 +87,9 @@ fn replica() {
                     let status = json!({"role": if name == "a" {"primary"} else {"backup"}, "state": "live", "position": 42, "lag_ms": 0.5, "log_bytes": 9});
                     send(&FromReplica::Status { id, status });
                 }
+                ToReplica::Promote { id, .. } => {
+                    send(&FromReplica::Promoted { id, refused: Some("no".into()) });
+                }
                 ToReplica::Stop => {
                     if directory.join("stubborn").exists() {
                         continue;

@@ -27,6 +27,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     let shared_disk_span = check.keys.get("tie-breaker.shared-disk").cloned();
     let tie_span = match &tie_breaker {
         Some(tie_breaker::Table::SharedDisk(table)) => table.path.as_ref().map(|at| at.span()),
+        Some(tie_breaker::Table::Manual(table)) => table.path.as_ref().map(|at| at.span()),
         _ => None,
     };
     let replicas_table = replicas.unwrap_or_default();
@@ -38,7 +39,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     if let Some(at) = &witness {
         check.witness(at, &hosts);
     }
-    let tie_breaker = tie_breaker::Table::resolve(tie_breaker, check);
+    let tie_breaker = tie_breaker::Table::resolve(tie_breaker, &vm.name, check);
 
     let rule = output.and_then(|table| table.rule);
     // The first shared disk that the guest writes.
@@ -73,7 +74,9 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         }
         _ => ConsoleOutput::Stdout,
     };
-    if let (TieBreakerKind::SharedDisk { path }, Some(span)) = (&tie_breaker, tie_span) {
+    if let (TieBreakerKind::SharedDisk { path } | TieBreakerKind::Manual { path }, Some(span)) =
+        (&tie_breaker, tie_span)
+    {
         uses.push((path.clone(), span, "the tie-breaker".to_owned()));
     }
     check.distinct(&uses);

@@ -63,6 +63,13 @@ pub enum FromReplica {
         /// Fields as DESIGN section 10 lists them, and more.
         status: serde_json::Value,
     },
+    /// Answer to [`ToReplica::Promote`].
+    Promoted {
+        /// The question's number.
+        id: u64,
+        /// Why not, in words; nothing if it goes on.
+        refused: Option<String>,
+    },
     /// A line for the operator.
     Notice(String),
     /// The replica ends. The code is one of the command's exit codes; a guest's power-off is 0 or 64 + code.
@@ -87,6 +94,13 @@ pub enum ToReplica {
     Status {
         /// Returned in the answer.
         id: u64,
+    },
+    /// A person says that this replica is to go on alone (tie-breaker manual).
+    Promote {
+        /// Returned in the answer.
+        id: u64,
+        /// In which generation.
+        generation: u64,
     },
     /// Stop the pair in order (SIGINT, SIGTERM of the launcher).
     Stop,

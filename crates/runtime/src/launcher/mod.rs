@@ -19,6 +19,7 @@ pub mod packet;
 mod pair;
 mod poller;
 mod process;
+pub mod promote;
 mod seat;
 pub mod status;
 
@@ -36,6 +37,7 @@ use self::pair::{Pair, Parts};
 use self::poller::Poller;
 pub use self::process::Program;
 use self::process::{Process, Signals, raise_descriptor_limit};
+pub use self::promote::{PromoteError, Promoted, promote};
 use self::seat::Seat;
 use self::status::{Claim, Place};
 pub use self::status::{StatusError, print_status, status};

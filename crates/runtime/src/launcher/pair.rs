@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use self::questions::Query;
+use self::questions::{Promotion, Query};
 use super::Members;
 use super::console::{Accepted, Input, Output};
 use super::lan::Lan;
@@ -71,6 +71,7 @@ pub(crate) struct Pair {
     clients: BTreeMap<u32, Client>,
     next_client: u32,
     queries: Vec<Query>,
+    promotions: Vec<Promotion>,
     next_query: u64,
     /// Somebody has more to say than one turn allows.
     more: bool,
@@ -97,6 +98,7 @@ impl Pair {
             clients: BTreeMap::new(),
             next_client: 0,
             queries: Vec::new(),
+            promotions: Vec::new(),
             next_query: 0,
             more: false,
             round: Instant::now(),
@@ -258,6 +260,7 @@ impl Pair {
             }
             FromReplica::Notice(text) => say(&format!("replica {}: {}", seat.id, one_line(&text))),
             FromReplica::Status { id, status } => self.status_answered(index, id, status),
+            FromReplica::Promoted { id, refused } => self.promotion_answered(id, refused),
             FromReplica::Console { offset, bytes } => match self.parts.output.accept(offset, bytes) {
                 Accepted::Yes => {}
                 Accepted::AfterGap(bytes) => {
@@ -530,9 +533,8 @@ impl Pair {
             let end = at.filter(|_| seat.gone.is_none() && seat.killed.is_none()).map(|at| at + END_PATIENCE);
             [announce, end]
         });
-        let queries = self.queries.iter().map(|query| Some(query.deadline));
         let line = self.loss.as_ref().map(|loss| loss.deadline);
-        let next = [ending, line].into_iter().chain(losses).chain(queries).flatten().min();
+        let next = [ending, line].into_iter().chain(losses).chain([self.next_answer()]).flatten().min();
         let next = next.map(|at| at.saturating_duration_since(now));
         match (next, idle) {
             (Some(next), Some(idle)) => Some(next.min(idle)),

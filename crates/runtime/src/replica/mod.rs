@@ -132,6 +132,7 @@ fn start(
         stuck: STUCK,
         hold_outputs: config.output.rule.holds(),
         copies: media.copies.worth(),
+        by_hand: config.tie_breaker.by_hand(),
     };
     let lan = Arc::new(PacketSocket::from(lan));
     control::set_nonblocking(&*lan).map_err(Startup::Host)?;
