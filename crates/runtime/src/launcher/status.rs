@@ -420,7 +420,10 @@ mod tests {
         fs::create_dir(&run).unwrap();
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(Claim::new(place(&run)), Err(StatusError::UnsafeDirectory(_))));
-        assert!(matches!(ask(&place(&run)), Err(StatusError::UnsafeDirectory(_))));
+        assert!(matches!(
+            ask(&place(&run), &json!({"request": "status"})),
+            Err(StatusError::UnsafeDirectory(_))
+        ));
         let link = directory.path().join("link");
         fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(&run, &link).unwrap();
