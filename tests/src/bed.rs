@@ -247,6 +247,13 @@ impl Bed {
         for signal in [libc::SIGSTOP, libc::SIGKILL] {
             here.iter().for_each(|&pid| send_signal(pid, signal));
         }
+        // What a host that starts again does not have any more either.
+        let left = fs::read_dir(self.path().join("run/ft-vm")).into_iter().flatten().flatten();
+        for socket in left.map(|entry| entry.path()) {
+            if socket.display().to_string().ends_with(&format!("-{host}.sock")) {
+                fs::remove_file(&socket).expect("its launcher is gone");
+            }
+        }
     }
 
     /// The lines of the guest's console, of a pair on two hosts.

@@ -96,7 +96,8 @@ impl Pair {
                 "pid": std::process::id(),
                 "connections": self.parts.lan.connections(),
                 "frames_kept": self.parts.lan.switch.kept(),
-                "frames": self.parts.lan.counters(),
+                "frames": self.parts.lan.switch.counters,
+                "tap": self.parts.lan.tap_status(),
             },
         });
         if let Some(client) = self.clients.get_mut(&query.client)
