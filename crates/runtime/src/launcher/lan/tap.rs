@@ -30,9 +30,10 @@ const ADDRESS: usize = 6;
 /// Why a TAP interface cannot be used. Displayed, it says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// The kernel has no TAP.
+    /// The kernel has no TAP, or keeps it from this process.
     #[error(
-        "[net.tap]: cannot open {DEVICE}: {0}; it comes with the kernel's module `tun` (modprobe tun), and a container must be given it"
+        "[net.tap]: cannot open {DEVICE}: {0}; it comes with the kernel's module `tun` (modprobe tun), must be open to this user, and a \
+         container must be given it"
     )]
     Device(io::Error),
     /// No such interface.
@@ -57,7 +58,7 @@ pub enum TapError {
     InUse(String),
     /// Another kind of interface.
     #[error(
-        "[net.tap]: `{0}` is not a TAP interface; make one, as root: `ip tuntap add dev ft0 mode tap user $USER`, then `ip link set ft0 \
+        "[net.tap]: `{0}` is not a TAP interface, or one of several queues; make a plain one, as root: `ip tuntap add dev ft0 mode tap user $USER`, then `ip link set ft0 \
          master br0 up`"
     )]
     NotTap(String),
@@ -104,20 +105,15 @@ impl Tap {
     /// Takes an interface that exists.
     pub(crate) fn open(interface: &str, mac: [u8; ADDRESS], poller: &Poller) -> Result<Self, TapError> {
         let io = |source| TapError::Io { interface: interface.to_owned(), source };
+        let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let device = OpenOptions::new().read(true).write(true).custom_flags(flags).open(DEVICE);
+        let device = device.map_err(TapError::Device)?;
         // The kernel would make an interface of a name that there is none of, which leads nowhere.
         let name = CString::new(interface).map_err(|error| io(error.into()))?;
         // SAFETY: the name is a C string that outlives the call.
         if unsafe { libc::if_nametoindex(name.as_ptr()) } == 0 {
             return Err(TapError::Missing(interface.to_owned()));
         }
-        let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let device = OpenOptions::new().read(true).write(true).custom_flags(flags).open(DEVICE);
-        let device = device.map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                TapError::NotAllowed { interface: interface.to_owned(), source: error }
-            }
-            _ => TapError::Device(error),
-        })?;
         let mut request = Self::request(interface);
         request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes an ifreq, which this is.
