@@ -54,6 +54,17 @@ pub const BLK_SECTORS: u64 = 16_384;
 /// Which of a bed's ports is the witness's.
 pub(crate) const WITNESS: usize = 6;
 
+/// Where everybody is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network {
+    /// The addresses of replica a and b.
+    pub(crate) replicas: [&'static str; 2],
+    /// The address of the witness, where there is one.
+    pub(crate) witness: &'static str,
+    /// The host's interface that the guest's network is; without it the launcher's own network.
+    pub(crate) tap: Option<&'static str>,
+}
+
 /// What a test may choose.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -83,9 +94,9 @@ impl Settings {
         Self { guest, timeout: Duration::from_secs(2), disk, tie_breaker, extra: String::new() }
     }
 
-    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's, which is where
-    /// replica a is.
-    pub(crate) fn text(&self, name: &str, [at_a, at_b]: [&str; 2], ports: &Ports) -> String {
+    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
+    pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports) -> String {
+        let Network { replicas: [at_a, at_b], witness, tap } = network;
         let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
         let size = match &self.guest {
             Guest::Kv => {
@@ -108,7 +119,10 @@ impl Settings {
         }
         if matches!(self.guest, Guest::Kv) {
             let _ = writeln!(text, "[[net]]\nmac = \"52:54:00:12:34:56\"\n");
-            let _ = writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0));
+            let _ = match tap {
+                Some(interface) => writeln!(text, "[net.tap]\ninterface = \"{interface}\"\n"),
+                None => writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0)),
+            };
         }
         let (a, b) = (ports.get(1), ports.get(2));
         let _ =
@@ -119,7 +133,7 @@ impl Settings {
             TieBreaker::SharedDisk => text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n",
             TieBreaker::Witness => {
                 let _ =
-                    writeln!(text, "[tie-breaker.witness]\naddress = \"{at_a}:{}\"\n", ports.get(WITNESS));
+                    writeln!(text, "[tie-breaker.witness]\naddress = \"{witness}:{}\"\n", ports.get(WITNESS));
             }
             TieBreaker::Manual => text += "[tie-breaker.manual]\npath = \"{replica}.generation\"\n\n",
         }

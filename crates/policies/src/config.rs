@@ -67,7 +67,7 @@ impl Config {
     }
 
     /// What both replicas must have in common, as 128 bits: two replicas with different digests must not form a pair.
-    /// It leaves out what may differ between two hosts: every path.  In particular the *content* of a kernel file and the
+    /// It leaves out what may differ between two hosts: every path, and the names of interfaces.  In particular the *content* of a kernel file and the
     /// size of an existing disk are not in it; those are compared apart when the replicas meet.
     pub fn digest(&self) -> u128 {
         crate::digest::config(self)
@@ -297,6 +297,11 @@ pub enum NetBackend {
     User {
         /// Ports that are forwarded; no two listen at the same place.
         forward: Vec<Forward>,
+    },
+    /// `[net.tap]`: a TAP interface of the host that exists already.
+    Tap {
+        /// Its name; hosts may differ in it.
+        interface: String,
     },
 }
 

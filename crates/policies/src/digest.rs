@@ -82,6 +82,7 @@ fn canonical(config: &Config) -> String {
                     line("net.user.forward", &format!("{listen} -> {guest_port}"));
                 }
             }
+            NetBackend::Tap { interface: _ } => line("net.tap", &""),
         }
     }
     let crate::config::Replicas { a, b, start_alone } = replicas;

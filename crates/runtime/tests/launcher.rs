@@ -272,7 +272,16 @@ fn runs(pid: i32) -> bool {
 
 fn live(generation: u64, takeover: bool, alone: bool) -> String {
     let reason = "connection closed".into();
-    let message = FromReplica::Live { generation, position: 1000, takeover, alone, silent_ms: 3.5, reason };
+    let message = FromReplica::Live {
+        generation,
+        position: 1000,
+        takeover,
+        alone,
+        silent_ms: 3.5,
+        reason,
+        seen: 0,
+        addresses: Vec::new(),
+    };
     serde_json::to_string(&message).unwrap()
 }
 

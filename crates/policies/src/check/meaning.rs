@@ -83,12 +83,13 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
 
     let nets_table = net.unwrap_or_default();
     check.ports(&replicas_table, witness.as_ref(), &nets_table);
+    let nets = check.nets(nets_table, &hosts, &vm.name);
     Config {
         path: path.to_owned(),
         vm,
         console: Console { output: console },
         disks,
-        nets: check.nets(nets_table, &hosts),
+        nets,
         replicas: check.replicas(replicas_table),
         logging: logging::Table::resolve(logging.unwrap_or_default(), check),
         output: Output { rule: rule.map_or_else(OutputRule::default, |at| at.into_inner()) },

@@ -4,6 +4,8 @@
 //! *control* carries one JSON message ([`ToReplica`], [`FromReplica`]) per packet, *LAN* carries batches of frames
 //! ([`LanPacket`]). When the control socket closes, the launcher is gone and the replica ends at once.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// From a replica to its launcher.
@@ -40,6 +42,11 @@ pub enum FromReplica {
         silent_ms: f64,
         /// Why, in words for the operator (`connection closed`, `no heartbeat for 200 ms`, ...).
         reason: String,
+        /// Number of the last inbound frame that its guest was given, by this launcher's switch or by another one: numbers go
+        /// on above it.
+        seen: u64,
+        /// Addresses that its guest is known to use, for who must be told where it is now.
+        addresses: Vec<Ipv4Addr>,
     },
     /// The record of all inbound frames up to `seq` is acknowledged by the backup (or applied, where there is none): the
     /// switch may forget them.

@@ -116,6 +116,7 @@ impl Pair {
             }
             self.pass_input();
             let (idle, malformed) = self.parts.lan.service(&self.parts.poller);
+            self.parts.lan.notices().iter().for_each(|notice| say(notice));
             for (port, problem) in malformed {
                 self.distrust(port, problem.to_string());
             }
@@ -154,9 +155,9 @@ impl Pair {
                     }
                 }
             }
-            Token::Lan(port) => self.parts.lan.replica_ready(port, ready),
-            Token::Listener(index) => self.parts.lan.listener_ready(index),
-            Token::Connection(number) => self.parts.lan.connection_ready(number, ready),
+            Token::Lan(_) | Token::Listener(_) | Token::Connection(_) | Token::Tap => {
+                self.parts.lan.ready(token, ready);
+            }
             Token::StatusListener => self.accept_client(),
             Token::StatusClient(number) => self.client_ready(number),
             Token::Console => {
@@ -279,9 +280,18 @@ impl Pair {
                 self.look_at_other(index)?;
                 self.fence(index, generation);
             }
-            FromReplica::Live { generation, position, takeover, alone, silent_ms, reason } => {
+            FromReplica::Live {
+                generation,
+                position,
+                takeover,
+                alone,
+                silent_ms,
+                reason,
+                seen,
+                addresses,
+            } => {
                 self.look_at_other(index)?;
-                match self.parts.lan.go_live(index, generation) {
+                match self.parts.lan.go_live(index, generation, seen, &addresses) {
                     Ok(()) => {
                         let moved = Moved {
                             generation,
@@ -427,6 +437,7 @@ impl Pair {
 
     fn ended(&mut self, index: usize, code: u8, message: String) {
         let decides = self.parts.lan.switch.live().is_none_or(|live| live == index);
+        self.parts.lan.silence(index);
         let seat = &mut self.parts.seats[index];
         let message = message.trim_end();
         if self.ending.is_none() && !is_power_off(code) {

@@ -15,6 +15,7 @@
 //! The protocol itself is in [`ft_core::Replica`], behind one lock; these threads only tell it what happens and do what it
 //! says.
 
+mod addresses;
 mod chores;
 mod control;
 mod copies;

@@ -44,6 +44,8 @@ impl Outside {
                     alone,
                     silent_ms: silent as f64 / 1e6,
                     reason,
+                    seen: shared.seen(),
+                    addresses: shared.addresses(),
                 });
             }
             Effect::RxAcknowledged { generation, seq } => {

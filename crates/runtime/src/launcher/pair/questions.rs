@@ -129,14 +129,21 @@ impl Pair {
             }
             replicas.push(fields);
         }
+        // The backup of a pair on two hosts has a launcher that was never told a generation.
+        let followed = replicas.iter().filter_map(|replica| replica["generation"].as_u64()).max();
+        let generation = match live {
+            Some(_) => self.parts.lan.switch.generation(),
+            None => followed.unwrap_or(0),
+        };
         let answer = json!({
-            "generation": self.parts.lan.switch.generation(),
+            "generation": generation,
             "replicas": replicas,
             "launcher": {
                 "pid": std::process::id(),
                 "connections": self.parts.lan.connections(),
                 "frames_kept": self.parts.lan.switch.kept(),
-                "frames": self.parts.lan.counters(),
+                "frames": self.parts.lan.switch.counters,
+                "tap": self.parts.lan.tap_status(),
             },
         });
         if let Some(client) = self.clients.get_mut(&query.client)
