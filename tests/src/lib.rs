@@ -7,6 +7,7 @@
 //! * [`BlkRun`] is what the guest that exercises disks says; [`check_image`] looks at what it left behind.
 //! * [`Bed::on_two_hosts`] is a bed for a pair of which each replica has a host, and a launcher, of its own.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
+//! * [`Etcd`] is an etcd cluster, which is a tie-breaker too.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
 //! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
@@ -21,6 +22,7 @@ mod capture;
 mod checker;
 mod config;
 mod disk;
+mod etcd;
 mod hosts;
 mod launcher;
 mod ports;
@@ -41,6 +43,7 @@ pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
 pub use config::{BLK_SECTORS, Guest, Settings};
 pub use disk::{DiskPolicy, Reads, Sharing};
+pub use etcd::{Etcd, Site, have_etcd};
 pub use hosts::have_iproute2;
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;
