@@ -57,6 +57,9 @@ impl Http {
 
     /// Posts a JSON text. Done within `limit`.
     pub(super) fn post(&self, path: &str, text: &str, limit: Duration) -> Result<Reply, String> {
+        if limit.is_zero() {
+            return Err("no time was left to ask it".to_owned());
+        }
         let said = |error: Error| match error {
             Error::Timeout(ureq::Timeout::Connect) => "no connection could be made in time".to_owned(),
             Error::Timeout(_) => format!("no answer within {} ms", limit.as_millis()),
