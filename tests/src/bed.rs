@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crate::config::WITNESS;
 use crate::hosts::{ADDRESSES, Hosts};
 use crate::launcher::{LIFE, send_signal};
-use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, Witness, survivors};
+use crate::{
+    DiskPolicy, Etcd, Launcher, Line, Ports, Settings, Site, Status, TieBreaker, Witness, survivors,
+};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
@@ -24,6 +26,8 @@ const CONSOLE: &str = "console";
 pub struct Bed {
     /// The tie-breaker of separate disks, from the beginning to the end. It ends before its host and its folder.
     witness: Option<Witness>,
+    /// The tie-breaker where it is an etcd.
+    etcd: Option<Etcd>,
     /// Where the replicas of a pair on two hosts are.
     hosts: Option<Hosts>,
     folder: tempfile::TempDir,
@@ -92,19 +96,32 @@ impl Bed {
         // Ports 3 to 5 are for a second config in the same folder.
         let ports = Ports::reserve(WITNESS + 1);
         let addresses = if hosts.is_some() { ADDRESSES } else { ["127.0.0.1"; 2] };
-        fs::write(folder.path().join("pair.toml"), settings.text(&name, addresses, &ports))
+        let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
+        let etcd = match settings.tie_breaker {
+            TieBreaker::OfTheDisks => None,
+            TieBreaker::Etcd { members } => {
+                let host = host.iter().map(|word| (*word).to_owned()).collect();
+                let site = Site { host, address: addresses[0].to_owned() };
+                Some(Etcd::start_at(folder.path(), &vec![site; members]))
+            }
+        };
+        fs::write(folder.path().join("pair.toml"), settings.text(&name, addresses, &ports, etcd.as_ref()))
             .expect("the folder is writable");
-        let witness = settings.disk.is_separate().then(|| {
+        let witness = settings.has_witness().then(|| {
             let address = format!("{}:{}", addresses[0], ports.get(WITNESS));
-            let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
             Witness::start(&host, folder.path(), &name, address)
         });
-        Self { witness, hosts, folder, ports, settings: settings.clone(), mark: name, _alone: alone }
+        Self { witness, etcd, hosts, folder, ports, settings: settings.clone(), mark: name, _alone: alone }
     }
 
     /// The tie-breaker of separate disks.
     pub fn witness(&self) -> &Witness {
         self.witness.as_ref().expect("a pair with separate disks has a witness")
+    }
+
+    /// The tie-breaker where it is an etcd.
+    pub fn etcd(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("the settings say that the tie-breaker is an etcd")
     }
 
     /// The folder.
@@ -134,8 +151,9 @@ impl Bed {
 
     /// Starts the guest without fault tolerance on the disks that `replica` has left behind.
     pub fn start_solo_on(&self, replica: &str) -> Launcher {
-        let alone = Settings { disk: DiskPolicy::SHARED, ..self.settings.clone() };
-        let mut text = alone.text(&self.mark, ["127.0.0.1"; 2], &self.ports);
+        let shared = TieBreaker::OfTheDisks;
+        let alone = Settings { disk: DiskPolicy::SHARED, tie_breaker: shared, ..self.settings.clone() };
+        let mut text = alone.text(&self.mark, ["127.0.0.1"; 2], &self.ports, None);
         for disk in 0..self.settings.guest.disks() {
             let image = self.image(disk, replica).display().to_string();
             text = text.replace(&format!("\"{}\"", alone.disk.path(disk)), &format!("\"{image}\""));

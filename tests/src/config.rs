@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::{DiskPolicy, Ports};
+use crate::{DiskPolicy, Etcd, Ports};
 
 /// Which in-tree guest is booted.
 #[derive(Clone, Debug)]
@@ -43,6 +43,18 @@ pub const BLK_SECTORS: u64 = 16_384;
 /// Which of a bed's ports is the witness's.
 pub(crate) const WITNESS: usize = 6;
 
+/// Who decides which replica may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TieBreaker {
+    /// What goes with the disks: entries beside the shared one, a witness for separate ones.
+    OfTheDisks,
+    /// An etcd, which the bed runs.
+    Etcd {
+        /// How many members it has.
+        members: usize,
+    },
+}
+
 /// What a test may choose.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -51,9 +63,10 @@ pub struct Settings {
     /// Silence after which the detector suspects the peer. Long by default: most tests lose a replica by a closed
     /// connection, and a loaded test machine is no reason to suspect one.
     pub timeout: Duration,
-    /// How the guest's disks are replicated. With separate disks the tie-breaker is a witness: they have no file system in
-    /// common.
+    /// How the guest's disks are replicated.
     pub disk: DiskPolicy,
+    /// Who decides which replica may go on.
+    pub tie_breaker: TieBreaker,
     /// Lines added at the end.
     pub extra: String,
 }
@@ -61,7 +74,13 @@ pub struct Settings {
 impl Settings {
     /// The usual settings for a guest.
     pub fn new(guest: Guest) -> Self {
-        Self { guest, timeout: Duration::from_secs(2), disk: DiskPolicy::SHARED, extra: String::new() }
+        Self {
+            guest,
+            timeout: Duration::from_secs(2),
+            disk: DiskPolicy::SHARED,
+            tie_breaker: TieBreaker::OfTheDisks,
+            extra: String::new(),
+        }
     }
 
     /// The usual settings for a guest with disks of this kind.
@@ -69,9 +88,20 @@ impl Settings {
         Self { disk, ..Self::new(guest) }
     }
 
+    /// Whether the tie-breaker is a witness: separate disks have no file system in common.
+    pub(crate) fn has_witness(&self) -> bool {
+        self.tie_breaker == TieBreaker::OfTheDisks && self.disk.is_separate()
+    }
+
     /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's, which is where
-    /// replica a is.
-    pub(crate) fn text(&self, name: &str, [at_a, at_b]: [&str; 2], ports: &Ports) -> String {
+    /// replica a is. An etcd runs already.
+    pub(crate) fn text(
+        &self,
+        name: &str,
+        [at_a, at_b]: [&str; 2],
+        ports: &Ports,
+        etcd: Option<&Etcd>,
+    ) -> String {
         let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
         let size = match &self.guest {
             Guest::Kv => {
@@ -101,7 +131,9 @@ impl Settings {
             writeln!(text, "[replicas]\na = \"{at_a}:{a}\"\nb = \"{at_b}:{b}\"\nstart-alone = \"30 s\"\n");
         let timeout = self.timeout.as_millis();
         let _ = writeln!(text, "[detector.fixed]\nheartbeat = \"20 ms\"\ntimeout = \"{timeout} ms\"\n");
-        if self.disk.is_separate() {
+        if let Some(etcd) = etcd {
+            let _ = writeln!(text, "{}", etcd.table());
+        } else if self.has_witness() {
             let _ = writeln!(text, "[tie-breaker.witness]\naddress = \"{at_a}:{}\"\n", ports.get(WITNESS));
         } else {
             text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n";

@@ -41,7 +41,7 @@ pub use busy::Busy;
 pub use campaign::{Victim, kill_campaign};
 pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
-pub use config::{BLK_SECTORS, Guest, Settings};
+pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
 pub use disk::{DiskPolicy, Reads, Sharing};
 pub use etcd::{Etcd, Site, have_etcd};
 pub use hosts::have_iproute2;
