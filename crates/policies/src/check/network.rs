@@ -123,10 +123,12 @@ impl Check {
                 None => found.push(at.clone()),
             }
         }
-        if list.is_empty() || list.len() > etcd::MAX_ENDPOINTS {
+        // What is no address is reported and gone.
+        let none = list.is_empty() && !self.dropped("tie-breaker.etcd.endpoints");
+        if none || list.len() > etcd::MAX_ENDPOINTS {
             self.error(
                 list.span(),
-                format!("an etcd has 1 to {} endpoints", etcd::MAX_ENDPOINTS),
+                format!("an etcd has from 1 to {} endpoints", etcd::MAX_ENDPOINTS),
                 format!("there are {}", list.len()),
                 "give the addresses at which the members of one cluster serve clients, such as [\"192.0.2.3:2379\", \
                  \"192.0.2.4:2379\", \"192.0.2.5:2379\"]",
@@ -191,7 +193,9 @@ impl Check {
         let replicas = replicas.into_iter().filter_map(|(at, name)| Some((at?, name)));
         let places = tie_breaker.into_iter().flat_map(|places| {
             let named = |at| (at, places.what);
-            places.addresses.iter().map(named)
+            // One at every address is refused as none.
+            let one = |at: &&At<Address>| at.socket().is_some_and(|address| !address.ip().is_unspecified());
+            places.addresses.iter().filter(one).map(named)
         });
         for (at, name) in replicas.chain(places) {
             if let Some(address) = at.socket() {
