@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ft_e2e::{
-    Bed, DiskPolicy, Guest, Ledger, Load, Random, Settings, Shape, TieBreaker, Victim, have_etcd,
+    Bed, DiskPolicy, Guest, Ledger, Load, Random, Settings, Shape, TieBreaker, Victim, can_run_etcd,
     kill_campaign, rounds,
 };
 
@@ -15,7 +15,7 @@ fn settings(policy: DiskPolicy, members: usize) -> Settings {
 
 #[test]
 fn kill_of_the_primary() {
-    if have_etcd() {
+    if can_run_etcd() {
         kill_campaign(&settings(DiskPolicy::SHARED, 1), Victim::Primary, rounds(2, 30));
         kill_campaign(&settings(DiskPolicy::SEPARATE, 3), Victim::Primary, rounds(1, 30));
     }
@@ -23,7 +23,7 @@ fn kill_of_the_primary() {
 
 #[test]
 fn kill_of_the_backup() {
-    if have_etcd() {
+    if can_run_etcd() {
         kill_campaign(&settings(DiskPolicy::SHARED, 3), Victim::Backup, rounds(1, 30));
     }
 }
@@ -32,7 +32,7 @@ fn kill_of_the_backup() {
 /// back it takes over, and the clients go on where they were.
 #[test]
 fn without_a_majority_nobody_goes_on() {
-    if !have_etcd() {
+    if !can_run_etcd() {
         return;
     }
     let mut random = Random::new("without a majority");
@@ -76,7 +76,7 @@ fn without_a_majority_nobody_goes_on() {
 /// A pair that finds no etcd waits, says so, and starts when it is there.
 #[test]
 fn a_start_waits_for_the_etcd() {
-    if !have_etcd() {
+    if !can_run_etcd() {
         return;
     }
     let mut bed = Bed::new(&settings(DiskPolicy::SHARED, 1));

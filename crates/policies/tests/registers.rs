@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Barrier;
 
-use ft_e2e::{Etcd, have_etcd};
+use ft_e2e::{Etcd, can_run_etcd};
 use ft_policies::tie_breaker::witness::{ServeError, Server};
 use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Unavailable, Who};
 use proptest::prelude::*;
@@ -47,7 +47,7 @@ impl Bed {
 
     /// `None` where there is no etcd, which is said.
     fn etcd() -> Option<Self> {
-        let mut bed = have_etcd().then(Self::shared_disk)?;
+        let mut bed = can_run_etcd().then(Self::shared_disk)?;
         let etcd = Etcd::start(bed.folder.path(), 1);
         bed.kind = TieBreakerKind::Etcd { endpoints: etcd.endpoints(), prefix: "/ft-vm/".to_owned() };
         bed.etcd = Some(etcd);

@@ -254,7 +254,9 @@ pub(crate) enum Table {
     /// A witness: a small server (`ft-vm witness`) on a third host. Bringing an old copy of its state back while a replica is
     /// paused that won a generation since then are two faults at once, which it cannot tell from none.
     Witness(witness::Table),
-    /// A key in an etcd cluster (3.4 or later), which takes a majority of its members.
+    /// A key in an etcd cluster (3.4 or later). It answers as long as a majority of the members does, so neither of two hosts may
+    /// have so many of them that the rest is none. Restoring an old copy of it while a replica is paused that won a generation
+    /// since then are two faults at once, which it cannot tell from none.
     Etcd(etcd::Table),
     /// Nobody goes on until a person says so (`ft-vm promote`). Not available in this version.
     Manual(elsewhere::Manual),
