@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use crate::config::{Network, WITNESS};
 use crate::hosts::{ADDRESSES, ARBITER, Hosts, TAP};
 use crate::launcher::{LIFE, send_signal};
-use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, TieBreaker, Witness, survivors};
+use crate::{
+    DiskPolicy, Etcd, Launcher, Line, Ports, Settings, Site, Status, TieBreaker, Witness, survivors,
+};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
@@ -27,6 +29,8 @@ const ON_LAN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10
 pub struct Bed {
     /// The tie-breaker server, from the beginning to the end. It ends before its host and its folder.
     witness: Option<Witness>,
+    /// The tie-breaker where it is an etcd.
+    etcd: Option<Etcd>,
     /// Where the replicas of a pair on two hosts are, and the network of a guest that has one of its own.
     hosts: Option<Hosts>,
     folder: tempfile::TempDir,
@@ -140,19 +144,32 @@ impl Bed {
         if network.replicas == ADDRESSES {
             settings.extra += &format!("\n[console]\noutput = \"{CONSOLE}\"\n");
         }
-        fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports))
+        let tie_breaker_host = || hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
+        let etcd = match settings.tie_breaker {
+            TieBreaker::Etcd { members } => {
+                let host = tie_breaker_host().iter().map(|word| (*word).to_owned()).collect();
+                let site = Site { host, address: network.witness.to_owned() };
+                Some(Etcd::start_at(folder.path(), &vec![site; members]))
+            }
+            TieBreaker::SharedDisk | TieBreaker::Witness | TieBreaker::Manual => None,
+        };
+        fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports, etcd.as_ref()))
             .expect("the folder is writable");
         let witness = (settings.tie_breaker == TieBreaker::Witness).then(|| {
             let address = format!("{}:{}", network.witness, ports.get(WITNESS));
-            let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
-            Witness::start(&host, folder.path(), &name, address)
+            Witness::start(&tie_breaker_host(), folder.path(), &name, address)
         });
-        Self { witness, hosts, folder, ports, settings, network, mark: name, _alone: alone }
+        Self { witness, etcd, hosts, folder, ports, settings, network, mark: name, _alone: alone }
     }
 
     /// The tie-breaker server.
     pub fn witness(&self) -> &Witness {
         self.witness.as_ref().expect("the tie-breaker is a witness")
+    }
+
+    /// The tie-breaker where it is an etcd.
+    pub fn etcd(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("the settings say that the tie-breaker is an etcd")
     }
 
     /// The folder.
@@ -188,7 +205,7 @@ impl Bed {
             ..self.settings.clone()
         };
         let network = Network { replicas: ["127.0.0.1"; 2], witness: "127.0.0.1", tap: None };
-        let mut text = alone.text(&self.mark, network, &self.ports);
+        let mut text = alone.text(&self.mark, network, &self.ports, None);
         for disk in 0..self.settings.guest.disks() {
             let image = self.image(disk, replica).display().to_string();
             text = text.replace(&format!("\"{}\"", alone.disk.path(disk)), &format!("\"{image}\""));

@@ -110,6 +110,15 @@ fn canonical(config: &Config) -> String {
         TieBreakerKind::Manual { path: _ } => line("tie-breaker.manual", &""),
         // Two witnesses would let both replicas go on.
         TieBreakerKind::Witness { address } => line("tie-breaker.witness", address),
+        // So would two clusters, and two keys in one. In which order the members are asked is each replica's own business.
+        TieBreakerKind::Etcd { endpoints, prefix } => {
+            let mut endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            endpoints.sort_unstable();
+            for endpoint in endpoints {
+                line("tie-breaker.etcd.endpoint", &endpoint);
+            }
+            line("tie-breaker.etcd.prefix", prefix);
+        }
     }
     match pacing {
         PacingKind::None => line("pacing.none", &""),
