@@ -99,6 +99,7 @@ impl Bed {
             TieBreakerKind::Etcd { prefix, .. } => *prefix += "x",
             TieBreakerKind::Witness { .. } => *self = Self::witness(),
             TieBreakerKind::SharedDisk { .. } => *self = Self::shared_disk(),
+            TieBreakerKind::Manual { .. } => unreachable!("it is no register for two"),
         }
     }
 }
