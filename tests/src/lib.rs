@@ -10,6 +10,7 @@
 //! * [`Hosts`] are those hosts; a [`Cut`] is what does not get through between them.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
 //! * [`Etcd`] is an etcd cluster, which is a tie-breaker too.
+//! * [`LanWatch`] sees from outside who speaks for the guest; [`Views`] is a folder as two hosts see it, until one cannot.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
 //! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
@@ -27,6 +28,7 @@ mod cuts;
 mod disk;
 mod etcd;
 mod hosts;
+mod lan_watch;
 mod launcher;
 mod ports;
 mod random;
@@ -35,6 +37,7 @@ mod replica;
 mod resp;
 mod status;
 mod survivors;
+mod views;
 mod witness;
 
 pub use bed::{Bed, Finished};
@@ -49,6 +52,7 @@ pub use cuts::{Cut, Way, have_nftables};
 pub use disk::{DiskPolicy, Reads, Sharing};
 pub use etcd::{Etcd, Site, can_run_etcd, have_etcd};
 pub use hosts::{Hosts, have_iproute2};
+pub use lan_watch::{LanWatch, Stretch};
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;
 pub use random::Random;
@@ -57,6 +61,7 @@ pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
 pub use status::{Replica, Status};
 pub use survivors::{alive, kill_marked, marked};
+pub use views::{Views, have_bindfs};
 pub use witness::Witness;
 
 /// Whether the long campaigns were asked for (`FT_FULL=1`, `cargo xtask test --full`).

@@ -44,6 +44,16 @@ impl Witness {
         self.child.wait().expect("a child can be waited for");
     }
 
+    /// Stops it where it stands: connections stay, and nothing comes from it.
+    pub fn freeze(&self) {
+        send_signal(self.child.id(), libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        send_signal(self.child.id(), libc::SIGCONT);
+    }
+
     /// Starts it again after [`Witness::kill`].
     pub fn restart(&mut self) {
         self.kill();

@@ -56,6 +56,13 @@ pub(crate) fn provide() -> Tools {
                 .into(),
         );
     }
+    if !provide_package("bindfs", ft_e2e::have_bindfs) {
+        tools.missing.push(
+            "`bindfs` or /dev/fuse is missing (Debian: apt install bindfs): the partition tests of the shared-disk tie-breaker did \
+             not run"
+                .into(),
+        );
+    }
     let folder = target().join("tools");
     let python = folder.join("python");
     tools.add("FT_TOMBI", "tombi", &python.join("bin/tombi"), |_| {
