@@ -115,7 +115,9 @@ impl<O> Replica<O> {
         self.session?;
         let ms = |time: Nanos| time / MS;
         if self.detector.suspect(now) {
-            return Some(format!("nothing heard for {} ms", ms(now.saturating_sub(self.last_heard))));
+            let known = self.detector.describe().map_or_else(String::new, |known| format!(" ({known})"));
+            let silent = ms(now.saturating_sub(self.last_heard));
+            return Some(format!("nothing heard for {silent} ms{known}"));
         }
         if self.phase != Phase::Live {
             return None;
