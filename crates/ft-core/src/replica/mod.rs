@@ -182,6 +182,8 @@ pub struct Replica<O> {
     /// The process of the peer in the last session.
     lost: Option<u64>,
     last_heard: Nanos,
+    /// The longest silence of the peer that ended, in this session.
+    silence_max: Nanos,
     peer_beat: Option<(PeerRole, Nanos)>,
     /// The peer's process, as it was heard last.
     peer_process: Option<(u64, bool)>,
@@ -267,6 +269,7 @@ impl<O> Replica<O> {
             sessions: 0,
             lost: None,
             last_heard: now,
+            silence_max: 0,
             peer_beat: None,
             peer_process: None,
             reason: String::new(),
@@ -579,6 +582,10 @@ impl<O> Replica<O> {
     }
 
     fn heard(&mut self, what: ft_policies::Heard, now: Nanos) {
+        self.silence_max = match what {
+            ft_policies::Heard::Start => 0,
+            _ => self.silence_max.max(now.saturating_sub(self.last_heard)),
+        };
         self.last_heard = self.last_heard.max(now);
         self.detector.heard(now, what);
     }
