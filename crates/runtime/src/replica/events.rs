@@ -105,6 +105,8 @@ impl Events {
                 } else {
                     shared.handle(Event::Timeout);
                     shared.pump();
+                    // What a timer brings about has happened by now: a heartbeat is on its way.
+                    shared.late.fetch_max(shared.now() - at, Ordering::Relaxed);
                 }
                 graced = late;
             }
@@ -279,6 +281,7 @@ fn status(shared: &Shared) -> Value {
     fields.insert("replica".into(), json!(shared.me().replica.name()));
     fields.insert("pid".into(), json!(std::process::id()));
     fields.insert("paused_ms".into(), json!(shared.paused.load(Ordering::Relaxed) as f64 / 1e6));
+    fields.insert("late_max_ms".into(), json!(shared.late.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("guest_ms".into(), json!(shared.guest.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("digests".into(), json!(shared.digests.load(Ordering::Relaxed)));
     let apart = shared.media.apart();

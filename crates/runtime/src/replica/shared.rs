@@ -95,6 +95,8 @@ pub(super) struct Shared {
     pub(super) guest: AtomicU64,
     /// Guest nanoseconds that were cut out of long pauses.
     pub(super) paused: AtomicU64,
+    /// By how much a timer, and with it a heartbeat, was ever late: the host had no time for this process.
+    pub(super) late: AtomicU64,
     /// Digests logged, or found to be equal.
     pub(super) digests: AtomicU64,
     /// Number of the last inbound frame that is queued here or executed.
@@ -160,6 +162,7 @@ impl Shared {
             position: AtomicU64::new(0),
             guest: AtomicU64::new(0),
             paused: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             digests: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             end: AtomicU64::new(0),
