@@ -39,7 +39,8 @@ pub struct Bed {
     settings: Settings,
     network: Network,
     mark: String,
-    _alone: MutexGuard<'static, ()>,
+    /// `None` if it is beside one that has it.
+    _alone: Option<MutexGuard<'static, ()>>,
 }
 
 /// What there is around a folder.
@@ -67,7 +68,13 @@ impl Bed {
     /// A folder with `pair.toml`. Waits for the end of every other bed of this process; a thread has one at a time.
     pub fn new(settings: &Settings) -> Self {
         let folder = folder_in(&std::env::temp_dir()).expect("a temporary folder");
-        Self::on(Surroundings::ThisMachine, folder, settings)
+        Self::on(Surroundings::ThisMachine, folder, settings, Some(turn()))
+    }
+
+    /// The same beside another, and at the same time: for measurements in which pairs are compared under one load.
+    pub fn beside(_other: &Self, settings: &Settings) -> Self {
+        let folder = folder_in(&std::env::temp_dir()).expect("a temporary folder");
+        Self::on(Surroundings::ThisMachine, folder, settings, None)
     }
 
     /// The same for a pair on two hosts; the console is in a file that both write. `None` where that cannot be, which is said:
@@ -113,12 +120,15 @@ impl Bed {
                 return None;
             }
         };
-        Some(Self::on(around(hosts), folder, settings))
+        Some(Self::on(around(hosts), folder, settings, Some(turn())))
     }
 
-    fn on(around: Surroundings, folder: tempfile::TempDir, settings: &Settings) -> Self {
-        // A failed test leaves nothing behind that the next one would have to care about.
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    fn on(
+        around: Surroundings,
+        folder: tempfile::TempDir,
+        settings: &Settings,
+        alone: Option<MutexGuard<'static, ()>>,
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         fs::create_dir(folder.path().join("run")).expect("the folder is new");
@@ -385,6 +395,12 @@ impl Drop for Bed {
             self.folder.disable_cleanup(true);
         }
     }
+}
+
+/// Waits for the end of every other bed.
+fn turn() -> MutexGuard<'static, ()> {
+    // A failed test leaves nothing behind that the next one would have to care about.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn folder_in(place: &Path) -> io::Result<tempfile::TempDir> {

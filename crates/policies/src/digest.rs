@@ -104,6 +104,21 @@ fn canonical(config: &Config) -> String {
             line("detector.fixed.heartbeat", &heartbeat.nanos());
             line("detector.fixed.timeout", &timeout.nanos());
         }
+        DetectorKind::PhiAccrual(crate::detector::phi_accrual::Settings {
+            heartbeat,
+            threshold,
+            acceptable_pause,
+            min_deviation,
+            max_silence,
+            window,
+        }) => {
+            line("detector.phi-accrual.heartbeat", &heartbeat.nanos());
+            line("detector.phi-accrual.threshold", threshold);
+            line("detector.phi-accrual.acceptable-pause", &acceptable_pause.nanos());
+            line("detector.phi-accrual.min-deviation", &min_deviation.nanos());
+            line("detector.phi-accrual.max-silence", &max_silence.nanos());
+            line("detector.phi-accrual.window", window);
+        }
     }
     match tie_breaker {
         TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),

@@ -89,6 +89,13 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         "logging.buffer='17 MiB'",
         "detector.fixed.heartbeat='21 ms'",
         "detector.fixed.timeout='201 ms'",
+        "detector={phi-accrual={}}",
+        "detector={phi-accrual={heartbeat='21 ms'}}",
+        "detector={phi-accrual={threshold=7}}",
+        "detector={phi-accrual={acceptable-pause='101 ms'}}",
+        "detector={phi-accrual={min-deviation='6 ms'}}",
+        "detector={phi-accrual={max-silence='1001 ms'}}",
+        "detector={phi-accrual={window=101}}",
         "tie-breaker.witness.address='127.0.0.1:7100'",
         "tie-breaker.witness.address='127.0.0.1:7101'",
         "tie-breaker.etcd.endpoints=['127.0.0.1:2379']",
@@ -257,7 +264,7 @@ fn valid() -> impl Strategy<Value = String> {
     ));
     let policies = (
         prop::option::of(1u64..=60_000),
-        prop::option::of((1u64..=1000, 2u64..=50)),
+        prop::option::of((1u64..=1000, 2u64..=50, prop::option::of((1u64..=16, 2u64..=1000)))),
         3u64..=1024,
         any::<bool>(),
     );
@@ -292,7 +299,7 @@ fn valid() -> impl Strategy<Value = String> {
             text += &format!("[net.user]\nforward = [{}]\n", forward.join(", "));
         }
         text += &format!("[replicas]\na = '127.0.0.1:{port}'\nb = '[::1]:{port}'\nstart-alone = '{alone} s'\n");
-        let (target, fixed, buffer, commit) = policies;
+        let (target, detector, buffer, commit) = policies;
         text += &format!("[logging]\nbuffer = '{buffer} MiB'\n");
         text += match disks.iter().any(|(_, _, separate, ..)| *separate) {
             true if commit => "[tie-breaker.witness]\naddress = '[::1]:6999'\n",
@@ -306,8 +313,18 @@ fn valid() -> impl Strategy<Value = String> {
             Some(ms) => text += &format!("[pacing.lag-feedback]\ntarget = '{ms} ms'\n"),
             None => text += "[pacing.none]\n",
         }
-        if let Some((beat, factor)) = fixed {
-            text += &format!("[detector.fixed]\nheartbeat = '{beat} ms'\ntimeout = '{} ms'\n", beat * factor);
+        match detector {
+            Some((beat, factor, None)) => {
+                text += &format!("[detector.fixed]\nheartbeat = '{beat} ms'\ntimeout = '{} ms'\n", beat * factor);
+            }
+            Some((beat, factor, Some((threshold, window)))) => {
+                text += &format!(
+                    "[detector.phi-accrual]\nheartbeat = '{beat} ms'\nacceptable-pause = '{beat} ms'\nmin-deviation = '{factor} ms'\n\
+                     max-silence = '{} ms'\nthreshold = {threshold}\nwindow = {window}\n",
+                    beat * (factor + 1)
+                );
+            }
+            None => {}
         }
         text
     })
