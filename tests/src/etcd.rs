@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::launcher::send_signal;
+use crate::launcher::{send_signal, stop_process};
 use crate::{Capture, Ports, survivors};
 
 /// How long a member may take to be ready, elections on a busy machine included.
@@ -166,7 +166,7 @@ impl Etcd {
 
     /// Stops a member where it stands: its connections stay, and nothing comes from it.
     pub fn freeze(&self, member: usize) {
-        send_signal(self.members[member].child.id(), libc::SIGSTOP);
+        stop_process(self.members[member].child.id());
     }
 
     /// Lets it go on.

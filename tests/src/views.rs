@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::hosts::run;
-use crate::launcher::send_signal;
+use crate::launcher::{send_signal, stop_process};
 use crate::survivors;
 
 /// How long a mount may take.
@@ -70,7 +70,7 @@ impl Views {
 
     /// It stands still for this host.
     pub fn freeze(&self, host: &str) {
-        send_signal(self.view(host).server.id(), libc::SIGSTOP);
+        stop_process(self.view(host).server.id());
     }
 
     /// It goes on.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use crate::launcher::send_signal;
+use crate::launcher::{send_signal, stop_process};
 use crate::{Capture, Launcher, survivors};
 
 /// A tie-breaker server. It ends with this value.
@@ -46,7 +46,7 @@ impl Witness {
 
     /// Stops it where it stands: connections stay, and nothing comes from it.
     pub fn freeze(&self) {
-        send_signal(self.child.id(), libc::SIGSTOP);
+        stop_process(self.child.id());
     }
 
     /// Lets it go on.
