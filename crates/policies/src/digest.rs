@@ -107,7 +107,11 @@ fn canonical(config: &Config) -> String {
     match tie_breaker {
         TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),
         // Two witnesses would let both replicas go on.
-        TieBreakerKind::Witness { address } => line("tie-breaker.witness", address),
+        TieBreakerKind::Witness { address, key } => {
+            line("tie-breaker.witness", address);
+            // Which key it is may differ while keys are changed, and a digest is no place for a secret.
+            line("tie-breaker.witness.key", &key.is_some());
+        }
     }
     match pacing {
         PacingKind::None => line("pacing.none", &""),
@@ -123,5 +127,10 @@ pub(crate) fn config(config: &Config) -> u128 {
 }
 
 pub(crate) fn pair(config: &Config) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(format!("ft-vm pair 1\n{}", config.vm.name).as_bytes())
+    pair_named(&config.vm.name)
+}
+
+/// The same by the pair's `vm.name`.
+pub(crate) fn pair_named(name: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(format!("ft-vm pair 1\n{name}").as_bytes())
 }

@@ -48,13 +48,13 @@ impl Bed {
         let mut bed =
             Self { folder, kind: TieBreakerKind::SharedDisk { path: "/nowhere".into() }, server: None };
         let address = bed.serve("127.0.0.1:0".parse().unwrap());
-        bed.kind = TieBreakerKind::Witness { address };
+        bed.kind = TieBreakerKind::Witness { address, key: None };
         bed
     }
 
     fn serve(&mut self, address: SocketAddr) -> SocketAddr {
         let server = loop {
-            match Server::start(address, &self.folder.path().join("witness"), |_| {}) {
+            match Server::start(address, &self.folder.path().join("witness"), None, |_| {}) {
                 Ok(server) => break server,
                 // While it was down, the port may have become the other end of somebody's connection.
                 Err(ServeError::Listen { .. }) => std::thread::yield_now(),
@@ -178,7 +178,7 @@ fn of_many_processes_exactly_one_wins(bed: Bed) {
         .map(|_| {
             let place = match &bed.kind {
                 TieBreakerKind::SharedDisk { path } => path.display().to_string(),
-                TieBreakerKind::Witness { address } => address.to_string(),
+                TieBreakerKind::Witness { address, .. } => address.to_string(),
             };
             std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["one_of_many_processes", "--exact", "--nocapture"])
@@ -213,7 +213,7 @@ fn one_of_many_processes() {
     let Ok(place) = std::env::var("FT_TEST_REGISTER") else { return };
     let kind = match place.split_once('=').unwrap() {
         ("shared-disk", path) => TieBreakerKind::SharedDisk { path: path.into() },
-        (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap() },
+        (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap(), key: None },
     };
     let (me, register) = (a(u64::from(std::process::id())), kind.build(&pair()));
     let won = (0..30).filter(|generation| register.advance(*generation, &me) == Answer::Won);

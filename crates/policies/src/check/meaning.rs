@@ -32,7 +32,12 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     let replicas_table = replicas.unwrap_or_default();
     let hosts = check.hosts(&replicas_table);
     let witness = match &tie_breaker {
-        Some(tie_breaker::Table::Witness(table)) => table.address.clone(),
+        Some(tie_breaker::Table::Witness(table)) => {
+            if let Some(at) = &table.key {
+                uses.push((check.path(at), at.span(), "the witness's key".to_owned()));
+            }
+            table.address.clone()
+        }
         _ => None,
     };
     if let Some(at) = &witness {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::check::{Check, NO_ADDRESS};
 use crate::config::ReplicaId;
 pub use shared_disk::SharedDisk;
-pub use witness::Witness;
+pub use witness::{Key, Witness};
 
 /// A pair, as the register knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +165,8 @@ pub enum TieBreakerKind {
     Witness {
         /// Where it listens.
         address: SocketAddr,
+        /// What it knows this pair by.
+        key: Option<Key>,
     },
 }
 
@@ -173,14 +175,14 @@ impl TieBreakerKind {
     pub fn build(&self, pair: &Pair) -> Box<dyn Register + Send + Sync> {
         match self {
             Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair.clone())),
-            Self::Witness { address } => Box::new(Witness::new(*address, pair.id)),
+            Self::Witness { address, key } => Box::new(Witness::new(*address, pair.id, key.clone())),
         }
     }
     /// Where the register is, for messages.
     pub fn place(&self) -> String {
         match self {
             Self::SharedDisk { path } => path.display().to_string(),
-            Self::Witness { address } => format!("the witness at {address}"),
+            Self::Witness { address, .. } => format!("the witness at {address}"),
         }
     }
     /// The name of its table.
@@ -214,7 +216,8 @@ impl Table {
         let kind = match table {
             Some(Self::SharedDisk(table)) => return table.resolve(check),
             Some(Self::Witness(table)) => {
-                return TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS) };
+                let key = check.witness_key(&table);
+                return TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS), key };
             }
             Some(Self::Etcd(_)) => "etcd",
             Some(Self::Manual(_)) => "manual",
