@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::WITNESS;
-use crate::hosts::{ADDRESSES, Hosts};
+use crate::config::{Network, WITNESS};
+use crate::hosts::{ADDRESSES, ARBITER, Hosts, TAP};
 use crate::launcher::{LIFE, send_signal};
-use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, Witness, survivors};
+use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, TieBreaker, Witness, survivors};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
@@ -19,19 +20,30 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The file of the guest's console, of a pair on two hosts: each launcher writes its part of it.
 const CONSOLE: &str = "console";
+/// Where `guests/kv` is on a LAN, unless it is told something else.
+const ON_LAN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15)), 6379);
 
 /// A folder with a config of its own. Everything that was started in it ends with this value.
 pub struct Bed {
-    /// The tie-breaker of separate disks, from the beginning to the end. It ends before its host and its folder.
+    /// The tie-breaker server, from the beginning to the end. It ends before its host and its folder.
     witness: Option<Witness>,
-    /// Where the replicas of a pair on two hosts are.
+    /// Where the replicas of a pair on two hosts are, and the network of a guest that has one of its own.
     hosts: Option<Hosts>,
     folder: tempfile::TempDir,
     /// 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
     pub ports: Ports,
     settings: Settings,
+    network: Network,
     mark: String,
     _alone: MutexGuard<'static, ()>,
+}
+
+/// What there is around a folder.
+enum Surroundings {
+    ThisMachine,
+    OneHostWithLan(Hosts),
+    TwoHosts(Hosts),
+    TwoHostsWithLan(Hosts),
 }
 
 /// A command that has ended.
@@ -51,12 +63,31 @@ impl Bed {
     /// A folder with `pair.toml`. Waits for the end of every other bed of this process; a thread has one at a time.
     pub fn new(settings: &Settings) -> Self {
         let folder = folder_in(&std::env::temp_dir()).expect("a temporary folder");
-        Self::on(None, folder, settings)
+        Self::on(Surroundings::ThisMachine, folder, settings)
     }
 
     /// The same for a pair on two hosts; the console is in a file that both write. `None` where that cannot be, which is said:
     /// the test is not run.
     pub fn on_two_hosts(settings: &Settings) -> Option<Self> {
+        Self::on_hosts(settings, Hosts::new, Surroundings::TwoHosts)
+    }
+
+    /// The same with a network for the guest: a TAP interface on each host, a client on a third one ([`Bed::in_client`]), and a
+    /// fourth one for a tie-breaker, where the witness of separate disks is.
+    pub fn on_two_hosts_with_lan(settings: &Settings) -> Option<Self> {
+        Self::on_hosts(settings, Hosts::with_lan, Surroundings::TwoHostsWithLan)
+    }
+
+    /// A pair on one machine, host a of such a network.
+    pub fn on_one_host_with_lan(settings: &Settings) -> Option<Self> {
+        Self::on_hosts(settings, Hosts::with_lan, Surroundings::OneHostWithLan)
+    }
+
+    fn on_hosts(
+        settings: &Settings,
+        make: impl Fn() -> Result<Hosts, String>,
+        around: impl Fn(Hosts) -> Surroundings,
+    ) -> Option<Self> {
         // A shared disk is used past the page cache there, which a file system in memory has no way of.
         let places = [std::env::temp_dir(), PathBuf::from("/var/tmp")];
         let folder = if settings.disk.is_separate() {
@@ -71,19 +102,17 @@ impl Bed {
             println!("not run: neither {} nor {} knows direct I/O", places[0].display(), places[1].display());
             return None;
         };
-        let hosts = match Hosts::new() {
+        let hosts = match make() {
             Ok(hosts) => hosts,
             Err(reason) => {
                 println!("not run: two hosts on this machine cannot be made: {reason}");
                 return None;
             }
         };
-        let console = format!("\n[console]\noutput = \"{CONSOLE}\"\n");
-        let extra = settings.extra.clone() + &console;
-        Some(Self::on(Some(hosts), folder, &Settings { extra, ..settings.clone() }))
+        Some(Self::on(around(hosts), folder, settings))
     }
 
-    fn on(hosts: Option<Hosts>, folder: tempfile::TempDir, settings: &Settings) -> Self {
+    fn on(around: Surroundings, folder: tempfile::TempDir, settings: &Settings) -> Self {
         // A failed test leaves nothing behind that the next one would have to care about.
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -91,20 +120,39 @@ impl Bed {
         fs::create_dir(folder.path().join("run")).expect("the folder is new");
         // Ports 3 to 5 are for a second config in the same folder.
         let ports = Ports::reserve(WITNESS + 1);
-        let addresses = if hosts.is_some() { ADDRESSES } else { ["127.0.0.1"; 2] };
-        fs::write(folder.path().join("pair.toml"), settings.text(&name, addresses, &ports))
+        let mut network = Network { replicas: ["127.0.0.1"; 2], witness: "127.0.0.1", tap: None };
+        let mut settings = settings.clone();
+        let (hosts, witness_host) = match around {
+            Surroundings::ThisMachine => (None, ""),
+            Surroundings::OneHostWithLan(hosts) => {
+                network.tap = Some(TAP);
+                (Some(hosts), "a")
+            }
+            Surroundings::TwoHosts(hosts) => {
+                (network.replicas, network.witness) = (ADDRESSES, ADDRESSES[0]);
+                (Some(hosts), "a")
+            }
+            Surroundings::TwoHostsWithLan(hosts) => {
+                network = Network { replicas: ADDRESSES, witness: ARBITER, tap: Some(TAP) };
+                (Some(hosts), "arbiter")
+            }
+        };
+        if network.replicas == ADDRESSES {
+            settings.extra += &format!("\n[console]\noutput = \"{CONSOLE}\"\n");
+        }
+        fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports))
             .expect("the folder is writable");
-        let witness = settings.disk.is_separate().then(|| {
-            let address = format!("{}:{}", addresses[0], ports.get(WITNESS));
-            let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
+        let witness = (settings.tie_breaker == TieBreaker::Witness).then(|| {
+            let address = format!("{}:{}", network.witness, ports.get(WITNESS));
+            let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
             Witness::start(&host, folder.path(), &name, address)
         });
-        Self { witness, hosts, folder, ports, settings: settings.clone(), mark: name, _alone: alone }
+        Self { witness, hosts, folder, ports, settings, network, mark: name, _alone: alone }
     }
 
-    /// The tie-breaker of separate disks.
+    /// The tie-breaker server.
     pub fn witness(&self) -> &Witness {
-        self.witness.as_ref().expect("a pair with separate disks has a witness")
+        self.witness.as_ref().expect("the tie-breaker is a witness")
     }
 
     /// The folder.
@@ -134,8 +182,13 @@ impl Bed {
 
     /// Starts the guest without fault tolerance on the disks that `replica` has left behind.
     pub fn start_solo_on(&self, replica: &str) -> Launcher {
-        let alone = Settings { disk: DiskPolicy::SHARED, ..self.settings.clone() };
-        let mut text = alone.text(&self.mark, ["127.0.0.1"; 2], &self.ports);
+        let alone = Settings {
+            disk: DiskPolicy::SHARED,
+            tie_breaker: TieBreaker::SharedDisk,
+            ..self.settings.clone()
+        };
+        let network = Network { replicas: ["127.0.0.1"; 2], witness: "127.0.0.1", tap: None };
+        let mut text = alone.text(&self.mark, network, &self.ports);
         for disk in 0..self.settings.guest.disks() {
             let image = self.image(disk, replica).display().to_string();
             text = text.replace(&format!("\"{}\"", alone.disk.path(disk)), &format!("\"{image}\""));
@@ -156,7 +209,7 @@ impl Bed {
         self.start_with(&[])
     }
 
-    /// Starts `ft-vm --config pair.toml` with more arguments.
+    /// Starts `ft-vm --config pair.toml` with more arguments, on host a where there are several.
     pub fn start_with(&self, more: &[&str]) -> Launcher {
         self.start_for(more, LIFE)
     }
@@ -164,19 +217,47 @@ impl Bed {
     /// The same for a process that may run for longer than usual.
     pub fn start_for(&self, more: &[&str], life: Duration) -> Launcher {
         let arguments = [&["--config", "pair.toml"], more].concat();
-        Launcher::start(self.path(), &self.mark, &arguments, life)
+        let host = self.hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
+        Launcher::start_on(&host, self.path(), &self.mark, &arguments, life)
     }
 
     /// Starts one replica of a pair on two hosts, on its own.
     pub fn start_one(&self, replica: &str, more: &[&str]) -> Launcher {
-        let hosts = self.hosts.as_ref().expect("the pair is on two hosts");
         let arguments = [&["--config", "pair.toml", "--replica", replica], more].concat();
-        Launcher::start_on(&hosts.on(replica), self.path(), &self.mark, &arguments, LIFE)
+        Launcher::start_on(&self.hosts().on(replica), self.path(), &self.mark, &arguments, LIFE)
     }
 
-    /// Pulls out the wire between the two hosts, or plugs it in again.
-    pub fn set_wire(&self, plugged: bool) {
-        self.hosts.as_ref().expect("the pair is on two hosts").set_wire(plugged);
+    /// The hosts and what lies between them: to be cut, and healed.
+    pub fn hosts(&self) -> &Hosts {
+        self.hosts.as_ref().expect("this bed is not on hosts of its own")
+    }
+
+    /// Where the guest is for the client on its LAN.
+    pub fn on_lan(&self) -> SocketAddr {
+        assert!(self.network.tap.is_some(), "the guest has no LAN");
+        ON_LAN
+    }
+
+    /// Does something as the client on the guest's LAN: connections that are made there stay there.
+    pub fn in_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.hosts().within("client", work)
+    }
+
+    /// Kills everything of this pair that runs on a host, launcher and replica at once, as a power failure does.
+    pub fn kill_host(&self, host: &str) {
+        let here = self.hosts().processes(host, &survivors::marked(&self.mark));
+        assert!(!here.is_empty(), "nothing of this pair runs on host {host}");
+        // First none of them runs any more, so that none sees another one's end.
+        for signal in [libc::SIGSTOP, libc::SIGKILL] {
+            here.iter().for_each(|&pid| send_signal(pid, signal));
+        }
+        // What a host that starts again does not have any more either.
+        let left = fs::read_dir(self.path().join("run/ft-vm")).into_iter().flatten().flatten();
+        for socket in left.map(|entry| entry.path()) {
+            if socket.display().to_string().ends_with(&format!("-{host}.sock")) {
+                fs::remove_file(&socket).expect("its launcher is gone");
+            }
+        }
     }
 
     /// The lines of the guest's console, of a pair on two hosts.
@@ -209,6 +290,11 @@ impl Bed {
         };
         let took = launcher.started.elapsed();
         Finished { code: status.code(), stdout: launcher.stdout.text(), stderr: launcher.stderr.text(), took }
+    }
+
+    /// Promotes a replica, and says so; what `ft-vm promote` says of it is in the result.
+    pub fn promote(&self, replica: &str) -> Finished {
+        self.run(&["promote", "--config", "pair.toml", "--replica", replica])
     }
 
     /// What `ft-vm status --json` says; an error if it says nothing.

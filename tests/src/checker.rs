@@ -7,6 +7,7 @@
 //! All keep a random number of requests in flight and stay on their one TCP connection whatever happens behind it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -116,6 +117,16 @@ pub struct Load {
 impl Load {
     /// Connects and begins. `prefix` keeps this load's keys apart from every other's of the same guest.
     pub fn start(port: u16, prefix: &str, shape: Shape, random: &mut Random) -> Result<Self, String> {
+        Self::start_to((Ipv4Addr::LOCALHOST, port).into(), prefix, shape, random)
+    }
+
+    /// The same to any address.
+    pub fn start_to(
+        address: SocketAddr,
+        prefix: &str,
+        shape: Shape,
+        random: &mut Random,
+    ) -> Result<Self, String> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             replies: AtomicU64::new(0),
@@ -129,7 +140,7 @@ impl Load {
                 let connection = Connection {
                     kind,
                     name: format!("{prefix}:{kind:?}{number}"),
-                    client: Resp::connect(port, REPLY)?,
+                    client: Resp::connect_to(address, REPLY)?,
                     depth: shape.depth,
                     random: Random::derived(random),
                     shared: shared.clone(),

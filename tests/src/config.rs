@@ -37,11 +37,33 @@ impl Guest {
     }
 }
 
+/// Which tie-breaker a pair has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TieBreaker {
+    /// A folder that both replicas reach.
+    SharedDisk,
+    /// `ft-vm witness`, which the bed starts.
+    Witness,
+    /// A person: [`crate::Bed::promote`].
+    Manual,
+}
+
 /// Sectors of each disk of `guests/blk`.
 pub const BLK_SECTORS: u64 = 16_384;
 
 /// Which of a bed's ports is the witness's.
 pub(crate) const WITNESS: usize = 6;
+
+/// Where everybody is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network {
+    /// The addresses of replica a and b.
+    pub(crate) replicas: [&'static str; 2],
+    /// The address of the witness, where there is one.
+    pub(crate) witness: &'static str,
+    /// The host's interface that the guest's network is; without it the launcher's own network.
+    pub(crate) tap: Option<&'static str>,
+}
 
 /// What a test may choose.
 #[derive(Clone, Debug)]
@@ -51,9 +73,11 @@ pub struct Settings {
     /// Silence after which the detector suspects the peer. Long by default: most tests lose a replica by a closed
     /// connection, and a loaded test machine is no reason to suspect one.
     pub timeout: Duration,
-    /// How the guest's disks are replicated. With separate disks the tie-breaker is a witness: they have no file system in
-    /// common.
+    /// How the guest's disks are replicated.
     pub disk: DiskPolicy,
+    /// Who decides which replica goes on alone. [`Settings::with_disk`] takes a witness for separate disks: they have no file
+    /// system in common.
+    pub tie_breaker: TieBreaker,
     /// Lines added at the end.
     pub extra: String,
 }
@@ -61,17 +85,18 @@ pub struct Settings {
 impl Settings {
     /// The usual settings for a guest.
     pub fn new(guest: Guest) -> Self {
-        Self { guest, timeout: Duration::from_secs(2), disk: DiskPolicy::SHARED, extra: String::new() }
+        Self::with_disk(guest, DiskPolicy::SHARED)
     }
 
     /// The usual settings for a guest with disks of this kind.
     pub fn with_disk(guest: Guest, disk: DiskPolicy) -> Self {
-        Self { disk, ..Self::new(guest) }
+        let tie_breaker = if disk.is_separate() { TieBreaker::Witness } else { TieBreaker::SharedDisk };
+        Self { guest, timeout: Duration::from_secs(2), disk, tie_breaker, extra: String::new() }
     }
 
-    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's, which is where
-    /// replica a is.
-    pub(crate) fn text(&self, name: &str, [at_a, at_b]: [&str; 2], ports: &Ports) -> String {
+    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
+    pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports) -> String {
+        let Network { replicas: [at_a, at_b], witness, tap } = network;
         let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
         let size = match &self.guest {
             Guest::Kv => {
@@ -94,17 +119,23 @@ impl Settings {
         }
         if matches!(self.guest, Guest::Kv) {
             let _ = writeln!(text, "[[net]]\nmac = \"52:54:00:12:34:56\"\n");
-            let _ = writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0));
+            let _ = match tap {
+                Some(interface) => writeln!(text, "[net.tap]\ninterface = \"{interface}\"\n"),
+                None => writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0)),
+            };
         }
         let (a, b) = (ports.get(1), ports.get(2));
         let _ =
             writeln!(text, "[replicas]\na = \"{at_a}:{a}\"\nb = \"{at_b}:{b}\"\nstart-alone = \"30 s\"\n");
         let timeout = self.timeout.as_millis();
         let _ = writeln!(text, "[detector.fixed]\nheartbeat = \"20 ms\"\ntimeout = \"{timeout} ms\"\n");
-        if self.disk.is_separate() {
-            let _ = writeln!(text, "[tie-breaker.witness]\naddress = \"{at_a}:{}\"\n", ports.get(WITNESS));
-        } else {
-            text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n";
+        match self.tie_breaker {
+            TieBreaker::SharedDisk => text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n",
+            TieBreaker::Witness => {
+                let _ =
+                    writeln!(text, "[tie-breaker.witness]\naddress = \"{witness}:{}\"\n", ports.get(WITNESS));
+            }
+            TieBreaker::Manual => text += "[tie-breaker.manual]\npath = \"{replica}.generation\"\n\n",
         }
         text += "[pacing.lag-feedback]\ntarget = \"100 ms\"\n";
         text += &self.extra;

@@ -1,5 +1,6 @@
 //! A started `ft-vm`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -139,6 +140,11 @@ impl Launcher {
 
     /// Waits until the guest answers on the forwarded port; the connection that it answered on.
     pub fn wait_service(&mut self, port: u16) -> Resp {
+        self.wait_service_at((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// The same at any address.
+    pub fn wait_service_at(&mut self, address: SocketAddr) -> Resp {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -146,7 +152,7 @@ impl Launcher {
                 panic!("ft-vm ended ({status}) before the guest answered:\n{}", self.said());
             }
             let mut last = String::new();
-            match Resp::connect(port, Duration::from_secs(2)) {
+            match Resp::connect_to(address, Duration::from_secs(2)) {
                 Ok(mut client) => match client.call(&["PING"]) {
                     Ok(Reply::Simple(pong)) if pong == "PONG" => {
                         client.set_limit(Duration::from_secs(15)).expect("a time-out can be set");

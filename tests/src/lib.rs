@@ -5,7 +5,9 @@
 //! * [`Launcher`] is a started `ft-vm`, with everything it printed and when.
 //! * [`Load`] is the checking client: connections that know which replies are right.
 //! * [`BlkRun`] is what the guest that exercises disks says; [`check_image`] looks at what it left behind.
-//! * [`Bed::on_two_hosts`] is a bed for a pair of which each replica has a host, and a launcher, of its own.
+//! * [`Bed::on_two_hosts`] is a bed for a pair of which each replica has a host, and a launcher, of its own;
+//!   [`Bed::on_two_hosts_with_lan`] has a network for the guest, and room for a tie-breaker elsewhere.
+//! * [`Hosts`] are those hosts; a [`Cut`] is what does not get through between them.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
@@ -20,6 +22,7 @@ mod campaign;
 mod capture;
 mod checker;
 mod config;
+mod cuts;
 mod disk;
 mod hosts;
 mod launcher;
@@ -39,9 +42,10 @@ pub use busy::Busy;
 pub use campaign::{Victim, kill_campaign};
 pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
-pub use config::{BLK_SECTORS, Guest, Settings};
+pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
+pub use cuts::{Cut, Way, have_nftables};
 pub use disk::{DiskPolicy, Reads, Sharing};
-pub use hosts::have_iproute2;
+pub use hosts::{Hosts, have_iproute2};
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;
 pub use random::Random;

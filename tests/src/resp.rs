@@ -30,7 +30,11 @@ pub struct Resp {
 impl Resp {
     /// Connects to a forwarded port of this machine. `limit` is the longest wait for a reply from then on.
     pub fn connect(port: u16, limit: Duration) -> Result<Self, String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self::connect_to((Ipv4Addr::LOCALHOST, port).into(), limit)
+    }
+
+    /// The same to any address.
+    pub fn connect_to(address: SocketAddr, limit: Duration) -> Result<Self, String> {
         let stream =
             TcpStream::connect_timeout(&address, limit).map_err(|error| format!("connect: {error}"))?;
         stream.set_nodelay(true).map_err(|error| format!("TCP_NODELAY: {error}"))?;

@@ -219,13 +219,13 @@ fn a_wire_that_is_cut() {
             let Some(bed) = bed(policy, &cmdline) else { return };
             let mut pair = start(bed, &[]);
             pair.wait_done(random.below(OPS / 3));
-            pair.bed.set_wire(false);
+            pair.bed.hosts().set_wire(false);
             let mut codes = [pair.a.exit_code(LIMIT), pair.b.exit_code(LIMIT)];
             eprintln!("{policy}, {cmdline}: exit codes {codes:?}");
             codes.sort_unstable();
             assert_eq!(codes, [0, 3], "{cmdline}\n{}", pair.said());
             pair.assert_complete(seed, OPS);
-            pair.bed.set_wire(true);
+            pair.bed.hosts().set_wire(true);
             pair.run_reader();
             assert!(pair.side_files().is_empty(), "{}", pair.said());
             pair.assert_image("a", seed, OPS);

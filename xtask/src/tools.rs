@@ -1,6 +1,6 @@
-//! Programs of others that tests use: redis-tools, iproute2, and two TOML language servers.
+//! Programs of others that tests use: redis-tools, iproute2, nftables, and two TOML language servers.
 //!
-//! redis-tools and iproute2 come from the distribution: they are installed where this runs as root and apt is there, else a
+//! redis-tools, iproute2 and nftables come from the distribution: they are installed where this runs as root and apt is there, else a
 //! person is told. tombi (PyPI) and taplo (npm) are put under `target/tools`; without network or package manager the test that
 //! wants them says that it was not run.
 
@@ -41,6 +41,12 @@ pub(crate) fn provide() -> Tools {
     if !provide_package("iproute2", ft_e2e::have_iproute2) {
         tools.missing.push(
             "`ip` is missing (Debian: apt install iproute2): the tests of pairs on two hosts did not run"
+                .into(),
+        );
+    }
+    if !provide_package("nftables", ft_e2e::have_nftables) {
+        tools.missing.push(
+            "`nft` is missing (Debian: apt install nftables): the tests of networks between hosts did not run"
                 .into(),
         );
     }

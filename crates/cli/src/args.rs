@@ -99,7 +99,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let the surviving replica go on (tie-breaker manual). Not available in this version.
+    /// Let the surviving replica go on (tie-breaker manual). Refused while it hears the other one.
     Promote {
         /// The configuration of the pair.
         #[arg(long, value_name = "FILE")]
@@ -107,6 +107,9 @@ pub(crate) enum Command {
         /// Override one key or table of it; repeatable.
         #[arg(long = "set", value_name = "KEY=TOML")]
         sets: Vec<String>,
+        /// Which replica, should both wait for it here.
+        #[arg(long, value_name = "a|b")]
+        replica: Option<ReplicaId>,
     },
     /// Make the secret that a pair shares with its witness. No file is overwritten.
     Key {
@@ -161,6 +164,7 @@ mod tests {
             "schema",
             "status --config x.toml --json",
             "promote --config x.toml",
+            "promote --config x.toml --replica b",
             "witness --listen 127.0.0.1:1 --state s",
             "witness --listen localhost:1 --state s",
             "witness --listen [::1]:0 --state s",

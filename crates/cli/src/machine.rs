@@ -4,7 +4,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
 use ft_policies::{Config, NetBackend, ReplicaId};
-use ft_runtime::launcher::{self, LaunchOptions, Members};
+use ft_runtime::launcher::{self, LaunchOptions, Members, PromoteError};
 use ft_runtime::replica::{self, Fault, ReplicaArgs, Setting};
 
 use crate::args::{LauncherFds, RunArgs};
@@ -112,17 +112,23 @@ pub(crate) fn status(path: &Path, sets: &[String], json: bool) -> Exit {
     }
 }
 
-/// Lets the survivor go on: only the tie-breaker `manual` needs that, and it is not there yet.
-pub(crate) fn promote(path: &Path, sets: &[String]) -> Exit {
-    match load(path, sets) {
-        Ok(config) => {
-            eprintln!(
-                "ft-vm: promote is not available in this version: it is for the tie-breaker `manual`, and {} has `{}`",
-                config.vm.name,
-                config.tie_breaker.name()
-            );
-            Exit::BadConfig
+/// Lets a replica go on that waits for a person to say so.
+pub(crate) fn promote(path: &Path, sets: &[String], replica: Option<ReplicaId>) -> Exit {
+    let config = match load(path, sets) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    match launcher::promote(&config, replica) {
+        Ok(launcher::Promoted { replica, generation }) => {
+            eprintln!("ft-vm: replica {replica} goes on in generation {generation}");
+            Exit::Done
         }
-        Err(exit) => exit,
+        Err(error) => {
+            eprintln!("ft-vm: {error}");
+            match error {
+                PromoteError::OtherTieBreaker { .. } => Exit::BadConfig,
+                _ => Exit::Runtime(1),
+            }
+        }
     }
 }

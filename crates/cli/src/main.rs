@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Check { file, sets }) => check::check(file, sets),
         Some(Command::Schema) => schema::schema(),
         Some(Command::Status { config, sets, json }) => machine::status(config, sets, *json),
-        Some(Command::Promote { config, sets }) => machine::promote(config, sets),
+        Some(Command::Promote { config, sets, replica }) => machine::promote(config, sets, *replica),
         Some(Command::Key { file }) => key::key(file),
         Some(Command::Witness { listen, state, keys }) => witness::witness(*listen, state, keys.as_deref()),
     };

@@ -81,7 +81,8 @@ impl Drop for Ending<'_> {
 }
 
 fn register(address: SocketAddr) -> Box<dyn Register + Send + Sync> {
-    TieBreakerKind::Witness { address, key: None }.build(&Pair { id: PAIR, name: "kv".to_owned() })
+    let pair = Pair { id: PAIR, name: "kv".to_owned() };
+    TieBreakerKind::Witness { address, key: None }.build(&pair, ReplicaId::A)
 }
 
 fn who(incarnation: u64) -> Who {
@@ -192,7 +193,8 @@ fn a_key_is_what_lets_others_in() {
     silent(&witness.said);
     let key = Key::load(&folder.path().join("pair.key")).unwrap();
     let pair = Pair { id: PAIR, name: "kv".to_owned() };
-    let keyed = TieBreakerKind::Witness { address: witness.address, key: Some(key) }.build(&pair);
+    let keyed =
+        TieBreakerKind::Witness { address: witness.address, key: Some(key) }.build(&pair, ReplicaId::A);
     assert_eq!(keyed.advance(0, &who(1)), Answer::Won);
     let said = register(witness.address).read().unwrap_err().to_string();
     assert!(said.contains("this witness answers only with a key"), "{said}");

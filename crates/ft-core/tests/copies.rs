@@ -40,6 +40,7 @@ impl Two {
                 stuck: STUCK,
                 hold_outputs: true,
                 copies: copies[index],
+                by_hand: false,
             };
             Replica::new(settings, Box::new(Never), Box::new(Never), 0)
         };

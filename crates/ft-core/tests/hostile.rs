@@ -27,6 +27,7 @@ fn settings(me: ReplicaId) -> Settings {
         stuck: STUCK,
         hold_outputs: true,
         copies: None,
+        by_hand: false,
     }
 }
 
@@ -47,7 +48,16 @@ fn frames(replica: &mut Replica<u64>, now: u64) -> Vec<Frame> {
 
 fn hello(generation: u64, session: u64, role: PeerRole, replica: ReplicaId, next: u64) -> Frame {
     let stamp = Stamp { pair: PAIR, generation, session, incarnation: PEER };
-    Frame::Hello(Hello { stamp, replica, role, config: 5, image: 6, next, copies: Copies::default() })
+    Frame::Hello(Hello {
+        stamp,
+        replica,
+        role,
+        config: 5,
+        image: 6,
+        next,
+        copies: Copies::default(),
+        register: None,
+    })
 }
 
 /// `a`, live in generation 1 with a backup that has acknowledged `Armed`; and the stamp that its peer has to use.

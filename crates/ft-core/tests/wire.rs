@@ -6,6 +6,7 @@ use ft_core::wire::{
     Used, WireError,
 };
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
+use ft_policies::{RegisterState, Who};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -68,6 +69,16 @@ fn copies() -> impl Strategy<Value = Copies> {
         .prop_map(|(live, highest, whole, usable, used)| Copies { live, highest, whole, usable, used })
 }
 
+fn register() -> impl Strategy<Value = Option<RegisterState>> {
+    let held = (1u64.., replica(), any::<u64>(), any::<u128>()).prop_map(
+        |(generation, replica, incarnation, config)| RegisterState {
+            generation,
+            holder: Some(Who { replica, incarnation, config }),
+        },
+    );
+    prop_oneof![Just(None), Just(Some(RegisterState { generation: 0, holder: None })), held.prop_map(Some)]
+}
+
 fn replica() -> impl Strategy<Value = ReplicaId> {
     prop_oneof![Just(ReplicaId::A), Just(ReplicaId::B)]
 }
@@ -96,11 +107,11 @@ fn frame() -> impl Strategy<Value = Frame> {
             Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position })
         },
     );
-    let hello = (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>(), copies()).prop_map(
-        |(stamp, replica, role, config, image, next, copies)| {
-            Frame::Hello(Hello { stamp, replica, role, config, image, next, copies })
-        },
-    );
+    let hello =
+        (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>(), copies(), register())
+            .prop_map(|(stamp, replica, role, config, image, next, copies, register)| {
+                Frame::Hello(Hello { stamp, replica, role, config, image, next, copies, register })
+            });
     let copy = (stamp(), bytes()).prop_map(|(stamp, message)| Frame::Copy(Copy { stamp, message }));
     let refusal = (stamp(), any::<bool>(), "[a-zäöü ]{0,100}")
         .prop_map(|(stamp, mismatch, reason)| Frame::Refusal(Refusal { stamp, mismatch, reason }));

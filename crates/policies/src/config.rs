@@ -67,7 +67,7 @@ impl Config {
     }
 
     /// What both replicas must have in common, as 128 bits: two replicas with different digests must not form a pair.
-    /// It leaves out what may differ between two hosts: every path.  In particular the *content* of a kernel file and the
+    /// It leaves out what may differ between two hosts: every path, and the names of interfaces.  In particular the *content* of a kernel file and the
     /// size of an existing disk are not in it; those are compared apart when the replicas meet.
     pub fn digest(&self) -> u128 {
         crate::digest::config(self)
@@ -219,11 +219,16 @@ impl Disk {
     /// The file of one replica; of a machine without fault tolerance for `None`. Only a separate disk's path holds `{replica}`,
     /// and a machine without fault tolerance has a copy of its own (`solo`), so that a comparison never changes a pair's data.
     pub fn path_of(&self, replica: Option<ReplicaId>) -> PathBuf {
-        let name = replica.map_or("solo", ReplicaId::name);
-        match self.path.to_str() {
-            Some(text) if text.contains(REPLICA) => PathBuf::from(text.replace(REPLICA, name)),
-            _ => self.path.clone(),
-        }
+        path_of(&self.path, replica)
+    }
+}
+
+/// The path of one replica, or of a machine without fault tolerance for `None`.
+pub(crate) fn path_of(path: &Path, replica: Option<ReplicaId>) -> PathBuf {
+    let name = replica.map_or("solo", ReplicaId::name);
+    match path.to_str() {
+        Some(text) if text.contains(REPLICA) => PathBuf::from(text.replace(REPLICA, name)),
+        _ => path.to_owned(),
     }
 }
 
@@ -292,6 +297,11 @@ pub enum NetBackend {
     User {
         /// Ports that are forwarded; no two listen at the same place.
         forward: Vec<Forward>,
+    },
+    /// `[net.tap]`: a TAP interface of the host that exists already.
+    Tap {
+        /// Its name; hosts may differ in it.
+        interface: String,
     },
 }
 

@@ -82,6 +82,7 @@ fn canonical(config: &Config) -> String {
                     line("net.user.forward", &format!("{listen} -> {guest_port}"));
                 }
             }
+            NetBackend::Tap { interface: _ } => line("net.tap", &""),
         }
     }
     let crate::config::Replicas { a, b, start_alone } = replicas;
@@ -106,6 +107,7 @@ fn canonical(config: &Config) -> String {
     }
     match tie_breaker {
         TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),
+        TieBreakerKind::Manual { path: _ } => line("tie-breaker.manual", &""),
         // Two witnesses would let both replicas go on.
         TieBreakerKind::Witness { address, key } => {
             line("tie-breaker.witness", address);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use ft_policies::tie_breaker::witness::Key;
-use ft_policies::{Config, DiskFaults, Reads, ReplicaId, Sharing, Time, schema};
+use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, Time, schema};
 use proptest::prelude::*;
 
 const PAIR: &str = include_str!("../../../config/pair.toml");
@@ -83,6 +83,7 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         "net=[]",
         "net.0.mac='02:00:00:00:00:01'",
         "net.0.user.forward=[]",
+        "net.0={tap={interface='ft0'}}",
         "replicas.a='127.0.0.1:9'",
         "replicas.b='127.0.0.1:9'",
         "replicas.start-alone='31 s'",
@@ -138,6 +139,21 @@ fn a_pair_on_two_hosts() {
     assert_eq!((disk.sharing, disk.reads), (Sharing::Separate, Reads::Backup));
     assert_eq!(disk.path_of(Some(ReplicaId::A)), disk.path_of(Some(ReplicaId::B)));
     assert!(load(PAIR.as_bytes(), &[]).unwrap().replicas.one_machine());
+}
+
+/// Each host names its own interface; what the guest sees of it is the same on both.
+#[test]
+fn a_tap_interface() {
+    let load = |set: &str| load(PAIR.as_bytes(), &[set.to_owned()]).unwrap();
+    let on_a = load("net.0={tap={interface='ft0'}}");
+    assert_eq!(on_a.nets[0].backend, NetBackend::Tap { interface: "ft0".into() });
+    let on_b = load("net.0={tap={interface='tap7'}}");
+    assert_eq!((on_a.digest(), &on_a.nets[0].mac), (on_b.digest(), &on_b.nets[0].mac));
+    // Other pairs may be on that network.
+    let other = ["vm.name='another'".to_owned(), "net.0={tap={interface='ft0'}}".to_owned()];
+    let other = ft_policies::Config::parse(Path::new("/nowhere/pair.toml"), PAIR.as_bytes(), &other).unwrap();
+    assert_ne!(other.nets[0].mac, on_a.nets[0].mac);
+    assert_eq!(other.nets[0].mac[0], 2);
 }
 
 #[test]

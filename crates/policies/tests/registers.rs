@@ -67,7 +67,7 @@ impl Bed {
     }
 
     fn register(&self) -> Box<dyn Register + Send + Sync> {
-        self.kind.build(&pair())
+        self.kind.build(&pair(), ReplicaId::A)
     }
 
     /// Ends and starts again whatever runs.
@@ -179,6 +179,7 @@ fn of_many_processes_exactly_one_wins(bed: Bed) {
             let place = match &bed.kind {
                 TieBreakerKind::SharedDisk { path } => path.display().to_string(),
                 TieBreakerKind::Witness { address, .. } => address.to_string(),
+                TieBreakerKind::Manual { .. } => unreachable!("no two processes have one of these"),
             };
             std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["one_of_many_processes", "--exact", "--nocapture"])
@@ -215,7 +216,7 @@ fn one_of_many_processes() {
         ("shared-disk", path) => TieBreakerKind::SharedDisk { path: path.into() },
         (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap(), key: None },
     };
-    let (me, register) = (a(u64::from(std::process::id())), kind.build(&pair()));
+    let (me, register) = (a(u64::from(std::process::id())), kind.build(&pair(), ReplicaId::A));
     let won = (0..30).filter(|generation| register.advance(*generation, &me) == Answer::Won);
     println!("wins={:?}", won.map(|generation| generation + 1).collect::<Vec<u64>>());
 }

@@ -117,7 +117,7 @@ fn damage_is_told_apart() {
             "checksum",
         ),
         (fs::read(&first).unwrap(), "generation 1"),
-        (b"ft-vm generation 2\n".to_vec(), "another version"),
+        (b"ft-vm generation 3\n".to_vec(), "another version"),
     ] {
         fs::write(&second, bytes).unwrap();
         assert!(matches!(said(what), Unavailable::Corrupt { .. }));

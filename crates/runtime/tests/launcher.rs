@@ -87,6 +87,9 @@ fn replica() {
                     let status = json!({"role": if name == "a" {"primary"} else {"backup"}, "state": "live", "position": 42, "lag_ms": 0.5, "log_bytes": 9});
                     send(&FromReplica::Status { id, status });
                 }
+                ToReplica::Promote { id, .. } => {
+                    send(&FromReplica::Promoted { id, refused: Some("no".into()) });
+                }
                 ToReplica::Stop => {
                     if directory.join("stubborn").exists() {
                         continue;
@@ -269,7 +272,16 @@ fn runs(pid: i32) -> bool {
 
 fn live(generation: u64, takeover: bool, alone: bool) -> String {
     let reason = "connection closed".into();
-    let message = FromReplica::Live { generation, position: 1000, takeover, alone, silent_ms: 3.5, reason };
+    let message = FromReplica::Live {
+        generation,
+        position: 1000,
+        takeover,
+        alone,
+        silent_ms: 3.5,
+        reason,
+        seen: 0,
+        addresses: Vec::new(),
+    };
     serde_json::to_string(&message).unwrap()
 }
 

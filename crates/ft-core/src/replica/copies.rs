@@ -63,12 +63,20 @@ impl<O> Replica<O> {
 
     /// After `start-alone`: the operator is told why the guest does not start here all the same.
     pub(super) fn tell_why_waiting(&mut self) {
-        let Some(register) = self.register.filter(|_| self.phase == Phase::Waiting && self.ask.is_none())
-        else {
-            return;
-        };
+        if let Some(why) = self.why_waiting() {
+            let peer = self.settings.me.replica.peer().name();
+            let person = if self.wants_promotion().is_some() { ", or for `ft-vm promote`" } else { "" };
+            self.notice(format!(
+                "start-alone has passed, but this side does not start the guest by itself: {why}. It waits for replica {peer}{person}"
+            ));
+        }
+    }
+
+    /// Why a side that waits does not start the guest by itself.
+    pub(super) fn why_waiting(&self) -> Option<String> {
+        let register = self.register.filter(|_| self.phase == Phase::Waiting && self.ask.is_none())?;
         let generation = register.generation;
-        let why = match (register.holder, self.settings.copies) {
+        Some(match (register.holder, self.settings.copies) {
             (_, Some(mine)) if !mine.usable => "its copies of the disks are incomplete".to_owned(),
             (None, _) => "a guest that never ran is started by replica a".to_owned(),
             (Some(_), Some(mine)) if mine.live != generation && mine.live != Copies::ANY => {
@@ -77,15 +85,12 @@ impl<O> Replica<O> {
             (Some(_), Some(mine)) if !mine.whole && mine.live != Copies::ANY => {
                 "one of its disks is new, and the other replica may have its content".to_owned()
             }
+            (_, _) if self.settings.by_hand => "nobody goes on alone before a person says so".to_owned(),
             (Some(holder), _) => format!(
                 "generation {generation} is replica {}'s, which may be running where this side cannot see it",
                 holder.replica.name()
             ),
-        };
-        let peer = self.settings.me.replica.peer().name();
-        self.notice(format!(
-            "start-alone has passed, but this side does not start the guest by itself: {why}. It waits for replica {peer}"
-        ));
+        })
     }
 
     pub(super) fn copies_notice(&mut self, text: impl Into<String>) {

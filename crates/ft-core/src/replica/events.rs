@@ -77,6 +77,8 @@ pub enum Effect {
         /// The generation that this side knows.
         from: u64,
     },
+    /// Remember this, durably: the tie-breaker is a person, and each side has a register of its own.
+    Learn(RegisterState),
     /// Cut the old primary off from the shared disks.
     Fence {
         /// The generation that was won.

@@ -107,6 +107,10 @@ impl<O> Replica<O> {
     fn go_live(&mut self, takeover: bool, silent: Nanos) {
         let (generation, alone, reason) = (self.generation, true, self.reason.clone());
         self.effects.push_back(Effect::Live { generation, takeover, alone, silent, reason });
+        if self.settings.by_hand {
+            // Should the other side be connected, it has no other way to hear of this.
+            self.send_hello();
+        }
     }
 
     pub(super) fn lost(&mut self, register: RegisterState, now: Nanos) {

@@ -10,8 +10,9 @@
 //!
 //! `start.rs` has everything until the guest runs, `copies.rs` what separate disks add to it, `live.rs` the replica whose guest
 //! is real, `follow.rs` the backup, `lose.rs` what happens when the other side is gone, `register.rs` the talk with the
-//! tie-breaker, `timers.rs` all that time alone brings about.
+//! tie-breaker, `by_hand.rs` the pair whose tie-breaker is a person, `timers.rs` all that time alone brings about.
 
+mod by_hand;
 mod copies;
 mod events;
 mod follow;
@@ -26,6 +27,7 @@ use std::collections::VecDeque;
 
 use ft_policies::{Detector, Pacing, RegisterState, Who};
 
+pub use by_hand::NotPromoted;
 pub use events::{Effect, Event, Exit, Released};
 pub use status::Status;
 
@@ -66,6 +68,8 @@ pub struct Settings {
     pub hold_outputs: bool,
     /// What this side's copies of separate disks are worth, for a pair that has such disks.
     pub copies: Option<Copies>,
+    /// The tie-breaker is a person ([`Replica::promote`]), and each side has a register of its own.
+    pub by_hand: bool,
 }
 
 /// Bounds of the output gate of an ordinary replica: bytes and outputs.
@@ -136,6 +140,8 @@ struct Ask {
     from: u64,
     retry_at: Option<Nanos>,
     told: bool,
+    /// False while it waits for a person.
+    permitted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -196,6 +202,8 @@ pub struct Replica<O> {
     claimed_from: u64,
     /// The operator was told why the copies of separate disks let nobody start.
     copies_told: bool,
+    /// A person has said that this side is to go on.
+    promoted: bool,
     log: Log,
     gate: Gate<O>,
     watermark: Lsn,
@@ -276,6 +284,7 @@ impl<O> Replica<O> {
             copying: false,
             claimed_from: 0,
             copies_told: false,
+            promoted: false,
             watermark: 0,
             watermark_sent: 0,
             rx_unacked: VecDeque::new(),
@@ -537,6 +546,8 @@ impl<O> Replica<O> {
         if self.is_current(&beat.stamp) {
             self.heard(ft_policies::Heard::Heartbeat, now);
             self.executed_heard(&beat, now);
+        } else if beat.stamp.generation == self.generation {
+            self.look_for_a_twin(&beat);
         } else if beat.stamp.generation < self.generation {
             self.counters.stale += 1;
         } else {
@@ -587,13 +598,22 @@ impl<O> Replica<O> {
     fn note_generation(&mut self, generation: u64) {
         self.highest = self.highest.max(generation);
         let part = matches!(self.phase, Phase::Live | Phase::Backup | Phase::TakingOver(_));
-        // With an ask outstanding its answer decides.
-        if part && self.highest > self.generation && self.ask.is_none() {
+        if !part || self.highest <= self.generation {
+            return;
+        }
+        if self.settings.by_hand {
+            // Nobody else has the answer.
+            self.lost_by_hearsay();
+        } else if self.ask.is_none() {
+            // With an ask outstanding its answer decides.
             self.depose();
         }
     }
 
     fn depose(&mut self) {
+        if self.settings.by_hand {
+            return self.lost_by_hearsay();
+        }
         self.session = None;
         self.phase = Phase::Deposed;
         self.notice(format!("the pair is in generation {}, this side in {}", self.highest, self.generation));

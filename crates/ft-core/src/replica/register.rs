@@ -42,9 +42,21 @@ impl<O> Replica<O> {
         }
     }
 
+    /// Asks for generation `from + 1`, to go on alone in it.
     pub(super) fn ask(&mut self, from: u64) {
+        if self.settings.by_hand {
+            debug_assert!(self.ask.is_none());
+            self.ask = Some(Ask { from, retry_at: None, told: false, permitted: false });
+            self.tell_person(from);
+        } else {
+            self.ask_at_once(from);
+        }
+    }
+
+    /// The same, where no person need be asked: the other side agrees, or one was.
+    pub(super) fn ask_at_once(&mut self, from: u64) {
         debug_assert!(self.ask.is_none());
-        self.ask = Some(Ask { from, retry_at: None, told: false });
+        self.ask = Some(Ask { from, retry_at: None, told: false, permitted: true });
         self.effects.push_back(Effect::Ask { from });
     }
 
@@ -58,7 +70,18 @@ impl<O> Replica<O> {
                 }
             }
             Ok(register) => {
-                self.register = Some(register);
+                let first = self.register.is_none();
+                // By hand, what was learnt meanwhile may not have been written down yet.
+                if !self.settings.by_hand
+                    || self.register.is_none_or(|known| known.generation <= register.generation)
+                {
+                    self.register = Some(register);
+                }
+                let register = self.register.unwrap_or(register);
+                if self.settings.by_hand && first && self.phase == Phase::Waiting {
+                    self.send_hello();
+                    self.merge_registers();
+                }
                 self.found.get_or_insert(register.generation);
                 self.highest = self.highest.max(register.generation);
                 self.register_poll_at = Some(now + timers::REGISTER_POLL);

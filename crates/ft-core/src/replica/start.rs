@@ -34,6 +34,7 @@ impl<O> Replica<O> {
             image: self.settings.image,
             next: self.last + 1,
             copies: self.settings.copies.unwrap_or_default(),
+            register: self.register.filter(|_| self.settings.by_hand),
         }));
     }
 
@@ -58,6 +59,7 @@ impl<O> Replica<O> {
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
         }
+        self.merge_registers();
         self.note_generation(generation);
         self.match_roles(now);
     }
@@ -124,11 +126,7 @@ impl<O> Replica<O> {
             return;
         }
         let me = self.settings.me.replica;
-        let peer_waits = self
-            .link
-            .as_ref()
-            .and_then(|link| link.hello.as_ref())
-            .is_some_and(|hello| hello.role == PeerRole::Waiting);
+        let peer_waits = self.peer_waits();
         let peer_has_state = self.peer_beat.is_some_and(|(role, at)| {
             !matches!(role, PeerRole::Waiting | PeerRole::Gone) && now < at + 10 * self.settings.ack_timeout
         });
@@ -138,7 +136,8 @@ impl<O> Replica<O> {
         let unused = register.holder.is_some_and(|holder| holder.replica == me)
             && self.found == Some(register.generation)
             || register.generation == self.generation;
-        let alone = self.alone_allowed && !peer_has_state && unused;
+        let by_hand = self.settings.by_hand;
+        let alone = if by_hand { self.promoted } else { self.alone_allowed && !peer_has_state && unused };
         let ahead = |copies: Copies| copies.live != Copies::ANY && copies.highest > register.generation;
         if let Some(copies) = self.settings.copies
             && (ahead(copies) || self.peers_copies().is_some_and(ahead))
@@ -153,7 +152,8 @@ impl<O> Replica<O> {
         let claim = match (register.holder, self.settings.copies) {
             (None, copies) => {
                 // With copies of its own on each side, the other's are looked at first.
-                me == ft_policies::ReplicaId::A && (copies.is_none() || peer_waits || self.alone_allowed)
+                let alone = if by_hand { self.promoted } else { copies.is_none() || self.alone_allowed };
+                me == ft_policies::ReplicaId::A && (peer_waits || alone)
             }
             (Some(holder), None | Some(Copies { live: Copies::ANY, .. })) => {
                 alone || peer_waits && holder.replica == me
@@ -161,7 +161,7 @@ impl<O> Replica<O> {
             (Some(_), Some(mine)) => self.may_claim_with(mine, register.generation, alone, peer_waits),
         };
         if claim {
-            self.ask(register.generation);
+            self.ask_at_once(register.generation);
         }
     }
 
@@ -180,7 +180,8 @@ impl<O> Replica<O> {
     /// Starts without a backup if `start-alone` has passed and none is being armed.
     pub(super) fn start_alone(&mut self) {
         let idle = self.session.is_none() && self.ask.is_none();
-        if self.alone_allowed && idle && self.phase == Phase::Live && !self.started {
+        let allowed = if self.settings.by_hand { self.promoted } else { self.alone_allowed };
+        if allowed && idle && self.phase == Phase::Live && !self.started {
             if !self.copies_allow_alone() {
                 return self.copies_notice(
                     "start-alone has passed, but without the other replica it is not known that this side's separate disks are the \
@@ -245,6 +246,7 @@ impl<O> Replica<O> {
         {
             return;
         }
+        self.learn_from(hello);
         self.generation = hello.stamp.generation;
         self.highest = self.generation;
         self.start_alone_at = None;

@@ -38,6 +38,9 @@ pub struct Status {
     pub stale: u64,
     /// Datagrams that were none of this pair's.
     pub bad_datagrams: u64,
+    /// The generation in which it would go on if a person said so (`ft-vm promote`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for_promotion: Option<u64>,
     /// Share of time that pacing leaves to the vCPU, per mille.
     pub share: u32,
 }
@@ -107,6 +110,7 @@ impl<O> Replica<O> {
             ),
             stale: self.counters.stale,
             bad_datagrams: self.counters.bad_datagrams,
+            waits_for_promotion: self.wants_promotion(),
             share: self.share(),
         }
     }

@@ -1,6 +1,6 @@
 //! The kinds of frame, and cutting a byte stream into them.
 
-use ft_policies::ReplicaId;
+use ft_policies::{RegisterState, ReplicaId, Who};
 
 use super::bytes::{Reader, Writer};
 use super::{HEADER, MAX_PAYLOAD, VERSION, WireError, records};
@@ -96,6 +96,8 @@ pub struct Hello {
     pub next: Lsn,
     /// Its copies of separate disks.
     pub copies: Copies,
+    /// Its own generation register, where each side has one (the tie-breaker is a person) and it has been read.
+    pub register: Option<RegisterState>,
 }
 
 /// Records of the log.
@@ -217,6 +219,7 @@ impl Frame {
                 out.var(live);
                 out.var(highest);
                 out.byte(u8::from(whole) | u8::from(usable) << 1 | (used as u8) << 2);
+                put_register(out, hello.register);
                 HELLO
             }
             Self::Log(log) => {
@@ -309,6 +312,7 @@ impl Frame {
                 image: reader.fixed128()?,
                 next: reader.var()?,
                 copies: get_copies(&mut reader)?,
+                register: get_register(&mut reader)?,
             }),
             LOG => Self::Log(LogFrame {
                 stamp,
@@ -385,6 +389,38 @@ fn get_copies(reader: &mut Reader<'_>) -> Result<Copies, WireError> {
     let used = [Used::None, Used::Some, Used::All].get(usize::from(flags >> 2)).copied();
     let used = used.ok_or(WireError::Malformed("copies"))?;
     Ok(Copies { live, highest, whole: flags & 1 != 0, usable: flags & 2 != 0, used })
+}
+
+/// 0 is unknown, 1 a register that nobody has won, 2 one that somebody has.
+fn put_register(out: &mut Writer, register: Option<RegisterState>) {
+    match register {
+        None => out.byte(0),
+        Some(RegisterState { generation, holder: Some(who) }) => {
+            out.byte(2);
+            out.var(generation);
+            out.byte(who.replica as u8);
+            out.fixed64(who.incarnation);
+            out.fixed128(who.config);
+        }
+        Some(RegisterState { holder: None, .. }) => out.byte(1),
+    }
+}
+
+fn get_register(reader: &mut Reader<'_>) -> Result<Option<RegisterState>, WireError> {
+    Ok(match reader.byte()? {
+        0 => None,
+        1 => Some(RegisterState { generation: 0, holder: None }),
+        2 => {
+            let generation = reader.var()?;
+            if generation == 0 {
+                return Err(WireError::Malformed("register"));
+            }
+            let replica = get_replica(reader)?;
+            let (incarnation, config) = (reader.fixed64()?, reader.fixed128()?);
+            Some(RegisterState { generation, holder: Some(Who { replica, incarnation, config }) })
+        }
+        _ => return Err(WireError::Malformed("register")),
+    })
 }
 
 fn role_to_wire(role: PeerRole) -> u8 {

@@ -15,7 +15,7 @@ pub use frame::{
 use crate::output::MAX_DISK_DATA;
 
 /// The version of this protocol. Sides of different versions refuse each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Bytes of a header.
 pub const HEADER: usize = 16;

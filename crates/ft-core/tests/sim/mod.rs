@@ -165,6 +165,7 @@ impl World {
                 stuck: 2000 * MS,
                 hold_outputs: true,
                 copies: None,
+                by_hand: false,
             };
             let mut replica = Replica::new(settings, Box::new(Silence { last: None }), Box::new(Full), 0);
             replica.handle(Event::Start, 0);
@@ -505,6 +506,7 @@ impl World {
                 unreachable!("no separate disks")
             }
             Effect::Peer { .. } => {}
+            Effect::Learn(_) => unreachable!("one register for both"),
             Effect::Ask { from } => {
                 let me = Who { replica: IDS[index], incarnation: incarnation(&self.nodes[index]), config: 0 };
                 let answer = self.advance(from, me);

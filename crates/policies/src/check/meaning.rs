@@ -27,6 +27,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     let shared_disk_span = check.keys.get("tie-breaker.shared-disk").cloned();
     let tie_span = match &tie_breaker {
         Some(tie_breaker::Table::SharedDisk(table)) => table.path.as_ref().map(|at| at.span()),
+        Some(tie_breaker::Table::Manual(table)) => table.path.as_ref().map(|at| at.span()),
         _ => None,
     };
     let replicas_table = replicas.unwrap_or_default();
@@ -43,7 +44,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     if let Some(at) = &witness {
         check.witness(at, &hosts);
     }
-    let tie_breaker = tie_breaker::Table::resolve(tie_breaker, check);
+    let tie_breaker = tie_breaker::Table::resolve(tie_breaker, &vm.name, check);
 
     let rule = output.and_then(|table| table.rule);
     // The first shared disk that the guest writes.
@@ -78,19 +79,22 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         }
         _ => ConsoleOutput::Stdout,
     };
-    if let (TieBreakerKind::SharedDisk { path }, Some(span)) = (&tie_breaker, tie_span) {
+    if let (TieBreakerKind::SharedDisk { path } | TieBreakerKind::Manual { path }, Some(span)) =
+        (&tie_breaker, tie_span)
+    {
         uses.push((path.clone(), span, "the tie-breaker".to_owned()));
     }
     check.distinct(&uses);
 
     let nets_table = net.unwrap_or_default();
     check.ports(&replicas_table, witness.as_ref(), &nets_table);
+    let nets = check.nets(nets_table, &hosts, &vm.name);
     Config {
         path: path.to_owned(),
         vm,
         console: Console { output: console },
         disks,
-        nets: check.nets(nets_table, &hosts),
+        nets,
         replicas: check.replicas(replicas_table),
         logging: logging::Table::resolve(logging.unwrap_or_default(), check),
         output: Output { rule: rule.map_or_else(OutputRule::default, |at| at.into_inner()) },

@@ -12,8 +12,22 @@ use crate::tie_breaker::witness::{self, Key};
 use crate::units::Time;
 
 const MAX_START_ALONE: Time = Time(3600 * 1_000_000_000);
-/// Locally administered, unicast: the addresses that are given where the file gives none.
+/// Locally administered, unicast: the first of the addresses that are given where the file gives none.
 const FIRST_MAC: [u8; 6] = [0x02, 0x66, 0x74, 0x76, 0x6d, 0x00];
+/// The address of an interface on a network that is the pair's own.
+fn given_mac(index: usize) -> [u8; 6] {
+    let mut mac = FIRST_MAC;
+    mac[5] = u8::try_from(index).unwrap_or(u8::MAX);
+    mac
+}
+
+/// The address of an interface on a network where other pairs may be: both replicas find the same one.
+fn named_mac(vm: &str, index: usize) -> [u8; 6] {
+    let name = xxhash_rust::xxh3::xxh3_64(format!("ft-vm mac {index} {vm}").as_bytes());
+    let [a, b, c, ..] = name.to_le_bytes();
+    [FIRST_MAC[0], FIRST_MAC[1], FIRST_MAC[2], a, b, c]
+}
+
 /// What stands for an address whose absence or refusal is already reported.
 pub(crate) const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -135,33 +149,34 @@ impl Check {
         }
     }
 
-    pub(super) fn nets(&mut self, tables: Vec<At<tables::Net>>, hosts: &Hosts) -> Vec<Net> {
+    pub(super) fn nets(&mut self, tables: Vec<At<tables::Net>>, hosts: &Hosts, vm: &str) -> Vec<Net> {
         let mut nets = Vec::new();
         for (index, table) in tables.into_iter().enumerate() {
             if index == 1 {
                 self.unavailable_at(table.span(), "a second [[net]]", "leave one [[net]]");
             }
             let tables::Net { mac, user, tap } = table.into_inner();
-            if let Some(at) = &tap {
-                self.unavailable_at(at.span(), "[net.tap]", "use [net.user]");
-            }
             if let (Some(at), Hosts::Two(elsewhere)) = (&user, hosts) {
                 self.error_with(
                     at.span(),
                     "[net.user] cannot go with a pair on two hosts",
                     "this network is inside the launcher of one machine",
-                    "after a failover the guest's connections would have to move to the other host, which needs [net.tap] (not \
-                     available in this version): leave [[net]] out, or run the pair on one machine",
+                    "after a failover the guest's connections have to move to the other host: use [net.tap], leave [[net]] out, or \
+                     run the pair on one machine",
                     (elsewhere.clone(), "this replica is on another host".into()),
                 );
             }
-            let mut given = FIRST_MAC;
-            given[5] = u8::try_from(index).unwrap_or(u8::MAX);
-            let forward = user.and_then(|at| at.into_inner().forward).unwrap_or_default();
-            nets.push(Net {
-                mac: mac.map_or(given, |at| at.0),
-                backend: NetBackend::User { forward: forward.into_iter().map(At::into_inner).collect() },
-            });
+            let given = if tap.is_some() { named_mac(vm, index) } else { given_mac(index) };
+            let backend = match tap {
+                Some(table) => NetBackend::Tap {
+                    interface: table.into_inner().interface.map(|at| at.into_inner().0).unwrap_or_default(),
+                },
+                None => {
+                    let forward = user.and_then(|at| at.into_inner().forward).unwrap_or_default();
+                    NetBackend::User { forward: forward.into_iter().map(At::into_inner).collect() }
+                }
+            };
+            nets.push(Net { mac: mac.map_or(given, |at| at.0), backend });
         }
         nets
     }

@@ -13,6 +13,11 @@ impl Check {
         lexical(&self.folder.join(&path.value().0))
     }
 
+    /// A path that the file does not name, in its folder.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        lexical(&self.folder.join(name))
+    }
+
     /// Refuses two uses of one file.
     pub(super) fn distinct(&mut self, uses: &[(PathBuf, Range<usize>, String)]) {
         let real: Vec<_> =

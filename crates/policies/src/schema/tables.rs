@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::At;
-use super::values::{Address, CommandLine, Mac, Name, NonEmpty, Share};
+use super::values::{Address, CommandLine, Interface, Mac, Name, NonEmpty, Share};
 use crate::config::Forward;
 use crate::units::{Size, Time};
 use crate::{detector, logging, output, pacing, tie_breaker};
@@ -218,13 +218,15 @@ pub(crate) struct Replicas {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{"required": ["user"]}, {"required": ["tap"]}]))]
 pub(crate) struct Net {
-    /// The guest's link-layer address; unicast. Without it: 02:66:74:76:6d:00 and on.
+    /// The guest's link-layer address; unicast. Without it: 02:66:74:76:6d:00 with `[net.user]`, and with `[net.tap]` one that
+    /// is made from the name of the virtual machine.
     #[schemars(extend("examples" = ["02:66:74:76:6d:00"]))]
     pub(crate) mac: Option<At<Mac>>,
     /// A small network inside the launcher, with ports of the host forwarded into it. No special rights needed, and only for
     /// a pair on one machine.
     pub(crate) user: Option<At<NetUser>>,
-    /// A TAP interface of the host. Not available in this version.
+    /// A TAP interface of the host, through which the guest is on a network of the host's (usually as a port of a bridge). Each
+    /// host of a pair has one.
     pub(crate) tap: Option<At<NetTap>>,
 }
 
@@ -240,9 +242,9 @@ pub(crate) struct NetUser {
 /// The `[net.tap]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[expect(dead_code, reason = "refused as a whole until it exists; the fields are for the schema")]
 pub(crate) struct NetTap {
-    /// The name of the TAP interface.
-    #[schemars(with = "At<NonEmpty>", extend("examples" = ["tap0"]))]
-    pub(crate) interface: Option<At<NonEmpty>>,
+    /// The name of the TAP interface, which must exist: `ip tuntap add dev ft0 mode tap user NAME`. It may have another name on
+    /// the other host.
+    #[schemars(with = "At<Interface>", extend("examples" = ["ft0"]))]
+    pub(crate) interface: Option<At<Interface>>,
 }

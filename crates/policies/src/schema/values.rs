@@ -88,6 +88,7 @@ pub(crate) const FORMS: &[Form] = &[
     form::<Name>(),
     form::<NonEmpty>(),
     form::<CommandLine>(),
+    form::<Interface>(),
 ];
 
 /// `host:port`
@@ -141,6 +142,10 @@ pub(crate) struct NonEmpty(pub(crate) String);
 /// A kernel's command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CommandLine(pub(crate) String);
+
+/// The name of a network interface of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Interface(pub(crate) String);
 
 impl Text for Size {
     const NAME: &'static str = "Size";
@@ -261,6 +266,26 @@ impl Text for NonEmpty {
     }
 }
 
+impl Text for Interface {
+    const NAME: &'static str = "Interface";
+    const WHAT: &'static str = "the name of an interface";
+    const FORM: &'static str =
+        "1 to 15 printable ASCII characters without space, `/`, `:` and `%`, such as \"ft0\"";
+    // That `.` and `..` are none is left to the parser.
+    const PATTERN: &'static str = "^[!-$&-.0-9;-~]{1,15}$";
+    fn parse_text(text: &str) -> Result<Self, String> {
+        if let Some(other) = text.chars().find(|c| !('!'..='~').contains(c) || "/:%".contains(*c)) {
+            return Err(format!("`{}` may not stand in an interface's name", other.escape_debug()));
+        }
+        match text {
+            "" => Err("it is empty".into()),
+            "." | ".." => Err("no interface may have that name".into()),
+            _ if text.len() > 15 => Err(format!("it has {} characters", text.len())),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
 impl Text for CommandLine {
     const NAME: &'static str = "CommandLine";
     const WHAT: &'static str = "a command line";
@@ -311,6 +336,7 @@ text_values! {
     Name, read;
     NonEmpty, read;
     CommandLine, read;
+    Interface, read;
 }
 
 #[cfg(test)]
@@ -364,5 +390,11 @@ mod tests {
             assert!(Name::parse_text(bad).is_err(), "{bad}");
         }
         Name::parse_text(&"a".repeat(63)).unwrap();
+        for bad in ["", ".", "..", "a/b", "a b", "a\t", "tap%d", "eth0:1", "é", &"a".repeat(16)] {
+            assert!(Interface::parse_text(bad).is_err(), "{bad}");
+        }
+        for good in ["ft0", "...", "a.b-c_d", &"a".repeat(15)] {
+            Interface::parse_text(good).unwrap();
+        }
     }
 }

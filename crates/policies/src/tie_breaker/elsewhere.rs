@@ -19,9 +19,3 @@ pub(crate) struct Etcd {
     #[schemars(extend("default" = "/ft-vm/"))]
     pub(crate) prefix: Option<At<String>>,
 }
-
-/// The `[tie-breaker.manual]` table.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "TieBreakerManual")]
-pub(crate) struct Manual {}

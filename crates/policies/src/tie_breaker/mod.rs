@@ -6,6 +6,7 @@
 
 pub(crate) mod elsewhere;
 pub(crate) mod entry;
+pub(crate) mod manual;
 pub(crate) mod shared_disk;
 pub mod witness;
 
@@ -16,7 +17,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::check::{Check, NO_ADDRESS};
-use crate::config::ReplicaId;
+use crate::config::{ReplicaId, path_of};
+pub use manual::Manual;
 pub use shared_disk::SharedDisk;
 pub use witness::{Key, Witness};
 
@@ -151,6 +153,13 @@ pub trait Register {
     /// Asks for generation `from + 1`. The same `who` asking again after its own win gets [`Answer::Won`] again, as long as
     /// nobody has gone past it.
     fn advance(&self, from: u64, who: &Who) -> Answer;
+    /// A generation is known to be somebody else's. Of interest only where each replica has a register of its own.
+    ///
+    /// # Errors
+    /// When it could not be written down.
+    fn learn(&self, _state: RegisterState) -> Result<(), Unavailable> {
+        Ok(())
+    }
 }
 
 /// `[tie-breaker.KIND]`, resolved.
@@ -168,20 +177,30 @@ pub enum TieBreakerKind {
         /// What it knows this pair by.
         key: Option<Key>,
     },
+    /// `[tie-breaker.manual]`
+    Manual {
+        /// The file of each replica's memory; it holds `{replica}`.
+        path: PathBuf,
+    },
 }
 
 impl TieBreakerKind {
-    /// The register of this kind for a pair. Does no I/O yet.
-    pub fn build(&self, pair: &Pair) -> Box<dyn Register + Send + Sync> {
+    /// The register of this kind for a replica of a pair. Does no I/O yet.
+    pub fn build(&self, pair: &Pair, replica: ReplicaId) -> Box<dyn Register + Send + Sync> {
         match self {
+            Self::Manual { path } => Box::new(Manual::new(path_of(path, Some(replica)), pair.clone())),
             Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair.clone())),
             Self::Witness { address, key } => Box::new(Witness::new(*address, pair.id, key.clone())),
         }
     }
+    /// True if a person decides, and each replica has a register of its own.
+    pub fn by_hand(&self) -> bool {
+        matches!(self, Self::Manual { .. })
+    }
     /// Where the register is, for messages.
     pub fn place(&self) -> String {
         match self {
-            Self::SharedDisk { path } => path.display().to_string(),
+            Self::SharedDisk { path } | Self::Manual { path } => path.display().to_string(),
             Self::Witness { address, .. } => format!("the witness at {address}"),
         }
     }
@@ -190,6 +209,7 @@ impl TieBreakerKind {
         match self {
             Self::SharedDisk { .. } => "shared-disk",
             Self::Witness { .. } => "witness",
+            Self::Manual { .. } => "manual",
         }
     }
 }
@@ -207,20 +227,21 @@ pub(crate) enum Table {
     /// A transaction on an etcd cluster. Not available in this version.
     #[expect(dead_code, reason = "refused as a whole until it exists; what is in it is for the schema")]
     Etcd(elsewhere::Etcd),
-    /// Nobody goes on until a person says so (`ft-vm promote`). Not available in this version.
-    Manual(elsewhere::Manual),
+    /// Nobody goes on until a person says so (`ft-vm promote`). Whoever promotes both sides of a pair that cannot see each other
+    /// has two guests.
+    Manual(manual::Table),
 }
 
 impl Table {
-    pub(crate) fn resolve(table: Option<Self>, check: &mut Check) -> TieBreakerKind {
+    pub(crate) fn resolve(table: Option<Self>, name: &str, check: &mut Check) -> TieBreakerKind {
         let kind = match table {
             Some(Self::SharedDisk(table)) => return table.resolve(check),
             Some(Self::Witness(table)) => {
                 let key = check.witness_key(&table);
                 return TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS), key };
             }
+            Some(Self::Manual(table)) => return table.resolve(name, check),
             Some(Self::Etcd(_)) => "etcd",
-            Some(Self::Manual(_)) => "manual",
             // Missing: already reported, it is required.
             None => return TieBreakerKind::SharedDisk { path: PathBuf::new() },
         };

@@ -4,6 +4,8 @@
 //! *control* carries one JSON message ([`ToReplica`], [`FromReplica`]) per packet, *LAN* carries batches of frames
 //! ([`LanPacket`]). When the control socket closes, the launcher is gone and the replica ends at once.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// From a replica to its launcher.
@@ -40,6 +42,11 @@ pub enum FromReplica {
         silent_ms: f64,
         /// Why, in words for the operator (`connection closed`, `no heartbeat for 200 ms`, ...).
         reason: String,
+        /// Number of the last inbound frame that its guest was given, by this launcher's switch or by another one: numbers go
+        /// on above it.
+        seen: u64,
+        /// Addresses that its guest is known to use, for who must be told where it is now.
+        addresses: Vec<Ipv4Addr>,
     },
     /// The record of all inbound frames up to `seq` is acknowledged by the backup (or applied, where there is none): the
     /// switch may forget them.
@@ -62,6 +69,13 @@ pub enum FromReplica {
         id: u64,
         /// Fields as DESIGN section 10 lists them, and more.
         status: serde_json::Value,
+    },
+    /// Answer to [`ToReplica::Promote`].
+    Promoted {
+        /// The question's number.
+        id: u64,
+        /// Why not, in words; nothing if it goes on.
+        refused: Option<String>,
     },
     /// A line for the operator.
     Notice(String),
@@ -87,6 +101,13 @@ pub enum ToReplica {
     Status {
         /// Returned in the answer.
         id: u64,
+    },
+    /// A person says that this replica is to go on alone (tie-breaker manual).
+    Promote {
+        /// Returned in the answer.
+        id: u64,
+        /// In which generation.
+        generation: u64,
     },
     /// Stop the pair in order (SIGINT, SIGTERM of the launcher).
     Stop,

@@ -19,6 +19,7 @@ pub mod packet;
 mod pair;
 mod poller;
 mod process;
+pub mod promote;
 mod seat;
 pub mod status;
 
@@ -36,9 +37,11 @@ use self::pair::{Pair, Parts};
 use self::poller::Poller;
 pub use self::process::Program;
 use self::process::{Process, Signals, raise_descriptor_limit};
+pub use self::promote::{PromoteError, Promoted, promote};
 use self::seat::Seat;
 use self::status::{Claim, Place};
 pub use self::status::{StatusError, print_status, status};
+use crate::replica::HOST_LACKS;
 
 /// What is launched.
 #[derive(Debug, Clone)]
@@ -109,6 +112,16 @@ pub enum LaunchError {
     Io(#[from] io::Error),
 }
 
+impl LaunchError {
+    /// The process's exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Lan(LanError::Tap(_)) => HOST_LACKS,
+            _ => 1,
+        }
+    }
+}
+
 /// Runs a pair, or a solo machine, until it ends. To be called from the process's main thread before it starts others: the
 /// replicas die with this thread, and it takes over SIGINT, SIGTERM and SIGHUP.
 ///
@@ -128,7 +141,7 @@ pub fn run_program(options: &LaunchOptions, program: &Program) -> u8 {
     let result = prepare(options, program).and_then(|pair| Ok(pair.run()?));
     result.unwrap_or_else(|error| {
         eprintln!("ft-vm: {error}");
-        1
+        error.code()
     })
 }
 
@@ -138,14 +151,8 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
     raise_descriptor_limit();
     let claim = Claim::new(Place::of(config, options.members.one()))?;
     let poller = Poller::new()?;
-    let forwards: Vec<_> = config
-        .nets
-        .iter()
-        .flat_map(|net| match &net.backend {
-            NetBackend::User { forward } => forward.iter().copied(),
-        })
-        .collect();
-    let mut lan = Lan::new(&forwards, &poller)?;
+    let net = config.nets.first();
+    let mut lan = Lan::new(net, &poller)?;
     // Before any thread is started: they inherit the mask.
     let signals = Signals::new()?;
     let console_news = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
@@ -163,8 +170,16 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
         }
         seats.push(Seat::new(replica, place, process, &poller)?);
     }
-    for forward in &forwards {
-        eprintln!("ft-vm: {} leads to the guest's port {}", forward.listen, forward.guest_port);
+    match net.map(|net| &net.backend) {
+        Some(NetBackend::User { forward }) => {
+            for forward in forward {
+                eprintln!("ft-vm: {} leads to the guest's port {}", forward.listen, forward.guest_port);
+            }
+        }
+        Some(NetBackend::Tap { interface }) => {
+            eprintln!("ft-vm: the guest's network is that of the interface {interface}");
+        }
+        None => {}
     }
     let input = match stdin_is_interactive() {
         true => Some(Input::start(console_news.try_clone()?)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use self::questions::Query;
+use self::questions::{Promotion, Query};
 use super::Members;
 use super::console::{Accepted, Input, Output};
 use super::lan::Lan;
@@ -71,6 +71,7 @@ pub(crate) struct Pair {
     clients: BTreeMap<u32, Client>,
     next_client: u32,
     queries: Vec<Query>,
+    promotions: Vec<Promotion>,
     next_query: u64,
     /// Somebody has more to say than one turn allows.
     more: bool,
@@ -97,6 +98,7 @@ impl Pair {
             clients: BTreeMap::new(),
             next_client: 0,
             queries: Vec::new(),
+            promotions: Vec::new(),
             next_query: 0,
             more: false,
             round: Instant::now(),
@@ -114,6 +116,7 @@ impl Pair {
             }
             self.pass_input();
             let (idle, malformed) = self.parts.lan.service(&self.parts.poller);
+            self.parts.lan.notices().iter().for_each(|notice| say(notice));
             for (port, problem) in malformed {
                 self.distrust(port, problem.to_string());
             }
@@ -152,9 +155,9 @@ impl Pair {
                     }
                 }
             }
-            Token::Lan(port) => self.parts.lan.replica_ready(port, ready),
-            Token::Listener(index) => self.parts.lan.listener_ready(index),
-            Token::Connection(number) => self.parts.lan.connection_ready(number, ready),
+            Token::Lan(_) | Token::Listener(_) | Token::Connection(_) | Token::Tap => {
+                self.parts.lan.ready(token, ready);
+            }
             Token::StatusListener => self.accept_client(),
             Token::StatusClient(number) => self.client_ready(number),
             Token::Console => {
@@ -258,6 +261,7 @@ impl Pair {
             }
             FromReplica::Notice(text) => say(&format!("replica {}: {}", seat.id, one_line(&text))),
             FromReplica::Status { id, status } => self.status_answered(index, id, status),
+            FromReplica::Promoted { id, refused } => self.promotion_answered(id, refused),
             FromReplica::Console { offset, bytes } => match self.parts.output.accept(offset, bytes) {
                 Accepted::Yes => {}
                 Accepted::AfterGap(bytes) => {
@@ -276,9 +280,18 @@ impl Pair {
                 self.look_at_other(index)?;
                 self.fence(index, generation);
             }
-            FromReplica::Live { generation, position, takeover, alone, silent_ms, reason } => {
+            FromReplica::Live {
+                generation,
+                position,
+                takeover,
+                alone,
+                silent_ms,
+                reason,
+                seen,
+                addresses,
+            } => {
                 self.look_at_other(index)?;
-                match self.parts.lan.go_live(index, generation) {
+                match self.parts.lan.go_live(index, generation, seen, &addresses) {
                     Ok(()) => {
                         let moved = Moved {
                             generation,
@@ -424,6 +437,7 @@ impl Pair {
 
     fn ended(&mut self, index: usize, code: u8, message: String) {
         let decides = self.parts.lan.switch.live().is_none_or(|live| live == index);
+        self.parts.lan.silence(index);
         let seat = &mut self.parts.seats[index];
         let message = message.trim_end();
         if self.ending.is_none() && !is_power_off(code) {
@@ -530,9 +544,8 @@ impl Pair {
             let end = at.filter(|_| seat.gone.is_none() && seat.killed.is_none()).map(|at| at + END_PATIENCE);
             [announce, end]
         });
-        let queries = self.queries.iter().map(|query| Some(query.deadline));
         let line = self.loss.as_ref().map(|loss| loss.deadline);
-        let next = [ending, line].into_iter().chain(losses).chain(queries).flatten().min();
+        let next = [ending, line].into_iter().chain(losses).chain([self.next_answer()]).flatten().min();
         let next = next.map(|at| at.saturating_duration_since(now));
         match (next, idle) {
             (Some(next), Some(idle)) => Some(next.min(idle)),

@@ -27,6 +27,8 @@ pub(crate) enum Token {
     StatusClient(u32),
     /// The console's threads have news.
     Console,
+    /// The host's interface that the guest's network is.
+    Tap,
 }
 
 impl Token {
@@ -41,6 +43,7 @@ impl Token {
             Self::StatusListener => (6, 0),
             Self::StatusClient(number) => (7, number),
             Self::Console => (8, 0),
+            Self::Tap => (9, 0),
         };
         kind << 32 | u64::from(number)
     }
@@ -57,6 +60,7 @@ impl Token {
             6 => Self::StatusListener,
             7 => Self::StatusClient(number),
             8 => Self::Console,
+            9 => Self::Tap,
             _ => return None,
         })
     }

@@ -1,7 +1,8 @@
 //! Who may run a config, and how it is asked how it is: a lock file and a control socket per config, in a directory that
 //! only this user can enter.
 //!
-//! One request per line, one answer per line, both JSON: `{"request":"status"}`.
+//! One request per line, one answer per line, both JSON: `{"request":"status"}`, or
+//! `{"request":"promote","replica":"b","generation":3}` (see [`super::promote()`]).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
@@ -190,6 +191,8 @@ pub(crate) enum Asked {
     Nothing,
     /// How the pair is.
     Status,
+    /// This replica is to go on in this generation.
+    Promote(ReplicaId, u64),
     /// Something else, or too much; in words.
     Nonsense(String),
     /// It is gone.
@@ -213,8 +216,7 @@ impl Client {
                     if let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
                         let line: Vec<u8> = self.request.drain(..=end).collect();
                         return match serde_json::from_slice::<Value>(&line) {
-                            Ok(value) if value["request"] == "status" => Asked::Status,
-                            Ok(value) => Asked::Nonsense(format!("unknown request {}", value["request"])),
+                            Ok(value) => understand(&value),
                             Err(error) => Asked::Nonsense(error.to_string()),
                         };
                     }
@@ -237,19 +239,34 @@ impl Client {
     }
 }
 
+fn understand(request: &Value) -> Asked {
+    match request["request"].as_str() {
+        Some("status") => Asked::Status,
+        Some("promote") => {
+            let replica = request["replica"].as_str().and_then(|name| name.parse().ok());
+            match (replica, request["generation"].as_u64()) {
+                (Some(replica), Some(generation)) => Asked::Promote(replica, generation),
+                _ => Asked::Nonsense("promote needs a replica and a generation".into()),
+            }
+        }
+        _ => Asked::Nonsense(format!("unknown request {}", request["request"])),
+    }
+}
+
 /// How the pair of this config is: `{"generation":N,"replicas":[...],...}` as the command's contract says.
 ///
 /// # Errors
 /// Nothing runs it, or its launcher does not answer.
 pub fn status(config: &Config) -> Result<Value, StatusError> {
-    let nothing = match ask(&Place::of(config, None)) {
+    let request = json!({"request": "status"});
+    let nothing = match ask(&Place::of(config, None), &request) {
         Err(error @ StatusError::NothingRuns(_)) => error,
         other => return other,
     };
     // Replicas of a pair on two hosts have launchers of their own; usually one of them is on this host.
     let mut found: Option<Value> = None;
     for replica in [ReplicaId::A, ReplicaId::B] {
-        match (ask(&Place::of(config, Some(replica))), &mut found) {
+        match (ask(&Place::of(config, Some(replica)), &request), &mut found) {
             (Err(StatusError::NothingRuns(_)), _) => {}
             (Err(error), _) => return Err(error),
             (Ok(mut more), Some(all)) => {
@@ -267,7 +284,8 @@ pub fn status(config: &Config) -> Result<Value, StatusError> {
     found.ok_or(nothing)
 }
 
-fn ask(place: &Place) -> Result<Value, StatusError> {
+/// Asks the launcher that has this place.
+pub(super) fn ask(place: &Place, request: &Value) -> Result<Value, StatusError> {
     let nothing = || StatusError::NothingRuns(place.config.clone());
     if fs::symlink_metadata(&place.directory).is_err() {
         return Err(nothing());
@@ -286,7 +304,7 @@ fn ask(place: &Place) -> Result<Value, StatusError> {
     let mut exchange = || {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        stream.write_all(b"{\"request\":\"status\"}\n")?;
+        stream.write_all(format!("{request}\n").as_bytes())?;
         let mut line = String::new();
         BufReader::new((&stream).take(MAX_ANSWER)).read_line(&mut line)?;
         let answer: Value = serde_json::from_str(&line)?;
@@ -345,6 +363,12 @@ pub fn table(status: &Value) -> String {
         out.push('\n');
     }
     for replica in status["replicas"].as_array().into_iter().flatten() {
+        if let Some(generation) = replica["waits_for_promotion"].as_u64() {
+            out.push_str(&format!(
+                "replica {}: waits for a person; `ft-vm promote` lets it go on in generation {generation}\n",
+                text(&replica["replica"])
+            ));
+        }
         for kept in replica["quarantine"].as_array().into_iter().flatten() {
             out.push_str(&format!(
                 "replica {}: {} sectors of disk {} are in {} until the old primary is known to be gone\n",
@@ -375,16 +399,16 @@ mod tests {
     fn one_launcher_per_config() {
         let directory = tempfile::tempdir().unwrap();
         let place = place(&directory.path().join("run"));
-        assert!(matches!(ask(&place), Err(StatusError::NothingRuns(_))));
+        assert!(matches!(ask(&place, &json!({"request": "status"})), Err(StatusError::NothingRuns(_))));
         let first = Claim::new(place.clone()).unwrap();
         let error = Claim::new(place.clone()).unwrap_err().to_string();
         assert_eq!(error, format!("`x.toml` is already running (launcher process {})", std::process::id()));
         drop(first);
         assert!(!place.socket().exists());
-        assert!(matches!(ask(&place), Err(StatusError::NothingRuns(_))));
+        assert!(matches!(ask(&place, &json!({"request": "status"})), Err(StatusError::NothingRuns(_))));
         // A launcher that was killed leaves its socket, and somebody else's lock with its old pid.
         drop(UnixListener::bind(place.socket()).unwrap());
-        assert!(matches!(ask(&place), Err(StatusError::NothingRuns(_))));
+        assert!(matches!(ask(&place, &json!({"request": "status"})), Err(StatusError::NothingRuns(_))));
         Claim::new(place).unwrap();
     }
 
@@ -396,7 +420,10 @@ mod tests {
         fs::create_dir(&run).unwrap();
         fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(Claim::new(place(&run)), Err(StatusError::UnsafeDirectory(_))));
-        assert!(matches!(ask(&place(&run)), Err(StatusError::UnsafeDirectory(_))));
+        assert!(matches!(
+            ask(&place(&run), &json!({"request": "status"})),
+            Err(StatusError::UnsafeDirectory(_))
+        ));
         let link = directory.path().join("link");
         fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(&run, &link).unwrap();
@@ -412,6 +439,10 @@ mod tests {
         assert_eq!(client.read(), Asked::Nothing);
         theirs.write_all(b"\"status\"}\n").unwrap();
         assert_eq!(client.read(), Asked::Status);
+        theirs.write_all(b"{\"request\":\"promote\",\"replica\":\"b\",\"generation\":3}\n").unwrap();
+        assert_eq!(client.read(), Asked::Promote(ReplicaId::B, 3));
+        theirs.write_all(b"{\"request\":\"promote\",\"replica\":\"c\",\"generation\":3}\n").unwrap();
+        assert!(matches!(client.read(), Asked::Nonsense(_)));
         for nonsense in [&b"[]\n"[..], b"{\"request\":1}\n", b"\xff\n", b"\n"] {
             theirs.write_all(nonsense).unwrap();
             assert!(matches!(client.read(), Asked::Nonsense(_)));

@@ -259,6 +259,12 @@ impl Loop {
                     self.shared.inputs.push(Input::Console(bytes));
                     self.shared.wake_now();
                 }
+                Received::Message(ToReplica::Promote { id, generation }) => {
+                    let result = self.shared.core().promote(generation, self.shared.now());
+                    let refused = result.err().map(|error| error.to_string());
+                    self.shared.wake_now();
+                    self.shared.control.send(&FromReplica::Promoted { id, refused });
+                }
                 Received::Message(ToReplica::Status { id }) => {
                     let status = status(&self.shared);
                     self.shared.control.send(&FromReplica::Status { id, status });

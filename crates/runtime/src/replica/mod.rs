@@ -15,6 +15,7 @@
 //! The protocol itself is in [`ft_core::Replica`], behind one lock; these threads only tell it what happens and do what it
 //! says.
 
+mod addresses;
 mod chores;
 mod control;
 mod copies;
@@ -132,6 +133,7 @@ fn start(
         stuck: STUCK,
         hold_outputs: config.output.rule.holds(),
         copies: media.copies.worth(),
+        by_hand: config.tie_breaker.by_hand(),
     };
     let lan = Arc::new(PacketSocket::from(lan));
     control::set_nonblocking(&*lan).map_err(Startup::Host)?;

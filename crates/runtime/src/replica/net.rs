@@ -110,4 +110,97 @@ mod tests {
         assert_eq!(unseen(packet(10, 2), 3).map(|batch| batch.frames.len()), Some(2));
         assert_eq!(unseen(packet(u64::MAX, 2), 3), None);
     }
+
+    /// A guest that goes from host to host, each with a switch of its own: what is asserted here holds for any order of events.
+    mod from_host_to_host {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::launcher::lan::switch::Switch;
+
+        #[derive(Debug, Clone, Copy)]
+        enum Event {
+            /// Frames come from the network of the host where the guest is.
+            Frames(u8),
+            /// The live replica takes what its switch has.
+            Hand,
+            /// The backup has it in its log.
+            Log,
+            /// The other host takes over.
+            Takeover,
+            /// The same, and the other host's launcher is a new one.
+            TakeoverOfANewLauncher,
+        }
+
+        fn event() -> impl Strategy<Value = Event> {
+            prop_oneof![
+                4 => (1u8..5).prop_map(Event::Frames),
+                4 => Just(Event::Hand),
+                3 => Just(Event::Log),
+                1 => Just(Event::Takeover),
+                1 => Just(Event::TakeoverOfANewLauncher),
+            ]
+        }
+
+        proptest! {
+            /// Every frame that comes to the guest's host while the guest is there is new to the guest, and given to it once; no
+            /// acknowledgement is a violation.
+            #[test]
+            fn no_new_frame_is_taken_for_an_old_one(events in prop::collection::vec(event(), 0..60)) {
+                let mut switches = [Switch::new(), Switch::new()];
+                let (mut live, mut generation, mut tag) = (0, 1, 0u32);
+                // What the live guest has seen, and its backup; what it was given, by tag.
+                let (mut seen, mut logged, mut given) = (0, 0, Vec::new());
+                // The frames that came since the guest is where it is.
+                let mut came = Vec::new();
+                switches[0].go_live(0, generation, 0, &mut Vec::new()).unwrap();
+                for event in events {
+                    match event {
+                        Event::Frames(count) => for _ in 0..count {
+                            tag += 1;
+                            let frame = [&[0; 56][..], &tag.to_le_bytes()].concat();
+                            switches[live].to_guest(frame);
+                            came.push(tag);
+                        },
+                        Event::Hand => {
+                            let mut buffer = Vec::new();
+                            while let Some((_, count)) = switches[live].next_packet(&mut buffer) {
+                                switches[live].sent(count);
+                                let packet = LanPacket::decode(&buffer).unwrap();
+                                prop_assert!(packet.number > seen);
+                                let batch = unseen(packet, seen).unwrap();
+                                prop_assert_eq!(batch.frames.len() as u64, count);
+                                seen = batch.switch_seq;
+                                for frame in batch.frames {
+                                    given.push(u32::from_le_bytes(frame[56..].try_into().unwrap()));
+                                }
+                            }
+                            prop_assert!(came.iter().all(|tag| given.contains(tag)), "{:?} {:?}", came, given);
+                        }
+                        Event::Log => {
+                            prop_assert!(seen >= logged);
+                            logged = seen;
+                            prop_assert_eq!(switches[live].acknowledged(0, generation, seen), Ok(()));
+                        }
+                        Event::Takeover | Event::TakeoverOfANewLauncher => {
+                            live = 1 - live;
+                            came.clear();
+                            generation += 1;
+                            if matches!(event, Event::TakeoverOfANewLauncher) {
+                                switches[live] = Switch::new();
+                            }
+                            // What only the old primary had is lost with it, as on any network.
+                            seen = logged;
+                            let mut early = Vec::new();
+                            prop_assert_eq!(switches[live].go_live(0, generation, seen, &mut early), Ok(()));
+                        }
+                    }
+                }
+                let all = given.len();
+                given.sort_unstable();
+                given.dedup();
+                prop_assert_eq!(given.len(), all);
+            }
+        }
+    }
 }

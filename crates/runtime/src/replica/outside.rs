@@ -29,6 +29,7 @@ impl Outside {
         match effect {
             Effect::ReadRegister => shared.call_register(Call::Read),
             Effect::Ask { from } => shared.call_register(Call::Ask(from)),
+            Effect::Learn(state) => shared.call_register(Call::Learn(state)),
             Effect::Fence { generation } => shared.chore(Chore::Fence(generation)),
             Effect::Live { generation, takeover, alone, silent, reason } => {
                 if alone {
@@ -43,6 +44,8 @@ impl Outside {
                     alone,
                     silent_ms: silent as f64 / 1e6,
                     reason,
+                    seen: shared.seen(),
+                    addresses: shared.addresses(),
                 });
             }
             Effect::RxAcknowledged { generation, seq } => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ft_core::{Event, Phase};
 use ft_devices::backend::stamp::CopyState;
-use ft_policies::{Answer, Config, Register, Unavailable, Who};
+use ft_policies::{Answer, Config, Register, RegisterState, Unavailable, Who};
 
 use super::shared::Shared;
 
@@ -19,18 +19,21 @@ const DEADLINE: Duration = Duration::from_secs(1);
 pub(super) enum Call {
     Read,
     Ask(u64),
+    Learn(RegisterState),
 }
 
 enum Done {
-    Read(Result<ft_policies::RegisterState, Unavailable>),
+    Read(Result<RegisterState, Unavailable>),
     Answer(u64, Answer),
+    Learnt(Result<(), Unavailable>),
 }
 
 /// Starts the thread that makes the calls.
 pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel::<Call>();
     shared.set_register(sender);
-    let register: Arc<dyn Register + Send + Sync> = Arc::from(config.tie_breaker.build(&config.pair()));
+    let register: Arc<dyn Register + Send + Sync> =
+        Arc::from(config.tie_breaker.build(&config.pair(), shared.me().replica));
     let (place, shared) = (config.tie_breaker.place(), Arc::clone(shared));
     std::thread::Builder::new().name("register".into()).spawn(move || {
         while let Ok(call) = receiver.recv() {
@@ -38,6 +41,14 @@ pub(super) fn spawn(shared: &Arc<Shared>, config: &Config) -> io::Result<()> {
                 Done::Read(result) => Event::Register(result),
                 Done::Answer(from, Answer::Won) => Event::Answer { from, answer: stamped(&shared, from + 1) },
                 Done::Answer(from, answer) => Event::Answer { from, answer },
+                Done::Learnt(Ok(())) => continue,
+                Done::Learnt(Err(error)) => {
+                    // Nothing depends on it but a later start without the other side.
+                    shared
+                        .control
+                        .notice(format!("which generation this is could not be written down: {error}"));
+                    continue;
+                }
             };
             shared.handle(event);
             shared.pump();
@@ -73,6 +84,7 @@ fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: W
         let done = match call {
             Call::Read => Done::Read(register.read()),
             Call::Ask(from) => Done::Answer(from, register.advance(from, &me)),
+            Call::Learn(state) => Done::Learnt(register.learn(state)),
         };
         // Nobody listens any more once the deadline has passed; the ask stays outstanding and is repeated.
         let _ = sender.send(done);
@@ -86,5 +98,6 @@ fn within_deadline(register: &Arc<dyn Register + Send + Sync>, call: Call, me: W
     match call {
         Call::Read => Done::Read(Err(unavailable)),
         Call::Ask(from) => Done::Answer(from, Answer::Unavailable(unavailable)),
+        Call::Learn(_) => Done::Learnt(Err(unavailable)),
     }
 }

@@ -3,7 +3,7 @@
 //! Locks are taken in this order: `outside`, `tx`, `core`. No lock is held during a call that may block for long.
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mpsc};
@@ -15,11 +15,12 @@ use ft_core::output::OutputBody;
 use ft_core::{Event, Mode, Nanos, Replica, Settings};
 use ft_devices::backend::disk::DiskBackend;
 use ft_devices::ft::DiskPolicy;
-use ft_policies::{Config, Who};
+use ft_policies::{Config, NetBackend, Who};
 use ft_vcpu::Kick;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Setting;
+use super::addresses::Addresses;
 use super::chores::Chore;
 use super::control::Control;
 use super::disks::{Disks, RequestId};
@@ -99,6 +100,8 @@ pub(super) struct Shared {
     pub(super) digests: AtomicU64,
     /// Number of the last inbound frame that is queued here or executed.
     seen: AtomicU64,
+    /// Of a guest whose network must be told where it is.
+    addresses: Option<Mutex<Addresses>>,
     /// Where the guest ended, or was stopped, in order; 0 if it did not.
     end: AtomicU64,
     /// The exit code and message that the guest's end means.
@@ -162,6 +165,7 @@ impl Shared {
             paused: AtomicU64::new(0),
             digests: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            addresses: addresses_to_learn(config),
             end: AtomicU64::new(0),
             guest_end: Mutex::default(),
             ending: Mutex::default(),
@@ -437,7 +441,7 @@ impl Shared {
 
     /// What of a packet is new to this guest.
     pub(super) fn news(&self, packet: LanPacket) -> Option<NetRx> {
-        let batch = net::unseen(packet, self.seen.load(Ordering::Acquire))?;
+        let batch = net::unseen(packet, self.seen())?;
         self.seen_up_to(batch.switch_seq);
         Some(batch)
     }
@@ -445,6 +449,24 @@ impl Shared {
     /// Inbound frames up to this number are known here.
     pub(super) fn seen_up_to(&self, seq: u64) {
         self.seen.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// The guest makes these frames, whether they are let out or not.
+    pub(super) fn note_frames(&self, frames: &[Vec<u8>]) {
+        if let Some(addresses) = &self.addresses {
+            let mut addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.iter().for_each(|frame| addresses.note(frame));
+        }
+    }
+
+    /// The addresses that the guest is known to use, for a network that must be told where it is.
+    pub(super) fn addresses(&self) -> Vec<Ipv4Addr> {
+        let addresses = self.addresses.as_ref();
+        addresses.map_or(Vec::new(), |known| known.lock().unwrap_or_else(PoisonError::into_inner).known())
     }
 
     // Ends.
@@ -482,6 +504,12 @@ impl Shared {
     pub(super) fn ending(&self) -> Option<Ending> {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The launcher's own network moves with the guest by itself.
+fn addresses_to_learn(config: &Config) -> Option<Mutex<Addresses>> {
+    let tap = config.nets.first().filter(|net| matches!(net.backend, NetBackend::Tap { .. }));
+    tap.map(|net| Mutex::new(Addresses::new(net.mac)))
 }
 
 fn send_now(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {

@@ -180,7 +180,7 @@ impl Runner {
     pub(super) fn begin_outputs(&mut self) -> Vec<Made> {
         let mut made = Vec::new();
         for Output { position, body } in self.machine.take_outputs() {
-            self.note_end(position, &body);
+            self.note(position, &body);
             match (self.recording.decide(&body), body) {
                 (Disposition::AfterAck | Disposition::Keep, body) => {
                     let (class, digest, size) = (class(&body), digest(&body), size(&body));
@@ -238,7 +238,7 @@ impl Runner {
     /// Keeps the machine's outputs back, but for what a backup does itself.
     pub(super) fn outputs_backup(&mut self) {
         for Output { position, body } in self.machine.take_outputs() {
-            self.note_end(position, &body);
+            self.note(position, &body);
             let disposition = self.replaying.decide(&body);
             if disposition == Disposition::Keep {
                 let (class, digest) = (class(&body), digest(&body));
@@ -276,7 +276,7 @@ impl Runner {
         self.shared.disks.submit_own(request);
     }
 
-    fn note_end(&self, position: u64, body: &OutputBody) {
+    fn note(&self, position: u64, body: &OutputBody) {
         let (code, message) = match body {
             OutputBody::PowerOff { code: 0 } => (0, format!("the guest powered off at position {position}")),
             OutputBody::PowerOff { code } => (
@@ -285,6 +285,7 @@ impl Runner {
             ),
             OutputBody::Reset => (0, "the guest asked for a reset, which ends it in this version".to_owned()),
             OutputBody::Dead(why) => (1, why.clone()),
+            OutputBody::NetTx { frames, .. } => return self.shared.note_frames(frames),
             _ => return,
         };
         self.shared.guest_ends(code, message);

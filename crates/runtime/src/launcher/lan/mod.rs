@@ -1,40 +1,40 @@
-//! The user-mode LAN of a pair on one machine: ports of the host that lead into the guest, wherever the guest is.
+//! The guest's network, as the launcher has it: a switch with the replicas on one side, and on the other one what the
+//! configuration says.
 //!
-//! [`switch`] knows where the guest is, [`stack`] is the host's side (the gateway), `forward` joins the host's connections
-//! to the stack's. The first two do no I/O. This module moves frames between them and the replicas' sockets: everything is
-//! non-blocking, so a replica that stands still only fills the switch's bounded queue.
+//! [`switch`] knows where the guest is. On its other side is either a network inside the launcher ([`user`]: ports of the host that
+//! lead into the guest) or an interface of the host ([`tap`]). This module moves frames between them and the replicas' sockets:
+//! everything is non-blocking, so a replica that stands still only fills the switch's bounded queue.
 
+mod announce;
 mod forward;
 pub mod stack;
 pub mod switch;
+mod tap;
 #[cfg(test)]
 mod tests;
+mod user;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use ft_policies::Forward;
+use ft_policies::{Net, NetBackend};
+use serde_json::{Value, json};
 
-use self::forward::Connection;
-use self::stack::Stack;
-use self::switch::{Counters, Port, Switch, Violation};
+use self::switch::{Port, Switch, Violation};
+use self::tap::Tap;
+pub use self::tap::TapError;
+use self::user::User;
 use super::messages::{LAN_PACKET_MAX, LanPacket};
 use super::packet::PacketSocket;
 use super::poller::{Poller, Ready, Token};
 
-/// Forwarded connections at most; more wait in the listeners' backlogs.
-const MAX_CONNECTIONS: usize = 4096;
-/// Connections that may wait to be accepted, per port.
-const BACKLOG: libc::c_int = 1024;
 /// Packets taken from one replica before others get their turn.
 const PACKETS_PER_TURN: usize = 64;
 /// How many such turns a replica gets when it is the last that is heard of it.
 const DRAIN_TURNS: usize = 64;
-/// How often frames go round between stack and connections before other events are looked at.
-const ROUNDS: usize = 8;
+/// Addresses of a guest that are announced at most.
+const ANNOUNCED: usize = 8;
 
 /// Why there is no LAN.
 #[derive(Debug, thiserror::Error)]
@@ -49,15 +49,12 @@ pub enum LanError {
         /// Why not.
         source: io::Error,
     },
+    /// The interface of the host.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// The kernel refuses something else.
     #[error("cannot set up the guest's network: {0}")]
     Io(#[from] io::Error),
-}
-
-struct Listener {
-    socket: TcpListener,
-    guest_port: u16,
-    ready: bool,
 }
 
 struct Replica {
@@ -71,53 +68,38 @@ struct Replica {
 #[error("malformed packet on the LAN socket: {0}")]
 pub(crate) struct Malformed(&'static str);
 
+/// What is on the other side of the switch.
+enum Side {
+    User(Box<User>),
+    Tap(Tap),
+}
+
 /// The LAN. All of it is worked on in [`Lan::service`].
 pub(crate) struct Lan {
     pub(crate) switch: Switch,
-    stack: Stack,
-    epoch: Instant,
-    listeners: Vec<Listener>,
-    connections: BTreeMap<u32, Connection>,
-    next_connection: u32,
+    side: Side,
     replicas: [Option<Replica>; 2],
     buffer: Vec<u8>,
 }
 
 impl Lan {
-    /// Listens on all forwarded ports.
-    pub(crate) fn new(forwards: &[Forward], poller: &Poller) -> Result<Self, LanError> {
-        let mut listeners = Vec::new();
-        for (index, forward) in (0..).zip(forwards) {
-            let (address, guest_port) = (forward.listen, forward.guest_port);
-            let listen = || {
-                let socket = TcpListener::bind(address)?;
-                // SAFETY: a plain call on a descriptor that is ours; listening again only changes the backlog.
-                if unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) } != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                socket.set_nonblocking(true)?;
-                poller.add_edge(&socket, Token::Listener(index))?;
-                Ok(socket)
-            };
-            let socket = listen().map_err(|source| LanError::Listen { address, guest_port, source })?;
-            listeners.push(Listener { socket, guest_port, ready: true });
-        }
-        Ok(Self {
-            switch: Switch::new(),
-            stack: Stack::new(random()?),
-            epoch: Instant::now(),
-            listeners,
-            connections: BTreeMap::new(),
-            next_connection: 0,
-            replicas: [None, None],
-            buffer: vec![0; LAN_PACKET_MAX],
-        })
+    /// The network of a guest's interface; without one there is a network that nobody is on.
+    pub(crate) fn new(net: Option<&Net>, poller: &Poller) -> Result<Self, LanError> {
+        let side = match net.map(|net| (&net.backend, net.mac)) {
+            Some((NetBackend::Tap { interface }, mac)) => Side::Tap(Tap::open(interface, mac, poller)?),
+            Some((NetBackend::User { forward }, _)) => Side::User(Box::new(User::new(forward, poller)?)),
+            None => Side::User(Box::new(User::new(&[], poller)?)),
+        };
+        Ok(Self { switch: Switch::new(), side, replicas: [None, None], buffer: vec![0; LAN_PACKET_MAX] })
     }
 
     /// The addresses that are really listened on, in the order of the config.
     #[cfg(test)]
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect()
+        match &self.side {
+            Side::User(user) => user.addresses(),
+            Side::Tap(_) => Vec::new(),
+        }
     }
 
     /// Connects a replica's LAN socket to its port.
@@ -131,6 +113,7 @@ impl Lan {
     pub(crate) fn detach(&mut self, port: Port) {
         self.receive_rest(port);
         self.replicas[port] = None;
+        self.silence(port);
     }
 
     /// Takes all that waits in a replica's socket.
@@ -146,46 +129,87 @@ impl Lan {
         }
     }
 
+    /// The replica at `port` says, or has shown, that it is not live any more.
+    pub(crate) fn silence(&mut self, port: Port) {
+        if let Side::Tap(tap) = &mut self.side
+            && self.switch.live() == Some(port)
+        {
+            tap.silence();
+        }
+    }
+
     /// Forwarded connections that are open.
     pub(crate) fn connections(&self) -> usize {
-        self.connections.len()
-    }
-
-    pub(crate) fn counters(&self) -> Counters {
-        self.switch.counters
-    }
-
-    pub(crate) fn listener_ready(&mut self, index: u32) {
-        if let Some(listener) = self.listeners.get_mut(index as usize) {
-            listener.ready = true;
+        match &self.side {
+            Side::User(user) => user.connections(),
+            Side::Tap(_) => 0,
         }
     }
 
-    pub(crate) fn connection_ready(&mut self, number: u32, ready: Ready) {
-        if let Some(connection) = self.connections.get_mut(&number) {
-            connection.ready(ready);
+    /// What an operator should know and was not told yet.
+    pub(crate) fn notices(&mut self) -> Vec<String> {
+        match &mut self.side {
+            Side::User(_) => Vec::new(),
+            Side::Tap(tap) => tap.notices(),
         }
     }
 
-    pub(crate) fn replica_ready(&mut self, port: u32, ready: Ready) {
-        if let Some(Some(replica)) = self.replicas.get_mut(port as usize) {
-            replica.readable |= ready.readable;
-            replica.writable |= ready.writable;
+    /// The fields of a status about the interface of the host.
+    pub(crate) fn tap_status(&self) -> Option<Value> {
+        match &self.side {
+            Side::User(_) => None,
+            Side::Tap(tap) => Some(json!({ "interface": tap.interface(), "frames": tap.counters })),
         }
     }
 
-    /// The guest is at `port`; see [`Switch::go_live`].
-    pub(crate) fn go_live(&mut self, port: Port, generation: u64) -> Result<(), Violation> {
+    /// Something has become ready.
+    pub(crate) fn ready(&mut self, token: Token, ready: Ready) {
+        match (token, &mut self.side) {
+            (Token::Lan(port), _) => {
+                if let Some(Some(replica)) = self.replicas.get_mut(port as usize) {
+                    replica.readable |= ready.readable;
+                    replica.writable |= ready.writable;
+                }
+            }
+            (Token::Listener(index), Side::User(user)) => user.listener_ready(index),
+            (Token::Connection(number), Side::User(user)) => user.connection_ready(number, ready),
+            (Token::Tap, Side::Tap(tap)) => tap.ready(ready),
+            // The launcher's.
+            _ => {}
+        }
+    }
+
+    /// The guest is at `port`; see [`Switch::go_live`]. `addresses` are those that it is known to use.
+    pub(crate) fn go_live(
+        &mut self,
+        port: Port,
+        generation: u64,
+        seen: u64,
+        addresses: &[Ipv4Addr],
+    ) -> Result<(), Violation> {
         if let Some(before) =
             self.switch.live().filter(|&before| before != port && generation > self.switch.generation())
         {
             // Frames that the old primary released while it was live, and that its successor may know to be released.
             self.receive_rest(before);
         }
+        let moves = self.switch.live() != Some(port);
         let mut frames = Vec::new();
-        self.switch.go_live(port, generation, &mut frames)?;
-        self.stack.receive(frames);
+        self.switch.go_live(port, generation, seen, &mut frames)?;
+        if let Side::Tap(tap) = &mut self.side
+            && moves
+        {
+            tap.announce(&addresses[..addresses.len().min(ANNOUNCED)]);
+        }
+        self.let_out(frames);
         Ok(())
+    }
+
+    fn let_out(&mut self, frames: Vec<Vec<u8>>) {
+        match &mut self.side {
+            Side::User(user) => user.receive(frames),
+            Side::Tap(tap) => tap.send(&frames),
+        }
     }
 
     /// Does all that can be done now. Returns how long there will be nothing to do unless something becomes ready, and
@@ -202,25 +226,18 @@ impl Lan {
                 }
             }
         }
-        self.accept(poller);
-        let mut moving = true;
-        for _ in 0..ROUNDS {
-            self.stack.poll(self.epoch.elapsed());
-            self.connections.retain_over(&mut self.stack);
-            moving = false;
-            for connection in self.connections.values_mut() {
-                moving |= connection.pump(&mut self.stack);
+        let idle = match &mut self.side {
+            Side::User(user) => {
+                more |= user.service(&mut self.switch, poller);
+                user.idle()
             }
-            for frame in self.stack.sent() {
-                self.switch.to_guest(frame);
+            Side::Tap(tap) => {
+                more |= tap.service(&mut self.switch);
+                tap.idle()
             }
-            if !moving {
-                break;
-            }
-        }
+        };
         self.hand_over();
-        let idle = if more || moving { Some(Duration::ZERO) } else { self.stack.idle(self.epoch.elapsed()) };
-        (idle, malformed)
+        (if more { Some(Duration::ZERO) } else { idle }, malformed)
     }
 
     /// True if there may be more.
@@ -248,38 +265,8 @@ impl Lan {
                 },
             }
         };
-        self.stack.receive(frames);
+        self.let_out(frames);
         outcome
-    }
-
-    fn accept(&mut self, poller: &Poller) {
-        for listener in &mut self.listeners {
-            while listener.ready && self.connections.len() < MAX_CONNECTIONS {
-                let host = match listener.socket.accept() {
-                    Ok((host, _)) => host,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        listener.ready = false;
-                        break;
-                    }
-                    // The client is gone already.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                    // Out of descriptors or memory: it stays ready, and the next event tries again.
-                    Err(_) => break,
-                };
-                let number = self.next_connection;
-                let prepared = host
-                    .set_nonblocking(true)
-                    .and_then(|()| host.set_nodelay(true))
-                    .and_then(|()| poller.add_edge(&host, Token::Connection(number)));
-                if prepared.is_err() {
-                    continue;
-                }
-                if let Some(handle) = self.stack.connect(listener.guest_port) {
-                    self.connections.insert(number, Connection::new(host, &self.stack, handle));
-                    self.next_connection = number.wrapping_add(1);
-                }
-            }
-        }
     }
 
     /// Gives the live replica as many frames as it takes.
@@ -298,25 +285,4 @@ impl Lan {
         }
         self.buffer.resize(LAN_PACKET_MAX, 0);
     }
-}
-
-trait RetainOver {
-    /// Forgets the connections that are over; a poll of the stack has sent their last segment.
-    fn retain_over(&mut self, stack: &mut Stack);
-}
-
-impl RetainOver for BTreeMap<u32, Connection> {
-    fn retain_over(&mut self, stack: &mut Stack) {
-        for (_, connection) in self.extract_if(.., |_, connection| connection.over()) {
-            connection.remove(stack);
-        }
-    }
-}
-
-/// A random number of the host: nothing of the LAN is part of the guest's machine.
-fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    // SAFETY: pointer and length are those of `bytes`.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got == bytes.len() as isize { Ok(u64::from_le_bytes(bytes)) } else { Err(io::Error::last_os_error()) }
 }

@@ -3,9 +3,12 @@
 //! There is one guest, so there is one port that counts: the one of the live replica. It moves when the replica says that
 //! it is live, with a generation that was won, and never because a frame was seen (a deposed primary also sends frames).
 //!
-//! Towards the guest, frames are numbered from 1 and kept until the live replica reports that its backup has acknowledged
+//! Towards the guest, frames are numbered and kept until the live replica reports that its backup has acknowledged
 //! them. When the port moves, the kept ones are handed over again: what was on its way to a primary that died is not lost,
 //! and a client's connection does not wait for a retransmission (a second at least).
+//!
+//! Numbers begin at 1, unless the guest comes from a host with a switch of its own: then the log has that one's numbers, and
+//! this switch goes on above them. A replica takes no number for new that it has seen.
 
 use std::collections::VecDeque;
 
@@ -22,6 +25,9 @@ const FRAME_LENGTHS: std::ops::RangeInclusive<usize> = 14..=1518;
 /// Bytes before the first frame of a packet, and before each frame.
 const PACKET_HEAD: usize = 11;
 const FRAME_HEAD: usize = 2;
+
+/// The highest number that is believed: what comes above it does not overflow in the life of any machine.
+const HIGHEST_SEEN: u64 = u64::MAX / 2;
 
 /// The port of replica a (0) or b (1).
 pub type Port = usize;
@@ -61,6 +67,12 @@ pub enum Violation {
     NotItsGeneration {
         /// The generation.
         generation: u64,
+    },
+    /// Has seen frames with numbers that no switch gives.
+    #[error("it says that its guest has seen frame {seen}, and no network has so many")]
+    NeverSeen {
+        /// What it said.
+        seen: u64,
     },
     /// Acknowledges frames that nobody was given.
     #[error("it acknowledges frame {seq}, but the last one handed out is {handed}")]
@@ -111,16 +123,29 @@ impl Switch {
         self.kept.len()
     }
 
-    /// The guest is at `port` from now on. Adds to `out` the frames of that generation that came before this message.
+    /// The guest is at `port` from now on, and has been given all frames up to number `seen`, by this switch or by another host's.
+    /// Adds to `out` the frames of that generation that came before this message.
     ///
     /// # Errors
-    /// A generation that is over, or that the other replica won.
-    pub fn go_live(&mut self, port: Port, generation: u64, out: &mut Vec<Vec<u8>>) -> Result<(), Violation> {
+    /// A generation that is over, or that the other replica won; numbers that cannot be.
+    pub fn go_live(
+        &mut self,
+        port: Port,
+        generation: u64,
+        seen: u64,
+        out: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Violation> {
         if generation < self.generation {
             return Err(Violation::OldGeneration { said: generation, current: self.generation });
         }
         if generation == self.generation && self.live.is_some_and(|live| live != port) {
             return Err(Violation::NotItsGeneration { generation });
+        }
+        if seen > HIGHEST_SEEN {
+            return Err(Violation::NeverSeen { seen });
+        }
+        if seen > self.handed {
+            self.go_on_above(seen);
         }
         if self.live != Some(port) {
             self.counters.handed_again += self.cursor - self.first_kept;
@@ -133,6 +158,15 @@ impl Switch {
             self.frame_from(from, number, frame, out);
         }
         Ok(())
+    }
+
+    /// Another switch has given numbers up to `seen` since this one had the guest. What was handed over here is of that time, and
+    /// forgotten; what nobody was given yet comes next.
+    fn go_on_above(&mut self, seen: u64) {
+        while self.first_kept < self.cursor && self.forget_oldest() {}
+        self.handed = seen;
+        self.first_kept = seen + 1;
+        self.cursor = self.first_kept;
     }
 
     /// The live replica's backup has the record of all frames up to `seq`.
@@ -258,7 +292,7 @@ mod tests {
         let mut switch = Switch::new();
         switch.to_guest(frame(1));
         assert_eq!(take(&mut switch), None);
-        switch.go_live(0, 1, &mut Vec::new()).unwrap();
+        switch.go_live(0, 1, 0, &mut Vec::new()).unwrap();
         switch.to_guest(frame(2));
         let expected = LanPacket { nic: 0, number: 1, frames: vec![frame(1), frame(2)] };
         assert_eq!(take(&mut switch), Some((0, expected)));
@@ -271,13 +305,13 @@ mod tests {
     #[test]
     fn a_move_hands_over_exactly_what_was_not_acknowledged() {
         let mut switch = Switch::new();
-        switch.go_live(0, 1, &mut Vec::new()).unwrap();
+        switch.go_live(0, 1, 0, &mut Vec::new()).unwrap();
         for tag in 1..=5 {
             switch.to_guest(frame(tag));
         }
         take(&mut switch).unwrap();
         switch.acknowledged(0, 1, 2).unwrap();
-        switch.go_live(1, 2, &mut Vec::new()).unwrap();
+        switch.go_live(1, 2, 0, &mut Vec::new()).unwrap();
         assert_eq!(switch.counters.handed_again, 3);
         // Late words of the old primary change nothing.
         switch.acknowledged(0, 1, 4).unwrap();
@@ -288,10 +322,10 @@ mod tests {
     #[test]
     fn what_the_new_primary_has_in_its_log_is_not_handed_to_it() {
         let mut switch = Switch::new();
-        switch.go_live(0, 1, &mut Vec::new()).unwrap();
+        switch.go_live(0, 1, 0, &mut Vec::new()).unwrap();
         (1..=5).for_each(|tag| switch.to_guest(frame(tag)));
         take(&mut switch).unwrap();
-        switch.go_live(1, 2, &mut Vec::new()).unwrap();
+        switch.go_live(1, 2, 0, &mut Vec::new()).unwrap();
         switch.acknowledged(1, 2, 4).unwrap();
         assert_eq!(take(&mut switch).unwrap().1, LanPacket { nic: 0, number: 5, frames: vec![frame(5)] });
     }
@@ -299,10 +333,10 @@ mod tests {
     #[test]
     fn going_on_alone_repeats_nothing() {
         let mut switch = Switch::new();
-        switch.go_live(0, 1, &mut Vec::new()).unwrap();
+        switch.go_live(0, 1, 0, &mut Vec::new()).unwrap();
         switch.to_guest(frame(1));
         take(&mut switch).unwrap();
-        switch.go_live(0, 2, &mut Vec::new()).unwrap();
+        switch.go_live(0, 2, 0, &mut Vec::new()).unwrap();
         assert_eq!(take(&mut switch), None);
         assert_eq!(switch.generation(), 2);
     }
@@ -311,7 +345,7 @@ mod tests {
     fn only_the_live_replica_of_this_generation_is_heard() {
         let mut switch = Switch::new();
         let mut out = Vec::new();
-        switch.go_live(0, 3, &mut out).unwrap();
+        switch.go_live(0, 3, 0, &mut out).unwrap();
         switch.from_replica(0, packet(3, 1), &mut out);
         assert_eq!(out.len(), 1);
         switch.from_replica(0, packet(2, 2), &mut out);
@@ -321,7 +355,7 @@ mod tests {
         // The new primary's frames overtake its announcement; the old one goes on sending.
         switch.from_replica(1, packet(4, 5), &mut out);
         assert_eq!(out.len(), 1);
-        switch.go_live(1, 4, &mut out).unwrap();
+        switch.go_live(1, 4, 0, &mut out).unwrap();
         switch.from_replica(0, packet(3, 6), &mut out);
         assert_eq!(out, [frame(1), frame(5)]);
     }
@@ -329,16 +363,16 @@ mod tests {
     #[test]
     fn a_generation_is_never_taken_back_or_shared() {
         let mut switch = Switch::new();
-        switch.go_live(1, 5, &mut Vec::new()).unwrap();
-        assert!(matches!(switch.go_live(0, 4, &mut Vec::new()), Err(Violation::OldGeneration { .. })));
-        assert!(matches!(switch.go_live(0, 5, &mut Vec::new()), Err(Violation::NotItsGeneration { .. })));
+        switch.go_live(1, 5, 0, &mut Vec::new()).unwrap();
+        assert!(matches!(switch.go_live(0, 4, 0, &mut Vec::new()), Err(Violation::OldGeneration { .. })));
+        assert!(matches!(switch.go_live(0, 5, 0, &mut Vec::new()), Err(Violation::NotItsGeneration { .. })));
         assert_eq!((switch.live(), switch.generation()), (Some(1), 5));
     }
 
     #[test]
     fn acknowledging_what_was_never_handed_out_is_seen() {
         let mut switch = Switch::new();
-        switch.go_live(0, 1, &mut Vec::new()).unwrap();
+        switch.go_live(0, 1, 0, &mut Vec::new()).unwrap();
         switch.to_guest(frame(1));
         assert_eq!(switch.acknowledged(0, 1, 1), Err(Violation::NotHanded { seq: 1, handed: 0 }));
         assert_eq!(
@@ -346,6 +380,45 @@ mod tests {
             Err(Violation::NotHanded { seq: u64::MAX, handed: 0 })
         );
         assert_eq!(switch.kept(), 1);
+    }
+
+    #[test]
+    fn a_guest_from_another_host_brings_its_numbers() {
+        // Replica b's own launcher: its one replica is at port 0.
+        let mut switch = Switch::new();
+        switch.go_live(0, 2, 1000, &mut Vec::new()).unwrap();
+        assert_eq!(switch.acknowledged(0, 2, 1000), Ok(()));
+        switch.to_guest(frame(1));
+        switch.to_guest(frame(2));
+        assert_eq!(switch.acknowledged(0, 2, 1001), Err(Violation::NotHanded { seq: 1001, handed: 1000 }));
+        let expected = LanPacket { nic: 0, number: 1001, frames: vec![frame(1), frame(2)] };
+        assert_eq!(take(&mut switch), Some((0, expected)));
+        switch.acknowledged(0, 2, 1001).unwrap();
+        assert_eq!(switch.kept(), 1);
+        // It loses a backup later and says the same again: nothing moves.
+        switch.go_live(0, 3, 1002, &mut Vec::new()).unwrap();
+        assert_eq!((take(&mut switch), switch.kept()), (None, 1));
+    }
+
+    #[test]
+    fn what_was_handed_over_before_the_guest_was_elsewhere_is_forgotten() {
+        let mut switch = Switch::new();
+        switch.go_live(0, 1, 0, &mut Vec::new()).unwrap();
+        switch.to_guest(frame(1));
+        take(&mut switch).unwrap();
+        switch.to_guest(frame(2));
+        switch.go_live(0, 5, 70, &mut Vec::new()).unwrap();
+        assert_eq!(take(&mut switch), Some((0, LanPacket { nic: 0, number: 71, frames: vec![frame(2)] })));
+        assert_eq!(switch.kept_bytes, 60);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_not_believed() {
+        let mut switch = Switch::new();
+        for seen in [HIGHEST_SEEN + 1, u64::MAX] {
+            assert_eq!(switch.go_live(0, 1, seen, &mut Vec::new()), Err(Violation::NeverSeen { seen }));
+        }
+        assert_eq!(switch.live(), None);
     }
 
     #[test]
@@ -360,7 +433,7 @@ mod tests {
         }
         assert!(switch.kept_bytes <= KEPT_BYTES && switch.kept() > 11_000);
         // What is handed over next is the oldest that there still is, with its own number.
-        switch.go_live(0, 1, &mut Vec::new()).unwrap();
+        switch.go_live(0, 1, 0, &mut Vec::new()).unwrap();
         let first = switch.first_kept;
         let (_, batch) = take(&mut switch).unwrap();
         assert_eq!(batch.number, first);
@@ -375,7 +448,7 @@ mod tests {
     fn frames_that_are_none_are_dropped() {
         let mut switch = Switch::new();
         let mut out = Vec::new();
-        switch.go_live(0, 1, &mut out).unwrap();
+        switch.go_live(0, 1, 0, &mut out).unwrap();
         let frames = vec![vec![], vec![1; 13], vec![1; 1519], vec![1; 65_535]];
         switch.from_replica(0, LanPacket { nic: 0, number: 1, frames }, &mut out);
         switch.from_replica(0, LanPacket { nic: 1, number: 1, frames: vec![frame(1)] }, &mut out);

@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ft_policies::Forward;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
@@ -19,6 +21,7 @@ use super::*;
 use crate::launcher::packet::PacketSocket;
 use vmm_sys_util::eventfd::EventFd;
 
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const ECHO: u16 = 7;
 const CLOSED: u16 = 9;
 const LIMIT: Duration = Duration::from_secs(20);
@@ -41,7 +44,8 @@ impl Running {
             .iter()
             .map(|&guest_port| Forward { listen: "127.0.0.1:0".parse().unwrap(), guest_port })
             .collect();
-        let mut lan = Lan::new(&forwards, &poller).unwrap();
+        let net = Net { mac: MAC, backend: NetBackend::User { forward: forwards } };
+        let mut lan = Lan::new(Some(&net), &poller).unwrap();
         let addresses = lan.addresses();
         let (commands, queue): (_, Receiver<Command>) = channel();
         let wake = EventFd::new(libc::EFD_NONBLOCK).unwrap();
@@ -59,10 +63,8 @@ impl Running {
                 poller.wait(idle, &mut events).unwrap();
                 for (token, ready) in &events {
                     match *token {
-                        Token::Listener(index) => lan.listener_ready(index),
-                        Token::Connection(number) => lan.connection_ready(number, *ready),
-                        Token::Lan(port) => lan.replica_ready(port, *ready),
-                        _ => drop(woken.read()),
+                        Token::Console => drop(woken.read()),
+                        token => lan.ready(token, *ready),
                     }
                 }
             }
@@ -78,7 +80,7 @@ impl Running {
     }
 
     fn live(&self, port: Port, generation: u64) {
-        self.with(move |lan, _| lan.go_live(port, generation).unwrap());
+        self.with(move |lan, _| lan.go_live(port, generation, 0, &[]).unwrap());
     }
 
     /// A guest at `port`, whose LAN socket is connected.
@@ -179,7 +181,7 @@ fn echo_socket() -> tcp::Socket<'static> {
 impl Guest {
     fn new(sockets: usize) -> Self {
         let mut wire = GuestWire::default();
-        let config = Config::new(HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, 1])));
+        let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(MAC)));
         let mut interface = Interface::new(config, &mut wire, smoltcp::time::Instant::ZERO);
         interface.update_ip_addrs(|list| list.push(IpCidr::new(IpAddress::Ipv4(stack::GUEST), 24)).unwrap());
         let mut set = SocketSet::new(Vec::new());
@@ -307,7 +309,7 @@ fn bytes_go_both_ways_and_each_direction_ends_by_itself() {
     round_trip(running.connect(0), pattern(3_000_000, 1));
     round_trip(running.connect(0), Vec::new());
     running.wait_until("connections stay", |lan| lan.connections() == 0);
-    let counters = running.with(|lan, _| lan.counters());
+    let counters = running.with(|lan, _| lan.switch.counters);
     assert_eq!((counters.dropped_full, counters.dropped_malformed, counters.dropped_stale), (0, 0, 0));
     finish(&stop, guest);
 }
@@ -415,9 +417,9 @@ fn a_connection_goes_on_where_the_guest_goes_on() {
     client.read_exact(&mut byte).unwrap();
     // The primary dies; what the client sends now reaches its socket, or waits in the switch.
     let guest = finish(&stop, guest);
-    let to_guest = running.with(|lan, _| lan.counters().to_guest);
+    let to_guest = running.with(|lan, _| lan.switch.counters.to_guest);
     client.write_all(b"again").unwrap();
-    running.wait_until("no frame", move |lan| lan.counters().to_guest > to_guest);
+    running.wait_until("no frame", move |lan| lan.switch.counters.to_guest > to_guest);
     // The backup has replayed what the primary did, and goes live.
     let began = Instant::now();
     let socket = running.guest(1);
@@ -445,7 +447,9 @@ fn a_replica_that_stands_still_does_not_stop_the_lan() {
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap();
-    let error = Lan::new(&[Forward { listen, guest_port: 80 }], &Poller::new().unwrap()).err().unwrap();
+    let forward = vec![Forward { listen, guest_port: 80 }];
+    let net = Net { mac: MAC, backend: NetBackend::User { forward } };
+    let error = Lan::new(Some(&net), &Poller::new().unwrap()).err().unwrap();
     assert!(error.to_string().contains(&listen.to_string()), "{error}");
 }
 
@@ -455,7 +459,7 @@ fn malformed_packets_are_reported() {
     for bytes in
         [&[9; 20][..], &[1; 5], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 60, 0, 1], &vec![1; LAN_PACKET_MAX + 1]]
     {
-        let mut lan = Lan::new(&[], &poller).unwrap();
+        let mut lan = Lan::new(None, &poller).unwrap();
         let (ours, theirs) = PacketSocket::pair().unwrap();
         lan.attach(0, ours, &poller).unwrap();
         theirs.send(bytes).unwrap();

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use ft_policies::ReplicaId;
+
 use serde_json::{Value, json};
 
 use super::Pair;
@@ -21,6 +23,13 @@ pub(super) struct Query {
     id: u64,
     pub(super) deadline: Instant,
     answers: Vec<Option<Value>>,
+}
+
+/// A person's decision that was passed on, and that the replica has yet to answer.
+pub(super) struct Promotion {
+    client: u32,
+    id: u64,
+    deadline: Instant,
 }
 
 impl Pair {
@@ -49,6 +58,7 @@ impl Pair {
                 let _ = client.answer(&json!({ "error": why }));
                 self.clients.remove(&number);
             }
+            Asked::Promote(replica, generation) => self.promote(number, replica, generation),
             Asked::Status => {
                 let id = self.next_query;
                 self.next_query += 1;
@@ -61,6 +71,36 @@ impl Pair {
                 let answers = vec![None; self.parts.seats.len()];
                 self.queries.push(Query { client: number, id, deadline, answers });
             }
+        }
+    }
+
+    fn promote(&mut self, client: u32, replica: ReplicaId, generation: u64) {
+        let id = self.next_query;
+        self.next_query += 1;
+        let seat = self.parts.seats.iter_mut().find(|seat| seat.id == replica && seat.gone.is_none());
+        match seat.filter(|seat| !seat.is_behind()) {
+            Some(seat) => {
+                seat.send(&ToReplica::Promote { id, generation });
+                self.promotions.push(Promotion { client, id, deadline: Instant::now() + STATUS_PATIENCE });
+            }
+            None => self
+                .promoted(client, Some(format!("replica {replica} does not run here, or does not listen"))),
+        }
+    }
+
+    /// The replica has answered.
+    pub(super) fn promotion_answered(&mut self, id: u64, refused: Option<String>) {
+        if let Some(at) = self.promotions.iter().position(|promotion| promotion.id == id) {
+            let client = self.promotions.remove(at).client;
+            self.promoted(client, refused);
+        }
+    }
+
+    fn promoted(&mut self, client: u32, refused: Option<String>) {
+        if let Some(asker) = self.clients.get_mut(&client)
+            && asker.answer(&json!({ "refused": refused })).is_err()
+        {
+            self.clients.remove(&client);
         }
     }
 
@@ -89,14 +129,21 @@ impl Pair {
             }
             replicas.push(fields);
         }
+        // The backup of a pair on two hosts has a launcher that was never told a generation.
+        let followed = replicas.iter().filter_map(|replica| replica["generation"].as_u64()).max();
+        let generation = match live {
+            Some(_) => self.parts.lan.switch.generation(),
+            None => followed.unwrap_or(0),
+        };
         let answer = json!({
-            "generation": self.parts.lan.switch.generation(),
+            "generation": generation,
             "replicas": replicas,
             "launcher": {
                 "pid": std::process::id(),
                 "connections": self.parts.lan.connections(),
                 "frames_kept": self.parts.lan.switch.kept(),
-                "frames": self.parts.lan.counters(),
+                "frames": self.parts.lan.switch.counters,
+                "tap": self.parts.lan.tap_status(),
             },
         });
         if let Some(client) = self.clients.get_mut(&query.client)
@@ -106,8 +153,20 @@ impl Pair {
         }
     }
 
+    /// When the first of the questions has waited long enough.
+    pub(super) fn next_answer(&self) -> Option<Instant> {
+        let queries = self.queries.iter().map(|query| query.deadline);
+        queries.chain(self.promotions.iter().map(|promotion| promotion.deadline)).min()
+    }
+
     /// Answers the questions that are answered by all, or have waited long enough.
     pub(super) fn answer_due(&mut self, now: Instant) {
+        let late: Vec<Promotion> =
+            self.promotions.extract_if(.., |promotion| now >= promotion.deadline).collect();
+        for promotion in late {
+            let why = "the replica did not answer; `ft-vm status` tells whether it goes on";
+            self.promoted(promotion.client, Some(why.to_owned()));
+        }
         let due: Vec<Query> = self
             .queries
             .extract_if(.., |query| {
