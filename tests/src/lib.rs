@@ -9,6 +9,7 @@
 //!   [`Bed::on_two_hosts_with_lan`] has a network for the guest, and room for a tie-breaker elsewhere.
 //! * [`Hosts`] are those hosts; a [`Cut`] is what does not get through between them.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
+//! * [`Store`] is a small file system for a tie-breaker, which can be made to fail.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
 //! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
@@ -32,6 +33,7 @@ mod redis_benchmark;
 mod replica;
 mod resp;
 mod status;
+mod store;
 mod survivors;
 mod witness;
 
@@ -53,6 +55,7 @@ pub use redis_benchmark::{RedisBenchmark, Served, have_redis_tools};
 pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
 pub use status::{Replica, Status};
+pub use store::{STORE, Store, StoreFault};
 pub use survivors::{alive, kill_marked, marked};
 pub use witness::Witness;
 

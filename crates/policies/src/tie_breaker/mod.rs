@@ -7,6 +7,7 @@
 pub(crate) mod elsewhere;
 pub(crate) mod entry;
 pub(crate) mod manual;
+mod remedy;
 pub(crate) mod shared_disk;
 pub mod witness;
 
@@ -70,13 +71,13 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The store did not do what it was asked to.
-    #[error("the tie-breaker cannot be reached: {doing} {path}: {error}")]
+    #[error("the tie-breaker gives no answer: {doing} {path}: {error}")]
     Io {
         /// What was tried.
         doing: &'static str,
         /// On what.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's words, and what to do.
         error: String,
     },
     /// The store belongs to another pair.
@@ -94,7 +95,9 @@ pub enum Unavailable {
         ours: String,
     },
     /// An entry is damaged.
-    #[error("{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged")]
+    #[error(
+        "{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged; bring that file back as it was"
+    )]
     Corrupt {
         /// The entry.
         path: PathBuf,
@@ -104,7 +107,7 @@ pub enum Unavailable {
     /// Entries below the highest one are missing: nothing ever removes one.
     #[error(
         "{path} is missing although generation {highest} exists: the tie-breaker's store was changed by hand or restored in \
-         part"
+         part; bring that file back as it was"
     )]
     Gap {
         /// The entry that should be there.
@@ -113,7 +116,10 @@ pub enum Unavailable {
         highest: u64,
     },
     /// The witness could not be asked, or did not answer.
-    #[error("the tie-breaker cannot be reached: the witness at {address}: {doing}: {error}")]
+    #[error(
+        "the tie-breaker cannot be reached: the witness at {address}: {doing}: {error}; is `ft-vm witness` running there, and the \
+         way to it open?"
+    )]
     Unreachable {
         /// Where it should be.
         address: SocketAddr,
