@@ -13,7 +13,9 @@ use crate::config::{KEY, Network, WITNESS};
 use crate::hosts::{ADDRESSES, ARBITER, Hosts, TAP};
 use crate::launcher::{LIFE, send_signal};
 use crate::store::ON_STORE;
-use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, Store, TieBreaker, Witness, survivors};
+use crate::{
+    DiskPolicy, Etcd, Launcher, Line, Ports, Settings, Site, Status, Store, TieBreaker, Witness, survivors,
+};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
@@ -28,6 +30,8 @@ const ON_LAN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10
 pub struct Bed {
     /// The tie-breaker server, from the beginning to the end. It ends before its host and its folder.
     witness: Option<Witness>,
+    /// The tie-breaker where it is an etcd.
+    etcd: Option<Etcd>,
     /// Where the replicas of a pair on two hosts are, and the network of a guest that has one of its own.
     hosts: Option<Hosts>,
     folder: tempfile::TempDir,
@@ -141,21 +145,31 @@ impl Bed {
         if network.replicas == ADDRESSES {
             settings.extra += &format!("\n[console]\noutput = \"{CONSOLE}\"\n");
         }
-        // A witness that others can reach has none without.
+        // A witness that others can reach does not listen without one.
         settings.keyed |= settings.tie_breaker == TieBreaker::Witness && network.witness != "127.0.0.1";
-        fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports))
+        let tie_breaker_host = || hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
+        let etcd = match settings.tie_breaker {
+            TieBreaker::Etcd { members } => {
+                let host = tie_breaker_host().iter().map(|word| (*word).to_owned()).collect();
+                let site = Site { host, address: network.witness.to_owned() };
+                Some(Etcd::start_at(folder.path(), &vec![site; members]))
+            }
+            TieBreaker::SharedDisk | TieBreaker::Witness | TieBreaker::Manual => None,
+        };
+        fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports, etcd.as_ref()))
             .expect("the folder is writable");
         if settings.keyed {
-            let key = Launcher::command(folder.path(), &name).args(["key", KEY]).output().expect("ft-vm starts");
+            let key =
+                Launcher::command(folder.path(), &name).args(["key", KEY]).output().expect("ft-vm starts");
             assert!(key.status.success(), "{}", String::from_utf8_lossy(&key.stderr));
         }
         let witness = (settings.tie_breaker == TieBreaker::Witness).then(|| {
             let address = format!("{}:{}", network.witness, ports.get(WITNESS));
-            let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
             let keys = settings.keyed.then_some(KEY);
-            Witness::start(&host, folder.path(), &name, address, keys, settings.witness_on_store)
+            let on_store = settings.witness_on_store;
+            Witness::start(&tie_breaker_host(), folder.path(), &name, address, keys, on_store)
         });
-        Self { witness, hosts, folder, ports, settings, network, mark: name, _alone: alone }
+        Self { witness, etcd, hosts, folder, ports, settings, network, mark: name, _alone: alone }
     }
 
     /// The tie-breaker server.
@@ -166,6 +180,11 @@ impl Bed {
     /// The same, to be killed and started again.
     pub fn witness_mut(&mut self) -> &mut Witness {
         self.witness.as_mut().expect("the tie-breaker is a witness")
+    }
+
+    /// The tie-breaker where it is an etcd.
+    pub fn etcd(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("the settings say that the tie-breaker is an etcd")
     }
 
     /// The folder.
@@ -201,7 +220,7 @@ impl Bed {
             ..self.settings.clone()
         };
         let network = Network { replicas: ["127.0.0.1"; 2], witness: "127.0.0.1", tap: None };
-        let mut text = alone.text(&self.mark, network, &self.ports);
+        let mut text = alone.text(&self.mark, network, &self.ports, None);
         for disk in 0..self.settings.guest.disks() {
             let image = self.image(disk, replica).display().to_string();
             text = text.replace(&format!("\"{}\"", alone.disk.path(disk)), &format!("\"{image}\""));

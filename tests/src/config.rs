@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::{DiskPolicy, Ports};
+use crate::{DiskPolicy, Etcd, Ports};
 
 /// Which in-tree guest is booted.
 #[derive(Clone, Debug)]
@@ -44,6 +44,11 @@ pub enum TieBreaker {
     SharedDisk,
     /// `ft-vm witness`, which the bed starts.
     Witness,
+    /// An etcd, which the bed runs.
+    Etcd {
+        /// How many members it has.
+        members: usize,
+    },
     /// A person: [`crate::Bed::promote`].
     Manual,
 }
@@ -109,8 +114,8 @@ impl Settings {
         }
     }
 
-    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
-    pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports) -> String {
+    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's. An etcd runs already.
+    pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports, etcd: Option<&Etcd>) -> String {
         let Network { replicas: [at_a, at_b], witness, tap } = network;
         let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
         let size = match &self.guest {
@@ -153,6 +158,10 @@ impl Settings {
                     let _ = writeln!(text, "key = \"{KEY}\"");
                 }
                 text += "\n";
+            }
+            TieBreaker::Etcd { .. } => {
+                let etcd = etcd.expect("it was started for this pair");
+                let _ = writeln!(text, "{}", etcd.table());
             }
             TieBreaker::Manual => text += "[tie-breaker.manual]\npath = \"{replica}.generation\"\n\n",
         }

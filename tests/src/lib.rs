@@ -10,6 +10,7 @@
 //! * [`Hosts`] are those hosts; a [`Cut`] is what does not get through between them.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
 //! * [`Store`] is a small file system for a tie-breaker, which can be made to fail.
+//! * [`Etcd`] is an etcd cluster, which is a tie-breaker too.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
 //! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
@@ -25,6 +26,7 @@ mod checker;
 mod config;
 mod cuts;
 mod disk;
+mod etcd;
 mod hosts;
 mod launcher;
 mod ports;
@@ -47,6 +49,7 @@ pub use checker::{Ledger, Load, Record, Shape};
 pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
 pub use cuts::{Cut, Way, have_nftables};
 pub use disk::{DiskPolicy, Reads, Sharing};
+pub use etcd::{Etcd, Site, can_run_etcd, have_etcd};
 pub use hosts::{Hosts, have_iproute2};
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;

@@ -83,12 +83,15 @@ fn schema_is_the_file() {
 }
 
 #[test]
-fn what_is_not_there_yet_says_so() {
+fn a_promotion_is_for_a_pair_whose_tie_breaker_is_a_person() {
     let output = ft_vm(&["promote", "--config", &config("pair.toml")]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("not available in this version"));
+    assert!(
+        said(&output).contains("has [tie-breaker.shared-disk], which decides by itself"),
+        "{}",
+        said(&output)
+    );
 }
-
 #[test]
 fn where_the_replicas_are_must_fit_how_they_are_started() {
     let two_hosts =

@@ -114,6 +114,15 @@ fn canonical(config: &Config) -> String {
             // Which key it is may differ while keys are changed, and a digest is no place for a secret.
             line("tie-breaker.witness.key", &key.is_some());
         }
+        // So would two clusters, and two keys in one. In which order the members are asked is each replica's own business.
+        TieBreakerKind::Etcd { endpoints, prefix } => {
+            let mut endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            endpoints.sort_unstable();
+            for endpoint in endpoints {
+                line("tie-breaker.etcd.endpoint", &endpoint);
+            }
+            line("tie-breaker.etcd.prefix", prefix);
+        }
     }
     match pacing {
         PacingKind::None => line("pacing.none", &""),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use ft_policies::tie_breaker::witness::Key;
-use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, Time, schema};
+use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, TieBreakerKind, Time, schema};
 use proptest::prelude::*;
 
 const PAIR: &str = include_str!("../../../config/pair.toml");
@@ -92,6 +92,9 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         "detector.fixed.timeout='201 ms'",
         "tie-breaker.witness.address='127.0.0.1:7100'",
         "tie-breaker.witness.address='127.0.0.1:7101'",
+        "tie-breaker.etcd.endpoints=['127.0.0.1:2379']",
+        "tie-breaker.etcd.endpoints=['127.0.0.1:2379', '127.0.0.1:2381']",
+        "tie-breaker.etcd={endpoints=['127.0.0.1:2379'], prefix='/other/'}",
         "pacing.none={}",
         "pacing.lag-feedback.target='101 ms'",
     ] {
@@ -100,6 +103,9 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         seen.push(digest);
     }
     assert_ne!(digest(&["disk=[]", "output.rule='none'"]), digest(&["disk=[]"]));
+    let etcd = |endpoints: &str| digest(&[&format!("tie-breaker.etcd.endpoints=[{endpoints}]")]);
+    let (one, other) = ("'127.0.0.1:2379', '[::1]:2379'", "'[::1]:2379', 'localhost:2379'");
+    assert_eq!(etcd(one), etcd(other), "each replica may begin with another member");
 
     // Whether there is a key, and not which one.
     let folder = tempfile::tempdir().unwrap();
@@ -154,6 +160,24 @@ fn a_tap_interface() {
     let other = ft_policies::Config::parse(Path::new("/nowhere/pair.toml"), PAIR.as_bytes(), &other).unwrap();
     assert_ne!(other.nets[0].mac, on_a.nets[0].mac);
     assert_eq!(other.nets[0].mac[0], 2);
+}
+
+/// An etcd has no file system either, and may run on the hosts of the pair; without a prefix the schema's counts.
+#[test]
+fn a_pair_with_an_etcd() {
+    let sets = [
+        "replicas.a='192.0.2.1:7001'",
+        "replicas.b='192.0.2.2:7001'",
+        "disk.0.sharing='separate'",
+        "net=[]",
+        "tie-breaker.etcd.endpoints=['192.0.2.1:2379', '192.0.2.2:2379', '[2001:db8::3]:2379']",
+    ]
+    .map(str::to_owned);
+    let config = load(PAIR.as_bytes(), &sets).unwrap();
+    assert_eq!(config.tie_breaker.name(), "etcd");
+    assert_eq!(config.tie_breaker.place(), "the etcd at 192.0.2.1:2379, 192.0.2.2:2379, [2001:db8::3]:2379");
+    let TieBreakerKind::Etcd { prefix, .. } = &config.tie_breaker else { panic!("{config:?}") };
+    assert_eq!(prefix, "/ft-vm/");
 }
 
 #[test]
@@ -289,7 +313,8 @@ fn valid() -> impl Strategy<Value = String> {
         let (target, fixed, buffer, commit) = policies;
         text += &format!("[logging]\nbuffer = '{buffer} MiB'\n");
         text += match disks.iter().any(|(_, _, separate, ..)| *separate) {
-            true => "[tie-breaker.witness]\naddress = '[::1]:6999'\n",
+            true if commit => "[tie-breaker.witness]\naddress = '[::1]:6999'\n",
+            true => "[tie-breaker.etcd]\nendpoints = ['[::1]:6999', '127.0.0.1:6999']\nprefix = '/x'\n",
             false => "[tie-breaker.shared-disk]\npath = 'g'\n",
         };
         if !commit && disks.iter().all(|(_, read_only, separate, ..)| *read_only || *separate) {

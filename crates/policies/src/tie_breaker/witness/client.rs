@@ -2,15 +2,11 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::key::Key;
-use super::wire::{Ask, MAX_LINE, Reply, Request, Said, answer};
-use crate::tie_breaker::{Answer, Register, RegisterState, Unavailable, Who};
-
-/// How long a call may take as a whole, below the second that replicas give every tie-breaker: so the answer says what took so
-/// long.
-const DEADLINE: Duration = Duration::from_millis(800);
+use super::wire::{Ask, MAX_LINE, Reply, Request, Said};
+use crate::tie_breaker::{Answer, DEADLINE, Register, RegisterState, Unavailable, Who, answer};
 
 /// The register of one pair at a witness.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@
 //! {"version":3,"refused":"this is not a request: expected value at line 1 column 1"}
 //! ```
 //!
-//! The answer to every request is the state *after* it; whether an ask was won follows from that state ([`answer`]), so a
+//! The answer to every request is the state *after* it; whether an ask was won follows from that state ([`answer`](crate::tie_breaker::answer)), so a
 //! reply cannot contradict itself, and the same request has the same answer however often it is sent.
 //!
 //! # Who is believed
@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use super::hex::{Hex, Hex64, Hex128};
 use super::key::{Key, Tag, random};
 use crate::config::ReplicaId;
-use crate::tie_breaker::{Answer, RegisterState, Who};
+use crate::tie_breaker::{RegisterState, Who};
 
 /// The version of these lines.
 pub const VERSION: u64 = 3;
@@ -120,15 +120,6 @@ pub enum WireError {
         /// What is wrong.
         reason: String,
     },
-}
-
-/// Whether an ask was won: follows from the state after it.
-pub fn answer(from: u64, who: &Who, state: RegisterState) -> Answer {
-    match state.generation {
-        generation if generation <= from => Answer::Behind(state),
-        generation if generation - 1 == from && state.holder == Some(*who) => Answer::Won,
-        _ => Answer::Lost(state),
-    }
 }
 
 impl Request {
@@ -559,23 +550,5 @@ mod tests {
         ] {
             assert!(says(&line).contains(word), "{line}: {}", says(&line));
         }
-    }
-
-    #[test]
-    fn the_answer_follows_from_the_state() {
-        let (me, other) = (
-            Who { replica: ReplicaId::A, incarnation: 1, config: 0 },
-            Who { replica: ReplicaId::A, incarnation: 2, config: 0 },
-        );
-        let state = |generation, holder| RegisterState { generation, holder };
-        assert_eq!(answer(2, &me, state(3, Some(me))), Answer::Won);
-        assert_eq!(answer(2, &me, state(3, Some(other))), Answer::Lost(state(3, Some(other))));
-        assert_eq!(answer(2, &me, state(4, Some(me))), Answer::Lost(state(4, Some(me))));
-        assert_eq!(answer(2, &me, state(1, Some(me))), Answer::Behind(state(1, Some(me))));
-        assert_eq!(answer(2, &me, state(0, None)), Answer::Behind(state(0, None)));
-        assert_eq!(
-            answer(u64::MAX, &me, state(u64::MAX, Some(me))),
-            Answer::Behind(state(u64::MAX, Some(me)))
-        );
     }
 }
