@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{Network, WITNESS};
+use crate::config::{KEY, Network, WITNESS};
 use crate::hosts::{ADDRESSES, ARBITER, Hosts, TAP};
 use crate::launcher::{LIFE, send_signal};
+use crate::store::ON_STORE;
 use crate::{
-    DiskPolicy, Etcd, Launcher, Line, Ports, Settings, Site, Status, TieBreaker, Witness, survivors,
+    DiskPolicy, Etcd, Launcher, Line, Ports, Settings, Site, Status, Store, TieBreaker, Witness, survivors,
 };
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
@@ -154,6 +155,8 @@ impl Bed {
         if network.replicas == ADDRESSES {
             settings.extra += &format!("\n[console]\noutput = \"{CONSOLE}\"\n");
         }
+        // A witness that others can reach does not listen without one.
+        settings.keyed |= settings.tie_breaker == TieBreaker::Witness && network.witness != "127.0.0.1";
         let tie_breaker_host = || hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
         let etcd = match settings.tie_breaker {
             TieBreaker::Etcd { members } => {
@@ -165,9 +168,16 @@ impl Bed {
         };
         fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports, etcd.as_ref()))
             .expect("the folder is writable");
+        if settings.keyed {
+            let key =
+                Launcher::command(folder.path(), &name).args(["key", KEY]).output().expect("ft-vm starts");
+            assert!(key.status.success(), "{}", String::from_utf8_lossy(&key.stderr));
+        }
         let witness = (settings.tie_breaker == TieBreaker::Witness).then(|| {
             let address = format!("{}:{}", network.witness, ports.get(WITNESS));
-            Witness::start(&tie_breaker_host(), folder.path(), &name, address)
+            let keys = settings.keyed.then_some(KEY);
+            let on_store = settings.witness_on_store;
+            Witness::start(&tie_breaker_host(), folder.path(), &name, address, keys, on_store)
         });
         Self { witness, etcd, hosts, folder, ports, settings, network, mark: name, _alone: alone }
     }
@@ -175,6 +185,11 @@ impl Bed {
     /// The tie-breaker server.
     pub fn witness(&self) -> &Witness {
         self.witness.as_ref().expect("the tie-breaker is a witness")
+    }
+
+    /// The same, to be killed and started again.
+    pub fn witness_mut(&mut self) -> &mut Witness {
+        self.witness.as_mut().expect("the tie-breaker is a witness")
     }
 
     /// The tie-breaker where it is an etcd.
@@ -246,6 +261,14 @@ impl Bed {
         let arguments = [&["--config", "pair.toml"], more].concat();
         let host = self.hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
         Launcher::start_on(&host, self.path(), &self.mark, &arguments, life)
+    }
+
+    /// Starts the pair with a small file system in [`crate::STORE`], which it alone sees.
+    pub fn start_on_store(&self) -> (Launcher, Store) {
+        let arguments = ["--config", "pair.toml"];
+        let pair = Launcher::start_on(&ON_STORE, self.path(), &self.mark, &arguments, LIFE);
+        let store = Store::of(pair.pid(), self.path());
+        (pair, store)
     }
 
     /// Starts one replica of a pair on two hosts, on its own.

@@ -70,6 +70,9 @@ pub(crate) struct Network {
     pub(crate) tap: Option<&'static str>,
 }
 
+/// The pair's key, which is the file of the witness's keys too.
+pub(crate) const KEY: &str = "pair.key";
+
 /// What a test may choose.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -83,6 +86,10 @@ pub struct Settings {
     /// Who decides which replica goes on alone. [`Settings::with_disk`] takes a witness for separate disks: they have no file
     /// system in common.
     pub tie_breaker: TieBreaker,
+    /// Whether the pair and its witness have a key; where others can reach the witness they always have.
+    pub keyed: bool,
+    /// Whether the witness's state is on a small file system of its own ([`crate::Store`]).
+    pub witness_on_store: bool,
     /// Lines added at the end.
     pub extra: String,
 }
@@ -96,7 +103,15 @@ impl Settings {
     /// The usual settings for a guest with disks of this kind.
     pub fn with_disk(guest: Guest, disk: DiskPolicy) -> Self {
         let tie_breaker = if disk.is_separate() { TieBreaker::Witness } else { TieBreaker::SharedDisk };
-        Self { guest, timeout: Duration::from_secs(2), disk, tie_breaker, extra: String::new() }
+        Self {
+            guest,
+            timeout: Duration::from_secs(2),
+            disk,
+            tie_breaker,
+            keyed: false,
+            witness_on_store: false,
+            extra: String::new(),
+        }
     }
 
     /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's. An etcd runs already.
@@ -138,7 +153,11 @@ impl Settings {
             TieBreaker::SharedDisk => text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n",
             TieBreaker::Witness => {
                 let _ =
-                    writeln!(text, "[tie-breaker.witness]\naddress = \"{witness}:{}\"\n", ports.get(WITNESS));
+                    writeln!(text, "[tie-breaker.witness]\naddress = \"{witness}:{}\"", ports.get(WITNESS));
+                if self.keyed {
+                    let _ = writeln!(text, "key = \"{KEY}\"");
+                }
+                text += "\n";
             }
             TieBreaker::Etcd { .. } => {
                 let etcd = etcd.expect("it was started for this pair");

@@ -9,6 +9,7 @@
 //!   [`Bed::on_two_hosts_with_lan`] has a network for the guest, and room for a tie-breaker elsewhere.
 //! * [`Hosts`] are those hosts; a [`Cut`] is what does not get through between them.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
+//! * [`Store`] is a small file system for a tie-breaker, which can be made to fail.
 //! * [`Etcd`] is an etcd cluster, which is a tie-breaker too.
 //! * [`LanWatch`] sees from outside who speaks for the guest; [`Views`] is a folder as two hosts see it, until one cannot.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
@@ -36,6 +37,7 @@ mod redis_benchmark;
 mod replica;
 mod resp;
 mod status;
+mod store;
 mod survivors;
 mod views;
 mod witness;
@@ -60,6 +62,7 @@ pub use redis_benchmark::{RedisBenchmark, Served, have_redis_tools};
 pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
 pub use status::{Replica, Status};
+pub use store::{STORE, Store, StoreFault};
 pub use survivors::{alive, kill_marked, marked};
 pub use views::{Views, have_bindfs};
 pub use witness::Witness;

@@ -124,7 +124,11 @@ fn canonical(config: &Config) -> String {
         TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),
         TieBreakerKind::Manual { path: _ } => line("tie-breaker.manual", &""),
         // Two witnesses would let both replicas go on.
-        TieBreakerKind::Witness { address } => line("tie-breaker.witness", address),
+        TieBreakerKind::Witness { address, key } => {
+            line("tie-breaker.witness", address);
+            // Which key it is may differ while keys are changed, and a digest is no place for a secret.
+            line("tie-breaker.witness.key", &key.is_some());
+        }
         // So would two clusters, and two keys in one. In which order the members are asked is each replica's own business.
         TieBreakerKind::Etcd { endpoints, prefix } => {
             let mut endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
@@ -149,5 +153,10 @@ pub(crate) fn config(config: &Config) -> u128 {
 }
 
 pub(crate) fn pair(config: &Config) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(format!("ft-vm pair 1\n{}", config.vm.name).as_bytes())
+    pair_named(&config.vm.name)
+}
+
+/// The same by the pair's `vm.name`.
+pub(crate) fn pair_named(name: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(format!("ft-vm pair 1\n{name}").as_bytes())
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use ft_policies::tie_breaker::witness::Key;
 use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, TieBreakerKind, Time, schema};
 use proptest::prelude::*;
 
@@ -112,11 +113,25 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
     let etcd = |endpoints: &str| digest(&[&format!("tie-breaker.etcd.endpoints=[{endpoints}]")]);
     let (one, other) = ("'127.0.0.1:2379', '[::1]:2379'", "'[::1]:2379', 'localhost:2379'");
     assert_eq!(etcd(one), etcd(other), "each replica may begin with another member");
+
+    // Whether there is a key, and not which one.
+    let folder = tempfile::tempdir().unwrap();
+    let keyed = |name| {
+        let path = folder.path().join(name);
+        Key::make(&path).unwrap();
+        digest(&[&format!("tie-breaker.witness={{address='127.0.0.1:7100', key='{}'}}", path.display())])
+    };
+    let one = keyed("one");
+    assert!(!seen.contains(&one));
+    assert_eq!(keyed("other"), one);
 }
 
 /// What is right on two hosts: addresses that are not loopback, one path for two files, no network of one machine.
 #[test]
 fn a_pair_on_two_hosts() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("pair.key");
+    Key::make(&key).unwrap();
     let sets = [
         "replicas.a='192.0.2.1:7001'",
         "replicas.b='[2001:db8::2]:7001'",
@@ -124,10 +139,13 @@ fn a_pair_on_two_hosts() {
         "disk.0.reads='backup'",
         "net=[]",
         "tie-breaker.witness.address='192.0.2.3:7100'",
+        &format!("tie-breaker.witness.key='{}'", key.display()),
         "output.rule='none'",
     ]
     .map(str::to_owned);
     let config = load(PAIR.as_bytes(), &sets).unwrap();
+    let secret = std::fs::read_to_string(&key).unwrap();
+    assert!(!format!("{config:?}").contains(secret.trim()), "a key is shown");
     assert!(!config.replicas.one_machine());
     assert_eq!(config.tie_breaker.place(), "the witness at 192.0.2.3:7100");
     let disk = &config.disks[0];

@@ -57,13 +57,13 @@ impl Bed {
     fn witness() -> Self {
         let mut bed = Self::shared_disk();
         let address = bed.serve("127.0.0.1:0".parse().unwrap());
-        bed.kind = TieBreakerKind::Witness { address };
+        bed.kind = TieBreakerKind::Witness { address, key: None };
         bed
     }
 
     fn serve(&mut self, address: SocketAddr) -> SocketAddr {
         let server = loop {
-            match Server::start(address, &self.folder.path().join("witness"), |_| {}) {
+            match Server::start(address, &self.folder.path().join("witness"), None, |_| {}) {
                 Ok(server) => break server,
                 // While it was down, the port may have become the other end of somebody's connection.
                 Err(ServeError::Listen { .. }) => std::thread::yield_now(),
@@ -205,7 +205,7 @@ fn of_many_processes_exactly_one_wins(bed: Bed) {
         .map(|_| {
             let place = match &bed.kind {
                 TieBreakerKind::SharedDisk { path } => path.display().to_string(),
-                TieBreakerKind::Witness { address } => address.to_string(),
+                TieBreakerKind::Witness { address, .. } => address.to_string(),
                 TieBreakerKind::Manual { .. } => unreachable!("no two processes have one of these"),
                 TieBreakerKind::Etcd { endpoints, .. } => endpoints[0].to_string(),
             };
@@ -245,7 +245,7 @@ fn one_of_many_processes() {
         ("etcd", address) => {
             TieBreakerKind::Etcd { endpoints: vec![address.parse().unwrap()], prefix: "/ft-vm/".to_owned() }
         }
-        (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap() },
+        (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap(), key: None },
     };
     let (me, register) = (a(u64::from(std::process::id())), kind.build(&pair(), ReplicaId::A));
     let won = (0..30).filter(|generation| register.advance(*generation, &me) == Answer::Won);

@@ -33,6 +33,11 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     };
     let replicas_table = replicas.unwrap_or_default();
     let hosts = check.hosts(&replicas_table);
+    if let Some(tie_breaker::Table::Witness(table)) = &tie_breaker
+        && let Some(at) = &table.key
+    {
+        uses.push((check.path(at), at.span(), "the witness's key".to_owned()));
+    }
     let places = tie_breaker.as_ref().and_then(|table| places(table, check));
     if let Some(places) = &places {
         check.tie_breaker(places, &hosts);

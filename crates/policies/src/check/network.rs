@@ -9,6 +9,7 @@ use crate::schema::At;
 use crate::schema::tables::{self, DEFAULT_START_ALONE};
 use crate::schema::values::Address;
 use crate::tie_breaker::etcd;
+use crate::tie_breaker::witness::{self, Key};
 use crate::units::Time;
 
 const MAX_START_ALONE: Time = Time(3600 * 1_000_000_000);
@@ -149,6 +150,37 @@ impl Check {
             );
         }
         found
+    }
+
+    /// The key of the pair at its witness. It may be missing only where nobody else can reach the witness.
+    pub(crate) fn witness_key(&mut self, table: &witness::Table) -> Option<Key> {
+        if let Some(at) = &table.key {
+            return match Key::load(&self.path(at)) {
+                Ok(key) => Some(key),
+                Err(error) => {
+                    self.error(
+                        at.span(),
+                        "this key cannot be used",
+                        error.to_string(),
+                        "it is the secret that this pair shares with its witness, in a file of its own for each replica",
+                    );
+                    None
+                }
+            };
+        }
+        if let Some(at) = &table.address
+            && at.socket().is_some_and(|address| !address.ip().is_loopback())
+            && !self.dropped("tie-breaker.witness")
+        {
+            self.error(
+                at.span(),
+                "a witness that others can reach needs a key",
+                "without one, whoever reaches it could take a generation",
+                "make one with `ft-vm key pair.key`, give each replica a copy, put its line into the witness's --keys file, and \
+                 add key = \"pair.key\" here",
+            );
+        }
+        None
     }
 
     pub(super) fn replicas(&mut self, table: tables::Replicas) -> Replicas {

@@ -7,6 +7,7 @@
 pub(crate) mod entry;
 pub mod etcd;
 pub(crate) mod manual;
+mod remedy;
 pub(crate) mod shared_disk;
 pub mod witness;
 
@@ -22,7 +23,7 @@ use crate::config::{ReplicaId, path_of};
 pub use etcd::Etcd;
 pub use manual::Manual;
 pub use shared_disk::SharedDisk;
-pub use witness::Witness;
+pub use witness::{Key, Witness};
 
 /// How long a call to a register on the network may take as a whole, below the second that replicas give every tie-breaker: so
 /// the answer says what took so long.
@@ -76,13 +77,13 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The store did not do what it was asked to.
-    #[error("the tie-breaker cannot be reached: {doing} {path}: {error}")]
+    #[error("the tie-breaker gives no answer: {doing} {path}: {error}")]
     Io {
         /// What was tried.
         doing: &'static str,
         /// On what.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's words, and what to do.
         error: String,
     },
     /// The store belongs to another pair.
@@ -100,7 +101,9 @@ pub enum Unavailable {
         ours: String,
     },
     /// An entry is damaged.
-    #[error("{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged")]
+    #[error(
+        "{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged; bring that file back as it was"
+    )]
     Corrupt {
         /// The entry.
         path: PathBuf,
@@ -110,7 +113,7 @@ pub enum Unavailable {
     /// Entries below the highest one are missing: nothing ever removes one.
     #[error(
         "{path} is missing although generation {highest} exists: the tie-breaker's store was changed by hand or restored in \
-         part"
+         part; bring that file back as it was"
     )]
     Gap {
         /// The entry that should be there.
@@ -119,7 +122,10 @@ pub enum Unavailable {
         highest: u64,
     },
     /// The witness could not be asked, or did not answer.
-    #[error("the tie-breaker cannot be reached: the witness at {address}: {doing}: {error}")]
+    #[error(
+        "the tie-breaker cannot be reached: the witness at {address}: {doing}: {error}; is `ft-vm witness` running there, and the \
+         way to it open?"
+    )]
     Unreachable {
         /// Where it should be.
         address: SocketAddr,
@@ -212,6 +218,8 @@ pub enum TieBreakerKind {
     Witness {
         /// Where it listens.
         address: SocketAddr,
+        /// What it knows this pair by.
+        key: Option<Key>,
     },
     /// `[tie-breaker.manual]`
     Manual {
@@ -233,7 +241,7 @@ impl TieBreakerKind {
         match self {
             Self::Manual { path } => Box::new(Manual::new(path_of(path, Some(replica)), pair.clone())),
             Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair.clone())),
-            Self::Witness { address } => Box::new(Witness::new(*address, pair.id)),
+            Self::Witness { address, key } => Box::new(Witness::new(*address, pair.id, key.clone())),
             Self::Etcd { endpoints, prefix } => Box::new(Etcd::new(endpoints.clone(), prefix, pair.clone())),
         }
     }
@@ -245,7 +253,7 @@ impl TieBreakerKind {
     pub fn place(&self) -> String {
         match self {
             Self::SharedDisk { path } | Self::Manual { path } => path.display().to_string(),
-            Self::Witness { address } => format!("the witness at {address}"),
+            Self::Witness { address, .. } => format!("the witness at {address}"),
             Self::Etcd { endpoints, .. } => {
                 let members: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
                 format!("the etcd at {}", members.join(", "))
@@ -287,7 +295,8 @@ impl Table {
         match table {
             Some(Self::SharedDisk(table)) => table.resolve(check),
             Some(Self::Witness(table)) => {
-                TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS) }
+                let key = check.witness_key(&table);
+                TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS), key }
             }
             Some(Self::Etcd(table)) => table.resolve(),
             Some(Self::Manual(table)) => table.resolve(name, check),
