@@ -43,7 +43,7 @@ pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
 pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
 pub use disk::{DiskPolicy, Reads, Sharing};
-pub use etcd::{Etcd, Site, can_run_etcd, have_etcd};
+pub use etcd::{Etcd, ServerTls, Site, can_run_etcd, have_etcd};
 pub use hosts::have_iproute2;
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;

@@ -109,7 +109,7 @@ fn canonical(config: &Config) -> String {
         // Two witnesses would let both replicas go on.
         TieBreakerKind::Witness { address } => line("tie-breaker.witness", address),
         // So would two clusters, and two keys in one. In which order the members are asked is each replica's own business.
-        TieBreakerKind::Etcd { endpoints, prefix } => {
+        TieBreakerKind::Etcd { endpoints, prefix, tls: _ } => {
             let mut endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
             endpoints.sort_unstable();
             for endpoint in endpoints {

@@ -141,6 +141,9 @@ pub enum Unavailable {
         /// What became of each, in the order in which they were asked.
         failures: Vec<etcd::Failure>,
     },
+    /// A certificate or key is not there, or is none.
+    #[error("the tie-breaker cannot be reached: etcd: {0}")]
+    EtcdTls(String),
     /// What is in the etcd is not this pair's generation.
     #[error(
         "the etcd key {key}, read at {address}, is not an intact generation entry ({reason}): the tie-breaker's store is damaged, \
@@ -211,6 +214,8 @@ pub enum TieBreakerKind {
         endpoints: Vec<SocketAddr>,
         /// What the names of its keys begin with.
         prefix: String,
+        /// The files for TLS; none without TLS.
+        tls: Option<etcd::Tls>,
     },
 }
 
@@ -220,7 +225,9 @@ impl TieBreakerKind {
         match self {
             Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair.clone())),
             Self::Witness { address } => Box::new(Witness::new(*address, pair.id)),
-            Self::Etcd { endpoints, prefix } => Box::new(Etcd::new(endpoints.clone(), prefix, pair.clone())),
+            Self::Etcd { endpoints, prefix, tls } => {
+                Box::new(Etcd::new(endpoints.clone(), prefix, tls.clone(), pair.clone()))
+            }
         }
     }
     /// Where the register is, for messages.
@@ -269,7 +276,7 @@ impl Table {
             Some(Self::Witness(table)) => {
                 TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS) }
             }
-            Some(Self::Etcd(table)) => table.resolve(),
+            Some(Self::Etcd(table)) => table.resolve(check),
             Some(Self::Manual(_)) => {
                 check.unavailable(
                     &["tie-breaker", "manual"],
