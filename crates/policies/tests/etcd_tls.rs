@@ -98,7 +98,7 @@ fn who_is_believed() {
     refused(endpoint, Some(Tls { identity: stranger, ..good.clone() }), "ertificate");
     // A key that is not the certificate's.
     let mixed = identity((ours.sign("one", None).0, ours.sign("other", None).1));
-    refused(endpoint, Some(Tls { identity: mixed, ..good.clone() }), "");
+    refused(endpoint, Some(Tls { identity: mixed, ..good.clone() }), "other-key.pem is no key of ");
 
     let nowhere = folder.path().join("nowhere.pem");
     refused(endpoint, Some(Tls { ca: nowhere.clone(), identity: None }), "nowhere.pem: No such file");

@@ -77,10 +77,15 @@ impl Http {
             Error::LargeResponseHeader(..) => {
                 format!("the lines before its answer have more than {MAX_HEADER} bytes")
             }
-            Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => match self.scheme {
-                "http" => "it closed the connection (does it want TLS, with a `ca`?)".to_owned(),
-                _ => "it closed the connection".to_owned(),
-            },
+            // Whoever does not like a client's certificate may say so, but goes before that can be read.
+            Error::Io(error) if is_end(error.kind()) && self.scheme == "https" => {
+                format!(
+                    "it closed the connection (does it want another client certificate, `cert`?): {error}"
+                )
+            }
+            Error::Io(error) if is_end(error.kind()) => {
+                format!("it closed the connection (does it want TLS, with a `ca`?): {error}")
+            }
             Error::Io(error) => error.to_string(),
             other => other.to_string(),
         };
@@ -97,4 +102,10 @@ impl Http {
         let body = answer.body_mut().with_config().limit(MAX_ANSWER as u64).read_to_vec().map_err(said)?;
         Ok(Reply { status, body })
     }
+}
+
+/// Whether a connection was there and is no more.
+fn is_end(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, UnexpectedEof | BrokenPipe | ConnectionReset | ConnectionAborted)
 }

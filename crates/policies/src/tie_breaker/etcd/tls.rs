@@ -8,6 +8,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::CertifiedKey;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 /// More than a chain of certificates has.
@@ -33,21 +37,36 @@ pub struct Identity {
 
 /// What the files say.
 pub(super) fn load(tls: &Tls) -> Result<TlsConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let client = match &tls.identity {
         None => None,
         Some(Identity { cert, key }) => {
             let chain = certificates(cert)?;
-            let key = PrivateKey::from_pem(&read(key)?)
-                .map_err(|_| format!("{} holds no private key in PEM", key.display()))?;
-            Some(ClientCert::new_with_certs(&chain, key))
+            let none = || format!("{} holds no private key in PEM", key.display());
+            let pem = read(key)?;
+            let secret = PrivateKey::from_pem(&pem).map_err(|_| none())?;
+            let same = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| none())?;
+            fit(&chain, same, &provider)
+                .map_err(|error| format!("{} is no key of {}: {error}", key.display(), cert.display()))?;
+            Some(ClientCert::new_with_certs(&chain, secret))
         }
     };
     let roots = certificates(&tls.ca)?;
     Ok(TlsConfig::builder()
         .root_certs(RootCerts::new_with_certs(&roots))
         .client_cert(client)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .unversioned_rustls_crypto_provider(provider)
         .build())
+}
+
+/// Whether a key is the first certificate's. What makes the connection takes that for granted.
+fn fit(
+    chain: &[Certificate<'static>],
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<(), rustls::Error> {
+    let chain = chain.iter().map(|certificate| certificate.der().to_vec().into()).collect();
+    CertifiedKey::from_der(chain, key, provider).map(drop)
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
