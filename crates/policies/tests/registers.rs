@@ -245,7 +245,6 @@ fn one_of_many_processes() {
             endpoints: vec![address.parse().unwrap()],
             prefix: "/ft-vm/".to_owned(),
             tls: None,
-            tls: None,
         },
         (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap() },
     };
