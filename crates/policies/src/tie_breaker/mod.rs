@@ -82,7 +82,7 @@ pub enum Unavailable {
     /// The store belongs to another pair.
     #[error(
         "{path} belongs to the pair `{theirs}`, and this one is `{ours}` (vm.name): give each pair a tie-breaker path of its \
-         own. If this pair was called `{theirs}` before, it begins anew with another path, or with this folder moved away while \
+         own. If this pair was called `{theirs}` before, it begins anew with another path, or with this one moved away while \
          both replicas are stopped"
     )]
     ForeignPair {
@@ -143,6 +143,21 @@ pub enum Unavailable {
     Exhausted,
 }
 
+impl Unavailable {
+    /// True if the store is there and what is in it is no whole register: no waiting mends that.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::Gap { .. } => true,
+            Self::ForeignPair { .. }
+            | Self::Io { .. }
+            | Self::Unreachable { .. }
+            | Self::Witness { .. }
+            | Self::NoAnswer { .. }
+            | Self::Exhausted => false,
+        }
+    }
+}
+
 /// The generation register. Any number of threads and processes may use the same store at once.
 pub trait Register {
     /// What the register holds now.
@@ -200,6 +215,28 @@ impl TieBreakerKind {
         match self {
             Self::SharedDisk { path } | Self::Manual { path } => path.display().to_string(),
             Self::Witness { address } => format!("the witness at {address}"),
+        }
+    }
+    /// Where the register of one replica is: its own, where each has one.
+    pub fn place_of(&self, replica: ReplicaId) -> String {
+        match self {
+            Self::Manual { path } => path_of(path, Some(replica)).display().to_string(),
+            Self::SharedDisk { .. } | Self::Witness { .. } => self.place(),
+        }
+    }
+    /// What a person does to begin anew, as if no generation had ever been won: the end of a sentence.
+    pub fn begin_anew(&self) -> String {
+        let place = self.place();
+        match self {
+            Self::SharedDisk { .. } => {
+                format!("with both replicas stopped, move the folder {place} away, or name another path")
+            }
+            Self::Manual { .. } => format!(
+                "with both replicas stopped, move {place} away, the one of replica a and the one of replica b"
+            ),
+            Self::Witness { .. } => format!(
+                "with both replicas stopped, give the pair another vm.name: {place} never forgets a pair, and must not"
+            ),
         }
     }
     /// The name of its table.
