@@ -155,6 +155,11 @@ impl Bed {
         self.witness.as_ref().expect("the tie-breaker is a witness")
     }
 
+    /// The same, to end it and start it again.
+    pub fn witness_mut(&mut self) -> &mut Witness {
+        self.witness.as_mut().expect("the tie-breaker is a witness")
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         self.folder.path()

@@ -349,6 +349,12 @@ mod tests {
             assert!(matches!(Stamp::read(&disk, stamp.pair), Err(StampError::Damaged(_))));
         }
         std::fs::remove_file(Stamp::path_of(&disk)).unwrap();
+        let pipe =
+            std::ffi::CString::new(Stamp::path_of(&disk).into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: the path is a string that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        assert!(matches!(Stamp::read(&disk, stamp.pair), Err(StampError::Damaged(_))), "it must not hang");
+        std::fs::remove_file(Stamp::path_of(&disk)).unwrap();
         std::fs::create_dir(Stamp::path_of(&disk)).unwrap();
         assert!(matches!(Stamp::read(&disk, stamp.pair), Err(StampError::Io { doing: "reading", .. })));
         assert!(matches!(stamp.write(&disk), Err(StampError::Io { doing: "writing", .. })));

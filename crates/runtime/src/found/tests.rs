@@ -129,8 +129,10 @@ fn a_register_that_is_not_this_pairs_or_damaged_ends_a_start() {
     assert!(!found.to_string().contains(".ft"), "it has no separate disk: {found}");
     assert_eq!(place.listing(), before);
     let entry = |generation: u64| place.path("g").join(format!("generation.{generation:020}"));
+    let first = fs::read(entry(1)).unwrap();
     fs::remove_file(entry(1)).unwrap();
     is(&only(&at(&other), "is missing although generation 2 exists"), Level::Error, AtStart::End(1));
+    fs::write(entry(1), first).unwrap();
     fs::write(entry(2), "rubbish").unwrap();
     is(&only(&at(&other), "is not an intact generation entry"), Level::Error, AtStart::End(1));
 }
@@ -153,7 +155,7 @@ fn a_register_that_does_not_answer_is_no_error() {
 #[test]
 fn by_hand_each_replica_has_a_register() {
     let place = Place::new();
-    let config = place.config("kv", &format!("{SEPARATE}[tie-breaker.manual]\n"));
+    let config = place.config("kv", &format!("{SEPARATE}[tie-breaker.manual]\npath = \"kv.{{replica}}.generation\"\n"));
     assert_eq!(at(&config).iter().filter(|found| found.what.contains("knows of no generation")).count(), 2);
     win(&config, ReplicaId::A, 0, config.digest());
     win(&config, ReplicaId::B, 4, config.digest());
@@ -169,7 +171,7 @@ fn by_hand_each_replica_has_a_register() {
     is(&found, Level::Error, AtStart::End(1));
     assert!(found.to_string().contains("remove the .ft files of both"), "{found}");
     // On two hosts the other one's file is elsewhere.
-    let two_hosts = place.config_at("far", ["192.0.2.1:7001", "192.0.2.2:7001"], "[tie-breaker.manual]\n");
+    let two_hosts = place.config_at("far", ["192.0.2.1:7001", "192.0.2.2:7001"], "[tie-breaker.manual]\npath = \"kv.{{replica}}.generation\"\n");
     assert_eq!(at(&two_hosts), []);
     win(&two_hosts, ReplicaId::B, 0, two_hosts.digest());
     assert_eq!(at(&two_hosts).len(), 1);
