@@ -95,7 +95,7 @@ fn a_changed_config_is_named_once() {
 /// The tie-breaker's store is brought back from an old copy: the stamps know better, and nothing is started.
 #[test]
 fn an_old_copy_of_the_register_starts_nothing() {
-    let guest = Guest::Blk { cmdline: "ops=300 depth=4".into(), disks: 1 };
+    let guest = Guest::Blk { cmdline: "mode=randwrite ops=300 depth=4".into(), disks: 1 };
     let mut bed = Bed::new(&Settings::with_disk(guest, DiskPolicy::SEPARATE));
     let state = bed.path().join("witness.state");
     assert_eq!(bed.start().exit_code(LIMIT), 0);
@@ -137,7 +137,7 @@ fn an_old_copy_of_the_register_starts_nothing() {
 /// The same without a copy of the new one: the way out that the message names keeps the content.
 #[test]
 fn what_is_said_of_a_lost_register_is_right() {
-    let guest = Guest::Blk { cmdline: "ops=300 depth=4".into(), disks: 1 };
+    let guest = Guest::Blk { cmdline: "mode=randwrite ops=300 depth=4".into(), disks: 1 };
     let mut bed = Bed::new(&Settings::with_disk(guest, DiskPolicy::SEPARATE));
     assert_eq!(bed.start().exit_code(LIMIT), 0);
     bed.witness_mut().kill();

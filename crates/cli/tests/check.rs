@@ -234,7 +234,8 @@ fn blocks_that_are_kept_apart() {
 
 #[test]
 fn pipes_in_the_place_of_files() {
-    let place = Place::new(&format!("{SEPARATE}[tie-breaker.manual]\npath = \"kv.{{replica}}.generation\"\n"));
+    let place =
+        Place::new(&format!("{SEPARATE}[tie-breaker.manual]\npath = \"kv.{{replica}}.generation\"\n"));
     for name in ["kv.a.generation", "a.img", "b.img.ft"] {
         place.pipe(name);
     }

@@ -155,7 +155,8 @@ fn a_register_that_does_not_answer_is_no_error() {
 #[test]
 fn by_hand_each_replica_has_a_register() {
     let place = Place::new();
-    let config = place.config("kv", &format!("{SEPARATE}[tie-breaker.manual]\npath = \"kv.{{replica}}.generation\"\n"));
+    let config = place
+        .config("kv", &format!("{SEPARATE}[tie-breaker.manual]\npath = \"kv.{{replica}}.generation\"\n"));
     assert_eq!(at(&config).iter().filter(|found| found.what.contains("knows of no generation")).count(), 2);
     win(&config, ReplicaId::A, 0, config.digest());
     win(&config, ReplicaId::B, 4, config.digest());
@@ -171,7 +172,11 @@ fn by_hand_each_replica_has_a_register() {
     is(&found, Level::Error, AtStart::End(1));
     assert!(found.to_string().contains("remove the .ft files of both"), "{found}");
     // On two hosts the other one's file is elsewhere.
-    let two_hosts = place.config_at("far", ["192.0.2.1:7001", "192.0.2.2:7001"], "[tie-breaker.manual]\npath = \"kv.{{replica}}.generation\"\n");
+    let two_hosts = place.config_at(
+        "far",
+        ["192.0.2.1:7001", "192.0.2.2:7001"],
+        "[tie-breaker.manual]\npath = \"far.{replica}.generation\"\n",
+    );
     assert_eq!(at(&two_hosts), []);
     win(&two_hosts, ReplicaId::B, 0, two_hosts.digest());
     assert_eq!(at(&two_hosts).len(), 1);
