@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{Network, WITNESS};
+use crate::config::{KEY, Network, WITNESS};
 use crate::hosts::{ADDRESSES, ARBITER, Hosts, TAP};
 use crate::launcher::{LIFE, send_signal};
-use crate::{DiskPolicy, Launcher, Line, Ports, Settings, Status, TieBreaker, Witness, survivors};
+use crate::store::ON_STORE;
+use crate::{
+    DiskPolicy, Etcd, Launcher, Line, Ports, Settings, Site, Status, Store, TieBreaker, Witness, survivors,
+};
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
 /// times are part of what is tested.
@@ -27,6 +30,8 @@ const ON_LAN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10
 pub struct Bed {
     /// The tie-breaker server, from the beginning to the end. It ends before its host and its folder.
     witness: Option<Witness>,
+    /// The tie-breaker where it is an etcd.
+    etcd: Option<Etcd>,
     /// Where the replicas of a pair on two hosts are, and the network of a guest that has one of its own.
     hosts: Option<Hosts>,
     folder: tempfile::TempDir,
@@ -35,7 +40,8 @@ pub struct Bed {
     settings: Settings,
     network: Network,
     mark: String,
-    _alone: MutexGuard<'static, ()>,
+    /// `None` if it is beside one that has it.
+    _alone: Option<MutexGuard<'static, ()>>,
 }
 
 /// What there is around a folder.
@@ -63,7 +69,13 @@ impl Bed {
     /// A folder with `pair.toml`. Waits for the end of every other bed of this process; a thread has one at a time.
     pub fn new(settings: &Settings) -> Self {
         let folder = folder_in(&std::env::temp_dir()).expect("a temporary folder");
-        Self::on(Surroundings::ThisMachine, folder, settings)
+        Self::on(Surroundings::ThisMachine, folder, settings, Some(turn()))
+    }
+
+    /// The same beside another, and at the same time: for measurements in which pairs are compared under one load.
+    pub fn beside(_other: &Self, settings: &Settings) -> Self {
+        let folder = folder_in(&std::env::temp_dir()).expect("a temporary folder");
+        Self::on(Surroundings::ThisMachine, folder, settings, None)
     }
 
     /// The same for a pair on two hosts; the console is in a file that both write. `None` where that cannot be, which is said:
@@ -109,12 +121,15 @@ impl Bed {
                 return None;
             }
         };
-        Some(Self::on(around(hosts), folder, settings))
+        Some(Self::on(around(hosts), folder, settings, Some(turn())))
     }
 
-    fn on(around: Surroundings, folder: tempfile::TempDir, settings: &Settings) -> Self {
-        // A failed test leaves nothing behind that the next one would have to care about.
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    fn on(
+        around: Surroundings,
+        folder: tempfile::TempDir,
+        settings: &Settings,
+        alone: Option<MutexGuard<'static, ()>>,
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         fs::create_dir(folder.path().join("run")).expect("the folder is new");
@@ -140,14 +155,31 @@ impl Bed {
         if network.replicas == ADDRESSES {
             settings.extra += &format!("\n[console]\noutput = \"{CONSOLE}\"\n");
         }
-        fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports))
+        // A witness that others can reach does not listen without one.
+        settings.keyed |= settings.tie_breaker == TieBreaker::Witness && network.witness != "127.0.0.1";
+        let tie_breaker_host = || hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
+        let etcd = match settings.tie_breaker {
+            TieBreaker::Etcd { members } => {
+                let host = tie_breaker_host().iter().map(|word| (*word).to_owned()).collect();
+                let site = Site { host, address: network.witness.to_owned() };
+                Some(Etcd::start_at(folder.path(), &vec![site; members]))
+            }
+            TieBreaker::SharedDisk | TieBreaker::Witness | TieBreaker::Manual => None,
+        };
+        fs::write(folder.path().join("pair.toml"), settings.text(&name, network, &ports, etcd.as_ref()))
             .expect("the folder is writable");
+        if settings.keyed {
+            let key =
+                Launcher::command(folder.path(), &name).args(["key", KEY]).output().expect("ft-vm starts");
+            assert!(key.status.success(), "{}", String::from_utf8_lossy(&key.stderr));
+        }
         let witness = (settings.tie_breaker == TieBreaker::Witness).then(|| {
             let address = format!("{}:{}", network.witness, ports.get(WITNESS));
-            let host = hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on(witness_host).to_vec());
-            Witness::start(&host, folder.path(), &name, address)
+            let keys = settings.keyed.then_some(KEY);
+            let on_store = settings.witness_on_store;
+            Witness::start(&tie_breaker_host(), folder.path(), &name, address, keys, on_store)
         });
-        Self { witness, hosts, folder, ports, settings, network, mark: name, _alone: alone }
+        Self { witness, etcd, hosts, folder, ports, settings, network, mark: name, _alone: alone }
     }
 
     /// The tie-breaker server.
@@ -155,9 +187,14 @@ impl Bed {
         self.witness.as_ref().expect("the tie-breaker is a witness")
     }
 
-    /// The same, to end it and start it again.
+    /// The same, to be killed and started again.
     pub fn witness_mut(&mut self) -> &mut Witness {
         self.witness.as_mut().expect("the tie-breaker is a witness")
+    }
+
+    /// The tie-breaker where it is an etcd.
+    pub fn etcd(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("the settings say that the tie-breaker is an etcd")
     }
 
     /// The folder.
@@ -193,7 +230,7 @@ impl Bed {
             ..self.settings.clone()
         };
         let network = Network { replicas: ["127.0.0.1"; 2], witness: "127.0.0.1", tap: None };
-        let mut text = alone.text(&self.mark, network, &self.ports);
+        let mut text = alone.text(&self.mark, network, &self.ports, None);
         for disk in 0..self.settings.guest.disks() {
             let image = self.image(disk, replica).display().to_string();
             text = text.replace(&format!("\"{}\"", alone.disk.path(disk)), &format!("\"{image}\""));
@@ -224,6 +261,14 @@ impl Bed {
         let arguments = [&["--config", "pair.toml"], more].concat();
         let host = self.hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
         Launcher::start_on(&host, self.path(), &self.mark, &arguments, life)
+    }
+
+    /// Starts the pair with a small file system in [`crate::STORE`], which it alone sees.
+    pub fn start_on_store(&self) -> (Launcher, Store) {
+        let arguments = ["--config", "pair.toml"];
+        let pair = Launcher::start_on(&ON_STORE, self.path(), &self.mark, &arguments, LIFE);
+        let store = Store::of(pair.pid(), self.path());
+        (pair, store)
     }
 
     /// Starts one replica of a pair on two hosts, on its own.
@@ -373,6 +418,12 @@ impl Drop for Bed {
             self.folder.disable_cleanup(true);
         }
     }
+}
+
+/// Waits for the end of every other bed.
+fn turn() -> MutexGuard<'static, ()> {
+    // A failed test leaves nothing behind that the next one would have to care about.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn folder_in(place: &Path) -> io::Result<tempfile::TempDir> {

@@ -10,6 +10,11 @@ pub struct Busy(Vec<Child>);
 impl Busy {
     /// One on every core.
     pub fn everywhere() -> Self {
+        Self::on_every_core(1)
+    }
+
+    /// This many for every core.
+    pub fn on_every_core(count: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let start = |_| {
             let mut shell = Command::new("sh");
@@ -17,7 +22,7 @@ impl Busy {
             survivors::die_with_us(&mut shell);
             shell.spawn().expect("a shell starts")
         };
-        Self((0..cores).map(start).collect())
+        Self((0..cores * count).map(start).collect())
     }
 }
 

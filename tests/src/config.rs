@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::{DiskPolicy, Ports};
+use crate::{DiskPolicy, Etcd, Ports};
 
 /// Which in-tree guest is booted.
 #[derive(Clone, Debug)]
@@ -44,6 +44,11 @@ pub enum TieBreaker {
     SharedDisk,
     /// `ft-vm witness`, which the bed starts.
     Witness,
+    /// An etcd, which the bed runs.
+    Etcd {
+        /// How many members it has.
+        members: usize,
+    },
     /// A person: [`crate::Bed::promote`].
     Manual,
 }
@@ -65,6 +70,9 @@ pub(crate) struct Network {
     pub(crate) tap: Option<&'static str>,
 }
 
+/// The pair's key, which is the file of the witness's keys too.
+pub(crate) const KEY: &str = "pair.key";
+
 /// What a test may choose.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -78,6 +86,10 @@ pub struct Settings {
     /// Who decides which replica goes on alone. [`Settings::with_disk`] takes a witness for separate disks: they have no file
     /// system in common.
     pub tie_breaker: TieBreaker,
+    /// Whether the pair and its witness have a key; where others can reach the witness they always have.
+    pub keyed: bool,
+    /// Whether the witness's state is on a small file system of its own ([`crate::Store`]).
+    pub witness_on_store: bool,
     /// Lines added at the end.
     pub extra: String,
 }
@@ -91,11 +103,19 @@ impl Settings {
     /// The usual settings for a guest with disks of this kind.
     pub fn with_disk(guest: Guest, disk: DiskPolicy) -> Self {
         let tie_breaker = if disk.is_separate() { TieBreaker::Witness } else { TieBreaker::SharedDisk };
-        Self { guest, timeout: Duration::from_secs(2), disk, tie_breaker, extra: String::new() }
+        Self {
+            guest,
+            timeout: Duration::from_secs(2),
+            disk,
+            tie_breaker,
+            keyed: false,
+            witness_on_store: false,
+            extra: String::new(),
+        }
     }
 
-    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's.
-    pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports) -> String {
+    /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's. An etcd runs already.
+    pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports, etcd: Option<&Etcd>) -> String {
         let Network { replicas: [at_a, at_b], witness, tap } = network;
         let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
         let size = match &self.guest {
@@ -133,7 +153,15 @@ impl Settings {
             TieBreaker::SharedDisk => text += "[tie-breaker.shared-disk]\npath = \"generation\"\n\n",
             TieBreaker::Witness => {
                 let _ =
-                    writeln!(text, "[tie-breaker.witness]\naddress = \"{witness}:{}\"\n", ports.get(WITNESS));
+                    writeln!(text, "[tie-breaker.witness]\naddress = \"{witness}:{}\"", ports.get(WITNESS));
+                if self.keyed {
+                    let _ = writeln!(text, "key = \"{KEY}\"");
+                }
+                text += "\n";
+            }
+            TieBreaker::Etcd { .. } => {
+                let etcd = etcd.expect("it was started for this pair");
+                let _ = writeln!(text, "{}", etcd.table());
             }
             TieBreaker::Manual => text += "[tie-breaker.manual]\npath = \"{replica}.generation\"\n\n",
         }

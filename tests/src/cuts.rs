@@ -51,29 +51,22 @@ pub(crate) fn prepare(namespace: &str) -> Result<(), String> {
 impl Hosts {
     /// Cuts something, in addition to what is cut already.
     pub fn cut(&self, cut: Cut) {
-        let drop = |host: &str, what: String| {
+        if let Cut::Lan(host) = cut {
+            return self.set_link(host, UPLINK, false);
+        }
+        for (host, what) in rules(cut) {
             let rule = format!("add rule inet {TABLE} arriving {what} drop");
             nft(self.name(host), &rule).expect("the table was made with the hosts");
-        };
-        let arriving = |way: Way| match way {
-            Way::Both => vec!["a", "b"],
-            Way::FromAToB => vec!["b"],
-            Way::FromBToA => vec!["a"],
-        };
-        let on_the_wire = |way: Way, protocol: &str| {
-            for host in arriving(way) {
-                drop(host, format!("iifname {WIRE}{protocol}"));
-            }
-        };
-        match cut {
-            Cut::Log(way) => on_the_wire(way, " meta l4proto tcp"),
-            Cut::Heartbeat(way) => on_the_wire(way, " meta l4proto udp"),
-            Cut::Replication(way) => on_the_wire(way, ""),
-            Cut::Arbiter(host) => {
-                drop(host, format!("iifname {TO_ARBITER}"));
-                drop("arbiter", format!("ip saddr {}", ADDRESSES_FOR_ARBITER[usize::from(host == "b")]));
-            }
-            Cut::Lan(host) => self.set_link(host, UPLINK, false),
+        }
+    }
+
+    /// What was cut is whole again; other cuts stay.
+    pub fn mend(&self, cut: Cut) {
+        if let Cut::Lan(host) = cut {
+            return self.set_link(host, UPLINK, true);
+        }
+        for (host, what) in rules(cut) {
+            remove(self.name(host), &what);
         }
     }
 
@@ -85,6 +78,46 @@ impl Hosts {
         }
         for host in ["a", "b"] {
             self.set_link(host, UPLINK, true);
+        }
+    }
+}
+
+/// What is dropped for a cut, and on which host.
+fn rules(cut: Cut) -> Vec<(&'static str, String)> {
+    let arriving = |way: Way| match way {
+        Way::Both => vec!["a", "b"],
+        Way::FromAToB => vec!["b"],
+        Way::FromBToA => vec!["a"],
+    };
+    let on_the_wire = |way: Way, protocol: &str| {
+        arriving(way).into_iter().map(|host| (host, format!("iifname \"{WIRE}\"{protocol}"))).collect()
+    };
+    match cut {
+        Cut::Log(way) => on_the_wire(way, " meta l4proto tcp"),
+        Cut::Heartbeat(way) => on_the_wire(way, " meta l4proto udp"),
+        Cut::Replication(way) => on_the_wire(way, ""),
+        Cut::Arbiter(host) => {
+            let address = ADDRESSES_FOR_ARBITER[usize::from(host == "b")];
+            vec![(host, format!("iifname \"{TO_ARBITER}\"")), ("arbiter", format!("ip saddr {address}"))]
+        }
+        Cut::Lan(_) => Vec::new(),
+    }
+}
+
+/// Removes the rules with these words.
+fn remove(namespace: &str, what: &str) {
+    let listed = Command::new("ip")
+        .args(["netns", "exec", namespace, "nft", "-a", "list", "chain", "inet", TABLE, "arriving"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("ip is there: the hosts were made with it");
+    let wanted = format!("{what} drop");
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        if let Some((rule, handle)) = line.split_once(" # handle ")
+            && rule.trim() == wanted
+        {
+            let delete = format!("delete rule inet {TABLE} arriving handle {handle}");
+            nft(namespace, &delete).expect("the rule is there");
         }
     }
 }
@@ -151,6 +184,13 @@ mod tests {
             assert_eq!(all(&hosts), expected, "{cut:?}");
             hosts.heal();
         }
+        hosts.cut(Cut::Log(Way::Both));
+        hosts.cut(Cut::Replication(Way::FromAToB));
+        hosts.cut(Cut::Arbiter("b"));
+        hosts.mend(Cut::Replication(Way::FromAToB));
+        hosts.mend(Cut::Arbiter("b"));
+        assert_eq!(all(&hosts), [(true, false), (true, false), yes, yes], "one of three is left");
+        hosts.heal();
         hosts.cut(Cut::Lan("a"));
         hosts.heal();
         assert_eq!(all(&hosts), [yes; 4]);

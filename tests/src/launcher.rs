@@ -244,6 +244,24 @@ impl Drop for Launcher {
     }
 }
 
+/// Stops a process, and waits until none of its threads runs any more: the signal is taken by one of them, and on a busy machine
+/// the others go on until that one is run.
+pub(crate) fn stop_process(pid: u32) {
+    send_signal(pid, libc::SIGSTOP);
+    let until = Instant::now() + Duration::from_secs(30);
+    let stopped = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        tasks.map(|task| std::fs::read_to_string(task.path().join("stat")).unwrap_or_default()).all(|stat| {
+            // The state follows the name, which may hold anything.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+        })
+    };
+    while !stopped() {
+        assert!(Instant::now() < until, "process {pid} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Sends a signal to one process.
 pub(crate) fn send_signal(pid: u32, signal: i32) {
     let pid = libc::pid_t::try_from(pid).expect("a process id");

@@ -9,6 +9,9 @@
 //!   [`Bed::on_two_hosts_with_lan`] has a network for the guest, and room for a tie-breaker elsewhere.
 //! * [`Hosts`] are those hosts; a [`Cut`] is what does not get through between them.
 //! * [`Witness`] is a tie-breaker server, for pairs whose disks are separate.
+//! * [`Store`] is a small file system for a tie-breaker, which can be made to fail.
+//! * [`Etcd`] is an etcd cluster, which is a tie-breaker too.
+//! * [`LanWatch`] sees from outside who speaks for the guest; [`Views`] is a folder as two hosts see it, until one cannot.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
 //! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
@@ -24,7 +27,9 @@ mod checker;
 mod config;
 mod cuts;
 mod disk;
+mod etcd;
 mod hosts;
+mod lan_watch;
 mod launcher;
 mod ports;
 mod random;
@@ -32,7 +37,9 @@ mod redis_benchmark;
 mod replica;
 mod resp;
 mod status;
+mod store;
 mod survivors;
+mod views;
 mod witness;
 
 pub use bed::{Bed, Finished};
@@ -45,7 +52,9 @@ pub use checker::{Ledger, Load, Record, Shape};
 pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
 pub use cuts::{Cut, Way, have_nftables};
 pub use disk::{DiskPolicy, Reads, Sharing};
+pub use etcd::{Etcd, Site, can_run_etcd, have_etcd};
 pub use hosts::{Hosts, have_iproute2};
+pub use lan_watch::{LanWatch, Stretch};
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;
 pub use random::Random;
@@ -53,7 +62,9 @@ pub use redis_benchmark::{RedisBenchmark, Served, have_redis_tools};
 pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
 pub use status::{Replica, Status};
+pub use store::{STORE, Store, StoreFault};
 pub use survivors::{alive, kill_marked, marked};
+pub use views::{Views, have_bindfs};
 pub use witness::Witness;
 
 /// Whether the long campaigns were asked for (`FT_FULL=1`, `cargo xtask test --full`).

@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use crate::launcher::send_signal;
-use crate::{Capture, Launcher, survivors};
+use crate::launcher::{send_signal, stop_process};
+use crate::store::{ON_STORE, STORE};
+use crate::{Capture, Launcher, Store, survivors};
+
+/// The name of the state's file.
+const STATE: &str = "witness.state";
 
 /// A tie-breaker server. It ends with this value.
 pub struct Witness {
@@ -21,15 +25,31 @@ struct Place {
     folder: PathBuf,
     mark: String,
     address: String,
+    /// The file of its keys, if it has any.
+    keys: Option<&'static str>,
+    /// The folder of its state, in `folder`.
+    state: &'static str,
 }
 
 impl Witness {
     /// Starts one and waits until it listens. Its state is a file in `folder`, from an earlier one too.
     ///
+    /// On a small file system ([`Store`]) its state is there, and gone with the process.
+    ///
     /// Its mark is not the pair's: it outlives the launcher, as it would on a machine of its own.
-    pub(crate) fn start(host: &[&str], folder: &Path, pair: &str, address: String) -> Self {
-        let host = host.iter().map(|word| (*word).to_owned()).collect();
-        let place = Place { host, folder: folder.to_owned(), mark: format!("{pair}-witness"), address };
+    pub(crate) fn start(
+        host: &[&str],
+        folder: &Path,
+        pair: &str,
+        address: String,
+        keys: Option<&'static str>,
+        on_store: bool,
+    ) -> Self {
+        let host: Vec<&str> = if on_store { [host, &ON_STORE].concat() } else { host.to_vec() };
+        let host = host.into_iter().map(str::to_owned).collect();
+        let state = if on_store { STORE } else { "." };
+        let mark = format!("{pair}-witness");
+        let place = Place { host, folder: folder.to_owned(), mark, address, keys, state };
         let (child, stderr) = place.spawn();
         let mut witness = Self { child, place, stderr };
         witness.wait_listening();
@@ -44,11 +64,32 @@ impl Witness {
         self.child.wait().expect("a child can be waited for");
     }
 
+    /// Stops it where it stands: connections stay, and nothing comes from it.
+    pub fn freeze(&self) {
+        stop_process(self.child.id());
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        send_signal(self.child.id(), libc::SIGCONT);
+    }
+
     /// Starts it again after [`Witness::kill`].
     pub fn restart(&mut self) {
         self.kill();
         (self.child, self.stderr) = self.place.spawn();
         self.wait_listening();
+    }
+
+    /// The file of its state.
+    pub fn state(&self) -> PathBuf {
+        self.place.folder.join(self.place.state).join(STATE)
+    }
+
+    /// The small file system of its state, if it was started on one.
+    pub fn store(&self) -> Store {
+        assert_eq!(self.place.state, STORE, "it was started on one");
+        Store::of(self.child.id(), &self.place.folder)
     }
 
     fn wait_listening(&mut self) {
@@ -63,7 +104,11 @@ impl Place {
     fn spawn(&self) -> (Child, Capture) {
         let host: Vec<&str> = self.host.iter().map(String::as_str).collect();
         let mut command = Launcher::command_on(&host, &self.folder, &self.mark);
-        command.args(["witness", "--listen", &self.address, "--state", "witness.state"]);
+        let state = format!("{}/{STATE}", self.state);
+        command.args(["witness", "--listen", &self.address, "--state", &state]);
+        if let Some(keys) = self.keys {
+            command.args(["--keys", keys]);
+        }
         command.stdout(std::process::Stdio::null());
         survivors::die_with_us(&mut command);
         let mut child = command.spawn().expect("ft-vm starts");

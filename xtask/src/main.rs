@@ -11,10 +11,17 @@ const USAGE: &str = "\
 cargo xtask test [--full]    tools, formatting, lints, every test; --full: the long campaigns too (hours)
 cargo xtask bench [disks] [--json] [--quick]
                              measures and prints one table, or JSON; disks: only what each kind of disk costs;
-                             --quick: fewer repeats, for a first look";
+                             --quick: fewer repeats, for a first look
+cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
+                             how soon a silent death is detected, and how often a busy host looks dead";
 
 fn are_bench_options(words: &[&str]) -> bool {
     words.iter().all(|word| ["--json", "--quick"].contains(word))
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn main() -> ExitCode {
@@ -26,6 +33,10 @@ fn main() -> ExitCode {
         ["bench", "disks", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::Disks, options.contains(&"--json"), options.contains(&"--quick"))
         }
+        ["bench", "detectors", options @ ..] => match bench::detectors::Plan::parse(options) {
+            Some(plan) => bench::detectors::run(&plan),
+            None => return usage(),
+        },
         ["bench", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::All, options.contains(&"--json"), options.contains(&"--quick"))
         }
@@ -33,10 +44,7 @@ fn main() -> ExitCode {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
         }
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

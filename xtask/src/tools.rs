@@ -1,6 +1,6 @@
-//! Programs of others that tests use: redis-tools, iproute2, nftables, and two TOML language servers.
+//! Programs of others that tests use: redis-tools, iproute2, nftables, etcd, bindfs, and two TOML language servers.
 //!
-//! redis-tools, iproute2 and nftables come from the distribution: they are installed where this runs as root and apt is there, else a
+//! All but the last come from the distribution: they are installed where this runs as root and apt is there, else a
 //! person is told. tombi (PyPI) and taplo (npm) are put under `target/tools`; without network or package manager the test that
 //! wants them says that it was not run.
 
@@ -47,6 +47,19 @@ pub(crate) fn provide() -> Tools {
     if !provide_package("nftables", ft_e2e::have_nftables) {
         tools.missing.push(
             "`nft` is missing (Debian: apt install nftables): the tests of networks between hosts did not run"
+                .into(),
+        );
+    }
+    if !provide_package("etcd-server", ft_e2e::have_etcd) {
+        tools.missing.push(
+            "`etcd` is missing (Debian: apt install etcd-server): the tests of that tie-breaker did not run"
+                .into(),
+        );
+    }
+    if !provide_package("bindfs", ft_e2e::have_bindfs) {
+        tools.missing.push(
+            "`bindfs` or /dev/fuse is missing (Debian: apt install bindfs): the partition tests of the shared-disk tie-breaker did \
+             not run"
                 .into(),
         );
     }

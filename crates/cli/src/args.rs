@@ -112,7 +112,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "a|b")]
         replica: Option<ReplicaId>,
     },
-    /// Run the tie-breaker server, for any number of pairs. Only the pairs may reach it: it trusts whoever connects.
+    /// Make the secret that a pair shares with its witness. No file is overwritten.
+    Key {
+        /// The file to make. Only its owner may read it.
+        file: PathBuf,
+    },
+    /// Run the tie-breaker server, for any number of pairs.
     Witness {
         /// Where to listen: an IP address or `localhost`, and a port, such as 192.0.2.3:7100.
         #[arg(long, value_name = "ADDR", value_parser = address)]
@@ -120,6 +125,10 @@ pub(crate) enum Command {
         /// The file of the durable register; it is made where it is missing.
         #[arg(long, value_name = "FILE")]
         state: PathBuf,
+        /// The keys of the pairs, a line each: a key of `ft-vm key`, and after it the pair's vm.name if it is good for that pair
+        /// only. Read at the start. Without it the address must be loopback, and whoever reaches it can take a generation.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
     },
 }
 
@@ -160,6 +169,8 @@ mod tests {
             "witness --listen 127.0.0.1:1 --state s",
             "witness --listen localhost:1 --state s",
             "witness --listen [::1]:0 --state s",
+            "witness --listen 192.0.2.3:1 --state s --keys k",
+            "key k",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -182,6 +193,8 @@ mod tests {
             "status",
             "witness --listen 127.0.0.1:1",
             "witness --listen a:1 --state s",
+            "witness --listen 127.0.0.1:1 --state s --keys",
+            "key",
             "witness --listen 127.0.0.1 --state s",
             "frobnicate",
         ] {

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod exit;
+mod key;
 mod machine;
 mod schema;
 mod witness;
@@ -21,7 +22,8 @@ fn main() -> ExitCode {
         Some(Command::Schema) => schema::schema(),
         Some(Command::Status { config, sets, json }) => machine::status(config, sets, *json),
         Some(Command::Promote { config, sets, replica }) => machine::promote(config, sets, *replica),
-        Some(Command::Witness { listen, state }) => witness::witness(*listen, state),
+        Some(Command::Key { file }) => key::key(file),
+        Some(Command::Witness { listen, state, keys }) => witness::witness(*listen, state, keys.as_deref()),
     };
     exit.into()
 }

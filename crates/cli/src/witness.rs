@@ -4,18 +4,32 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use ft_policies::tie_breaker::witness::Server;
+use ft_policies::tie_breaker::witness::{Keys, ServeError, Server};
 
 use crate::exit::Exit;
 
 /// Serves until a signal ends it.
-pub(crate) fn witness(listen: SocketAddr, state: &Path) -> Exit {
+pub(crate) fn witness(listen: SocketAddr, state: &Path, keys: Option<&Path>) -> Exit {
+    let keys = match keys.map(Keys::load).transpose() {
+        Ok(keys) => keys,
+        Err(error) => {
+            say(&format!("witness: --keys: {error}"));
+            return Exit::BadConfig;
+        }
+    };
+    let known = match keys.as_ref().map(Keys::count) {
+        Some(1) => "1 key".to_owned(),
+        Some(count) => format!("{count} keys"),
+        None => "no keys: anyone on this machine may ask".to_owned(),
+    };
     // Before there is any other thread: they all inherit it, and the signals wait for this one.
     let signals = Signals::block();
-    let server = match Server::start(listen, state, |reason| {
-        say(&format!("witness: no generation is given away: {reason}"));
-    }) {
+    let server = match Server::start(listen, state, keys, |line| say(&format!("witness: {line}"))) {
         Ok(server) => server,
+        Err(error @ ServeError::NoKeys { .. }) => {
+            say(&format!("witness: {error}"));
+            return Exit::BadConfig;
+        }
         Err(error) => {
             say(&format!("witness: {error}"));
             return Exit::Runtime(1);
@@ -23,7 +37,7 @@ pub(crate) fn witness(listen: SocketAddr, state: &Path) -> Exit {
     };
     let pairs = server.pairs();
     say(&format!(
-        "witness listens on {}, state in {}, {pairs} {}",
+        "witness listens on {}, state in {}, {pairs} {}, {known}",
         server.address(),
         server.state().display(),
         if pairs == 1 { "pair" } else { "pairs" }

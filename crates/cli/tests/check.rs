@@ -125,7 +125,7 @@ fn a_damaged_register() {
     fs::write(&entry, "").unwrap();
     place.check(
         2,
-        &["is not an intact generation entry (it is empty)", "or begin anew: with both replicas stopped"],
+        &["is not an intact generation entry (it is empty)", "begin anew: with both replicas stopped"],
     );
     fs::remove_file(&entry).unwrap();
     place.pipe(&format!("g/generation.{:020}", 1));

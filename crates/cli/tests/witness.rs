@@ -1,13 +1,16 @@
 //! `ft-vm witness` as a process: what it says, how it ends, and that no kill takes back what it told.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ft_policies::tie_breaker::witness::Key;
 use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Who};
 
 const PAIR: u128 = 77;
@@ -78,7 +81,8 @@ impl Drop for Ending<'_> {
 }
 
 fn register(address: SocketAddr) -> Box<dyn Register + Send + Sync> {
-    TieBreakerKind::Witness { address }.build(&Pair { id: PAIR, name: "kv".to_owned() }, ReplicaId::A)
+    let pair = Pair { id: PAIR, name: "kv".to_owned() };
+    TieBreakerKind::Witness { address, key: None }.build(&pair, ReplicaId::A)
 }
 
 fn who(incarnation: u64) -> Who {
@@ -96,8 +100,11 @@ fn a_witness_says_where_it_is_and_ends_in_order() {
     for (signal, pairs) in [(libc::SIGTERM, "0 pairs"), (libc::SIGINT, "1 pair")] {
         let mut witness = start("127.0.0.1:0", &path);
         let place = path.canonicalize().unwrap();
-        let line =
-            format!("ft-vm: witness listens on {}, state in {}, {pairs}\n", witness.address, place.display());
+        let line = format!(
+            "ft-vm: witness listens on {}, state in {}, {pairs}, no keys: anyone on this machine may ask\n",
+            witness.address,
+            place.display()
+        );
         assert_eq!(witness.said, line);
         assert_eq!(register(witness.address).advance(0, &who(1)), Answer::Won);
         // SAFETY: the process is a child of this one that nobody has waited for yet.
@@ -124,6 +131,77 @@ fn what_it_cannot_serve_it_says_in_a_line() {
     assert!(said.contains("not an intact state of a witness"), "{said}");
     let said = refused("127.0.0.1:0", Path::new("/nowhere/at/all"));
     assert!(said.contains("finding the folder /nowhere/at"), "{said}");
+}
+
+#[test]
+fn a_key_is_what_lets_others_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let ft_vm = |arguments: &[&str]| {
+        let run = Command::new(env!("CARGO_BIN_EXE_ft-vm"))
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        (run.status.code(), String::from_utf8(run.stderr).unwrap())
+    };
+    let (code, said) = ft_vm(&["key", "pair.key"]);
+    assert_eq!(code, Some(0), "{said}");
+    let secret = std::fs::read_to_string(folder.path().join("pair.key")).unwrap();
+    let silent = |said: &str| assert!(!said.contains(&secret.trim()[..16]), "a key is shown: {said}");
+    silent(&said);
+    let (code, said) = ft_vm(&["key", "pair.key"]);
+    assert!(code == Some(1) && said.contains("never overwritten"), "{code:?} {said}");
+    assert_eq!(std::fs::read_to_string(folder.path().join("pair.key")).unwrap(), secret);
+
+    let (code, said) = ft_vm(&["witness", "--listen", "0.0.0.0:0", "--state", "state"]);
+    assert!(code == Some(2) && said.contains("cannot listen on 0.0.0.0:0 without keys"), "{code:?} {said}");
+    for (keys, words) in [
+        ("none.keys", "opening none.keys: No such file"),
+        ("open.keys", "chmod 600 open.keys"),
+        ("bad.keys", "bad.keys, line 2: a key is 64"),
+    ] {
+        if keys != "none.keys" {
+            let path = folder.path().join(keys);
+            std::fs::write(&path, format!("# a\nx{secret}")).unwrap();
+            let mode = if keys == "open.keys" { 0o644 } else { 0o600 };
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        }
+        let (code, said) = ft_vm(&["witness", "--listen", "127.0.0.1:0", "--state", "state", "--keys", keys]);
+        assert!(code == Some(2) && said.contains(words), "{words}: {code:?} {said}");
+        silent(&said);
+    }
+
+    let mut command = command("0.0.0.0:0", &folder.path().join("state"));
+    let mut child = command.arg("--keys").arg(folder.path().join("pair.key")).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let witness = Witness {
+        address: said
+            .split_once("0.0.0.0:")
+            .unwrap()
+            .1
+            .split_once(',')
+            .unwrap()
+            .0
+            .parse()
+            .map(local)
+            .unwrap(),
+        child,
+        said,
+    };
+    assert!(witness.said.ends_with("0 pairs, 1 key\n"), "{}", witness.said);
+    silent(&witness.said);
+    let key = Key::load(&folder.path().join("pair.key")).unwrap();
+    let pair = Pair { id: PAIR, name: "kv".to_owned() };
+    let keyed =
+        TieBreakerKind::Witness { address: witness.address, key: Some(key) }.build(&pair, ReplicaId::A);
+    assert_eq!(keyed.advance(0, &who(1)), Answer::Won);
+    let said = register(witness.address).read().unwrap_err().to_string();
+    assert!(said.contains("this witness answers only with a key"), "{said}");
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// Several askers for one generation after the other while the witness is killed again and again. Nobody is told of a win that

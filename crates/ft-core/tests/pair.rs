@@ -102,6 +102,53 @@ fn a_partition_leaves_one_live() {
     }
 }
 
+/// A host that had no time for this side had none for the other either.
+#[test]
+fn a_silent_peer_is_excused_for_a_time() {
+    let mut world = running(13, &Options::default());
+    world.ticks(100);
+    world.faults.partition = true;
+    let until = world.now + 600 * MS;
+    for node in &mut world.nodes {
+        node.replica.excuse(until);
+    }
+    while world.now + 2 * MS < until {
+        world.ticks(1);
+        let [primary, backup] = [0, 1].map(|index| world.nodes[index].replica.status(world.now).state);
+        assert_eq!((primary, backup), ("live", "following"), "{} ms before", (until - world.now) / MS);
+    }
+    assert!(world.until(100, |world| world.nodes.iter().any(|node| node.replica.is_asking())));
+}
+
+#[test]
+fn the_longest_silence_is_told() {
+    let mut world = running(14, &Options::default());
+    world.ticks(500);
+    let silence = |world: &World| world.nodes[0].replica.status(world.now).silence_max_ms;
+    assert!(silence(&world) <= 25.0, "{}", silence(&world));
+    world.nodes[1].stopped = true;
+    world.ticks(100);
+    assert!(world.nodes[0].replica.status(world.now).silence_ms >= 99.0);
+    world.nodes[1].stopped = false;
+    world.ticks(100);
+    assert!((95.0..130.0).contains(&silence(&world)), "{}", silence(&world));
+    assert!(world.nodes[0].replica.status(world.now).silence_ms <= 25.0);
+}
+
+/// A heartbeat does not wait for the effects before it.
+#[test]
+fn heartbeats_come_out_of_their_turn() {
+    let mut world = running(15, &Options::default());
+    world.ticks(7);
+    let replica = &mut world.nodes[0].replica;
+    assert_eq!(replica.poll_heartbeat(), None);
+    replica.handle(ft_core::Event::Stop, world.now);
+    replica.handle(ft_core::Event::Timeout, world.now + 20 * MS);
+    let beat = replica.poll_heartbeat().expect("it is due");
+    assert!(matches!(ft_core::wire::Frame::decode(&beat), Ok(ft_core::wire::Frame::Heartbeat(_))));
+    assert_eq!(replica.poll_heartbeat(), None);
+}
+
 #[test]
 fn a_register_that_does_not_answer_holds_everything() {
     let mut world = running(5, &Options::default());

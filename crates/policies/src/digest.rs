@@ -104,12 +104,40 @@ fn canonical(config: &Config) -> String {
             line("detector.fixed.heartbeat", &heartbeat.nanos());
             line("detector.fixed.timeout", &timeout.nanos());
         }
+        DetectorKind::PhiAccrual(crate::detector::phi_accrual::Settings {
+            heartbeat,
+            threshold,
+            acceptable_pause,
+            min_deviation,
+            max_silence,
+            window,
+        }) => {
+            line("detector.phi-accrual.heartbeat", &heartbeat.nanos());
+            line("detector.phi-accrual.threshold", threshold);
+            line("detector.phi-accrual.acceptable-pause", &acceptable_pause.nanos());
+            line("detector.phi-accrual.min-deviation", &min_deviation.nanos());
+            line("detector.phi-accrual.max-silence", &max_silence.nanos());
+            line("detector.phi-accrual.window", window);
+        }
     }
     match tie_breaker {
         TieBreakerKind::SharedDisk { path: _ } => line("tie-breaker.shared-disk", &""),
         TieBreakerKind::Manual { path: _ } => line("tie-breaker.manual", &""),
         // Two witnesses would let both replicas go on.
-        TieBreakerKind::Witness { address } => line("tie-breaker.witness", address),
+        TieBreakerKind::Witness { address, key } => {
+            line("tie-breaker.witness", address);
+            // Which key it is may differ while keys are changed, and a digest is no place for a secret.
+            line("tie-breaker.witness.key", &key.is_some());
+        }
+        // So would two clusters, and two keys in one. In which order the members are asked is each replica's own business.
+        TieBreakerKind::Etcd { endpoints, prefix } => {
+            let mut endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            endpoints.sort_unstable();
+            for endpoint in endpoints {
+                line("tie-breaker.etcd.endpoint", &endpoint);
+            }
+            line("tie-breaker.etcd.prefix", prefix);
+        }
     }
     match pacing {
         PacingKind::None => line("pacing.none", &""),
@@ -125,5 +153,10 @@ pub(crate) fn config(config: &Config) -> u128 {
 }
 
 pub(crate) fn pair(config: &Config) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(format!("ft-vm pair 1\n{}", config.vm.name).as_bytes())
+    pair_named(&config.vm.name)
+}
+
+/// The same by the pair's `vm.name`.
+pub(crate) fn pair_named(name: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(format!("ft-vm pair 1\n{name}").as_bytes())
 }

@@ -90,9 +90,15 @@ fn shown_defaults_are_the_defaults() {
     check("logging", "Logging", base);
     check("output", "Output", base);
     check("detector.fixed", "DetectorFixed", base);
+    check("detector.phi-accrual", "DetectorPhiAccrual", &format!("{base}[detector.phi-accrual]\n"));
     check("pacing.lag-feedback", "PacingLagFeedback", base);
+    check(
+        "tie-breaker.etcd",
+        "TieBreakerEtcd",
+        &base.replace("shared-disk]\npath = 'g'", "etcd]\nendpoints = ['[::1]:1']"),
+    );
     check("disk.0", "Disk", &format!("{base}{disk}"));
     check("disk.0.faults", "DiskFaults", &format!("{base}{disk}{faulty}"));
     check("net.0.user", "NetUser", &format!("{base}{net}"));
-    assert!(tried >= 21, "only {tried} defaults");
+    assert!(tried >= 28, "only {tried} defaults");
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, Time, schema};
+use ft_policies::tie_breaker::witness::Key;
+use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, TieBreakerKind, Time, schema};
 use proptest::prelude::*;
 
 const PAIR: &str = include_str!("../../../config/pair.toml");
@@ -89,8 +90,18 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         "logging.buffer='17 MiB'",
         "detector.fixed.heartbeat='21 ms'",
         "detector.fixed.timeout='201 ms'",
+        "detector={phi-accrual={}}",
+        "detector={phi-accrual={heartbeat='21 ms'}}",
+        "detector={phi-accrual={threshold=7}}",
+        "detector={phi-accrual={acceptable-pause='101 ms'}}",
+        "detector={phi-accrual={min-deviation='6 ms'}}",
+        "detector={phi-accrual={max-silence='1001 ms'}}",
+        "detector={phi-accrual={window=101}}",
         "tie-breaker.witness.address='127.0.0.1:7100'",
         "tie-breaker.witness.address='127.0.0.1:7101'",
+        "tie-breaker.etcd.endpoints=['127.0.0.1:2379']",
+        "tie-breaker.etcd.endpoints=['127.0.0.1:2379', '127.0.0.1:2381']",
+        "tie-breaker.etcd={endpoints=['127.0.0.1:2379'], prefix='/other/'}",
         "pacing.none={}",
         "pacing.lag-feedback.target='101 ms'",
     ] {
@@ -99,11 +110,28 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
         seen.push(digest);
     }
     assert_ne!(digest(&["disk=[]", "output.rule='none'"]), digest(&["disk=[]"]));
+    let etcd = |endpoints: &str| digest(&[&format!("tie-breaker.etcd.endpoints=[{endpoints}]")]);
+    let (one, other) = ("'127.0.0.1:2379', '[::1]:2379'", "'[::1]:2379', 'localhost:2379'");
+    assert_eq!(etcd(one), etcd(other), "each replica may begin with another member");
+
+    // Whether there is a key, and not which one.
+    let folder = tempfile::tempdir().unwrap();
+    let keyed = |name| {
+        let path = folder.path().join(name);
+        Key::make(&path).unwrap();
+        digest(&[&format!("tie-breaker.witness={{address='127.0.0.1:7100', key='{}'}}", path.display())])
+    };
+    let one = keyed("one");
+    assert!(!seen.contains(&one));
+    assert_eq!(keyed("other"), one);
 }
 
 /// What is right on two hosts: addresses that are not loopback, one path for two files, no network of one machine.
 #[test]
 fn a_pair_on_two_hosts() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("pair.key");
+    Key::make(&key).unwrap();
     let sets = [
         "replicas.a='192.0.2.1:7001'",
         "replicas.b='[2001:db8::2]:7001'",
@@ -111,10 +139,13 @@ fn a_pair_on_two_hosts() {
         "disk.0.reads='backup'",
         "net=[]",
         "tie-breaker.witness.address='192.0.2.3:7100'",
+        &format!("tie-breaker.witness.key='{}'", key.display()),
         "output.rule='none'",
     ]
     .map(str::to_owned);
     let config = load(PAIR.as_bytes(), &sets).unwrap();
+    let secret = std::fs::read_to_string(&key).unwrap();
+    assert!(!format!("{config:?}").contains(secret.trim()), "a key is shown");
     assert!(!config.replicas.one_machine());
     assert_eq!(config.tie_breaker.place(), "the witness at 192.0.2.3:7100");
     let disk = &config.disks[0];
@@ -136,6 +167,24 @@ fn a_tap_interface() {
     let other = ft_policies::Config::parse(Path::new("/nowhere/pair.toml"), PAIR.as_bytes(), &other).unwrap();
     assert_ne!(other.nets[0].mac, on_a.nets[0].mac);
     assert_eq!(other.nets[0].mac[0], 2);
+}
+
+/// An etcd has no file system either, and may run on the hosts of the pair; without a prefix the schema's counts.
+#[test]
+fn a_pair_with_an_etcd() {
+    let sets = [
+        "replicas.a='192.0.2.1:7001'",
+        "replicas.b='192.0.2.2:7001'",
+        "disk.0.sharing='separate'",
+        "net=[]",
+        "tie-breaker.etcd.endpoints=['192.0.2.1:2379', '192.0.2.2:2379', '[2001:db8::3]:2379']",
+    ]
+    .map(str::to_owned);
+    let config = load(PAIR.as_bytes(), &sets).unwrap();
+    assert_eq!(config.tie_breaker.name(), "etcd");
+    assert_eq!(config.tie_breaker.place(), "the etcd at 192.0.2.1:2379, 192.0.2.2:2379, [2001:db8::3]:2379");
+    let TieBreakerKind::Etcd { prefix, .. } = &config.tie_breaker else { panic!("{config:?}") };
+    assert_eq!(prefix, "/ft-vm/");
 }
 
 #[test]
@@ -233,7 +282,7 @@ fn valid() -> impl Strategy<Value = String> {
     ));
     let policies = (
         prop::option::of(1u64..=60_000),
-        prop::option::of((1u64..=1000, 2u64..=50)),
+        prop::option::of((1u64..=1000, 2u64..=50, prop::option::of((1u64..=16, 2u64..=1000)))),
         3u64..=1024,
         any::<bool>(),
     );
@@ -268,10 +317,11 @@ fn valid() -> impl Strategy<Value = String> {
             text += &format!("[net.user]\nforward = [{}]\n", forward.join(", "));
         }
         text += &format!("[replicas]\na = '127.0.0.1:{port}'\nb = '[::1]:{port}'\nstart-alone = '{alone} s'\n");
-        let (target, fixed, buffer, commit) = policies;
+        let (target, detector, buffer, commit) = policies;
         text += &format!("[logging]\nbuffer = '{buffer} MiB'\n");
         text += match disks.iter().any(|(_, _, separate, ..)| *separate) {
-            true => "[tie-breaker.witness]\naddress = '[::1]:6999'\n",
+            true if commit => "[tie-breaker.witness]\naddress = '[::1]:6999'\n",
+            true => "[tie-breaker.etcd]\nendpoints = ['[::1]:6999', '127.0.0.1:6999']\nprefix = '/x'\n",
             false => "[tie-breaker.shared-disk]\npath = 'g'\n",
         };
         if !commit && disks.iter().all(|(_, read_only, separate, ..)| *read_only || *separate) {
@@ -281,8 +331,18 @@ fn valid() -> impl Strategy<Value = String> {
             Some(ms) => text += &format!("[pacing.lag-feedback]\ntarget = '{ms} ms'\n"),
             None => text += "[pacing.none]\n",
         }
-        if let Some((beat, factor)) = fixed {
-            text += &format!("[detector.fixed]\nheartbeat = '{beat} ms'\ntimeout = '{} ms'\n", beat * factor);
+        match detector {
+            Some((beat, factor, None)) => {
+                text += &format!("[detector.fixed]\nheartbeat = '{beat} ms'\ntimeout = '{} ms'\n", beat * factor);
+            }
+            Some((beat, factor, Some((threshold, window)))) => {
+                text += &format!(
+                    "[detector.phi-accrual]\nheartbeat = '{beat} ms'\nacceptable-pause = '{beat} ms'\nmin-deviation = '{factor} ms'\n\
+                     max-silence = '{} ms'\nthreshold = {threshold}\nwindow = {window}\n",
+                    beat * (factor + 1)
+                );
+            }
+            None => {}
         }
         text
     })

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Barrier;
 
+use ft_e2e::{Etcd, can_run_etcd};
 use ft_policies::tie_breaker::witness::{ServeError, Server};
 use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Unavailable, Who};
 use proptest::prelude::*;
@@ -34,27 +35,35 @@ struct Bed {
     folder: tempfile::TempDir,
     kind: TieBreakerKind,
     server: Option<Server>,
+    etcd: Option<Etcd>,
 }
 
 impl Bed {
     fn shared_disk() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kind = TieBreakerKind::SharedDisk { path: folder.path().join("generations") };
-        Self { folder, kind, server: None }
+        Self { folder, kind, server: None, etcd: None }
+    }
+
+    /// `None` where there is no etcd, which is said.
+    fn etcd() -> Option<Self> {
+        let mut bed = can_run_etcd().then(Self::shared_disk)?;
+        let etcd = Etcd::start(bed.folder.path(), 1);
+        bed.kind = TieBreakerKind::Etcd { endpoints: etcd.endpoints(), prefix: "/ft-vm/".to_owned() };
+        bed.etcd = Some(etcd);
+        Some(bed)
     }
 
     fn witness() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut bed =
-            Self { folder, kind: TieBreakerKind::SharedDisk { path: "/nowhere".into() }, server: None };
+        let mut bed = Self::shared_disk();
         let address = bed.serve("127.0.0.1:0".parse().unwrap());
-        bed.kind = TieBreakerKind::Witness { address };
+        bed.kind = TieBreakerKind::Witness { address, key: None };
         bed
     }
 
     fn serve(&mut self, address: SocketAddr) -> SocketAddr {
         let server = loop {
-            match Server::start(address, &self.folder.path().join("witness"), |_| {}) {
+            match Server::start(address, &self.folder.path().join("witness"), None, |_| {}) {
                 Ok(server) => break server,
                 // While it was down, the port may have become the other end of somebody's connection.
                 Err(ServeError::Listen { .. }) => std::thread::yield_now(),
@@ -77,6 +86,21 @@ impl Bed {
             drop(server);
             self.serve(address);
         }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.restart(0);
+            etcd.wait_ready(0);
+        }
+    }
+
+    /// An empty register of the same kind.
+    fn renew(&mut self) {
+        match &mut self.kind {
+            // It takes its time to start.
+            TieBreakerKind::Etcd { prefix, .. } => *prefix += "x",
+            TieBreakerKind::Witness { .. } => *self = Self::witness(),
+            TieBreakerKind::SharedDisk { .. } => *self = Self::shared_disk(),
+            TieBreakerKind::Manual { .. } => unreachable!("it is no register for two"),
+        }
     }
 }
 
@@ -88,6 +112,9 @@ macro_rules! for_each_kind {
         }
         mod witness {
             $( #[test] fn $test() { super::$test(super::Bed::witness()); } )*
+        }
+        mod etcd {
+            $( #[test] fn $test() { if let Some(bed) = super::Bed::etcd() { super::$test(bed) } } )*
         }
     };
 }
@@ -178,8 +205,9 @@ fn of_many_processes_exactly_one_wins(bed: Bed) {
         .map(|_| {
             let place = match &bed.kind {
                 TieBreakerKind::SharedDisk { path } => path.display().to_string(),
-                TieBreakerKind::Witness { address } => address.to_string(),
+                TieBreakerKind::Witness { address, .. } => address.to_string(),
                 TieBreakerKind::Manual { .. } => unreachable!("no two processes have one of these"),
+                TieBreakerKind::Etcd { endpoints, .. } => endpoints[0].to_string(),
             };
             std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["one_of_many_processes", "--exact", "--nocapture"])
@@ -214,7 +242,10 @@ fn one_of_many_processes() {
     let Ok(place) = std::env::var("FT_TEST_REGISTER") else { return };
     let kind = match place.split_once('=').unwrap() {
         ("shared-disk", path) => TieBreakerKind::SharedDisk { path: path.into() },
-        (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap() },
+        ("etcd", address) => {
+            TieBreakerKind::Etcd { endpoints: vec![address.parse().unwrap()], prefix: "/ft-vm/".to_owned() }
+        }
+        (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap(), key: None },
     };
     let (me, register) = (a(u64::from(std::process::id())), kind.build(&pair(), ReplicaId::A));
     let won = (0..30).filter(|generation| register.advance(*generation, &me) == Answer::Won);
@@ -251,9 +282,11 @@ fn model(now: &mut RegisterState, from: u64, me: Who) -> Answer {
 }
 
 fn any_asks_have_the_answers_of_the_model(bed: Bed) {
-    let make = if bed.server.is_some() { Bed::witness } else { Bed::shared_disk };
-    proptest!(ProptestConfig { cases: 48, ..ProptestConfig::default() }, |(steps in steps())| {
-        let mut bed = make();
+    let cases = if bed.etcd.is_some() { 12 } else { 48 };
+    let bed = std::cell::RefCell::new(bed);
+    proptest!(ProptestConfig { cases, ..ProptestConfig::default() }, |(steps in steps())| {
+        let mut bed = bed.borrow_mut();
+        bed.renew();
         let (register, mut now) = (bed.register(), NOBODY);
         for step in steps {
             match step {

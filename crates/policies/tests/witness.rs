@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use ft_policies::tie_breaker::Witness;
 use ft_policies::tie_breaker::witness::server::MAX_CONNECTIONS;
 use ft_policies::tie_breaker::witness::store::StoreError;
-use ft_policies::tie_breaker::witness::wire::{Ask, MAX_LINE, Reply, Request};
+use ft_policies::tie_breaker::witness::wire::{Ask, MAX_LINE, Reply, Request, Said};
 use ft_policies::tie_breaker::witness::{ServeError, Server};
 use ft_policies::{Answer, Register, RegisterState, ReplicaId, Unavailable, Who};
 use proptest::prelude::*;
@@ -35,11 +35,11 @@ fn any_port() -> SocketAddr {
 }
 
 fn serve(path: &Path) -> Server {
-    Server::start(any_port(), path, |_| {}).unwrap()
+    Server::start(any_port(), path, None, |_| {}).unwrap()
 }
 
 fn refused(path: &Path) -> StoreError {
-    match Server::start(any_port(), path, |_| {}) {
+    match Server::start(any_port(), path, None, |_| {}) {
         Err(ServeError::Store(error)) => error,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("{} is served", path.display()),
@@ -50,14 +50,14 @@ fn bed() -> (tempfile::TempDir, PathBuf, Server, Witness) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let server = serve(&path);
-    let register = Witness::new(server.address(), PAIR);
+    let register = Witness::new(server.address(), PAIR, None);
     (folder, path, server, register)
 }
 
 #[test]
 fn many_pairs_do_not_know_of_each_other() {
     let (_folder, path, server, _) = bed();
-    let registers: Vec<_> = (0..20).map(|pair| Witness::new(server.address(), pair << 100)).collect();
+    let registers: Vec<_> = (0..20).map(|pair| Witness::new(server.address(), pair << 100, None)).collect();
     for (number, register) in registers.iter().enumerate() {
         for generation in 0..number as u64 {
             assert_eq!(register.advance(generation, &a(generation)), Answer::Won);
@@ -67,7 +67,7 @@ fn many_pairs_do_not_know_of_each_other() {
     let server = serve(&path);
     assert_eq!(server.pairs(), 19, "one has no generation yet");
     for number in 0..20u64 {
-        let register = Witness::new(server.address(), u128::from(number) << 100);
+        let register = Witness::new(server.address(), u128::from(number) << 100, None);
         let holder = number.checked_sub(1).map(a);
         assert_eq!(register.read(), Ok(RegisterState { generation: number, holder }));
     }
@@ -79,7 +79,8 @@ fn a_person_can_read_the_state() {
     assert_eq!(register.advance(0, &a(1)), Answer::Won);
     assert_eq!(register.advance(1, &b(0xbeef)), Answer::Won);
     let text = fs::read_to_string(path).unwrap();
-    let line = "pair 00000000000000000000000000001234 generation 2 replica b incarnation 000000000000beef\n";
+    let line =
+        "pair 00000000000000000000000000001234 generation 2 replica b incarnation 000000000000beef config ";
     assert!(text.contains(line), "{text}");
 }
 
@@ -97,10 +98,10 @@ fn one_state_has_one_witness() {
     drop(server);
     // By way of the link, which stays one.
     let server = serve(&link);
-    assert_eq!(Witness::new(server.address(), PAIR).advance(1, &b(2)), Answer::Won);
+    assert_eq!(Witness::new(server.address(), PAIR, None).advance(1, &b(2)), Answer::Won);
     drop(server);
     assert!(link.symlink_metadata().unwrap().is_symlink());
-    assert_eq!(Witness::new(serve(&path).address(), PAIR).read(), Ok(state(2, b(2))));
+    assert_eq!(Witness::new(serve(&path).address(), PAIR, None).read(), Ok(state(2, b(2))));
 }
 
 #[test]
@@ -115,11 +116,11 @@ fn nothing_is_served_from_a_damaged_state() {
         (whole[..whole.len() - 1].to_vec(), "checksum"),
         (vec![0xff; 100], "not text"),
         (b"generation 7".to_vec(), "does not begin"),
-        (text.replace("witness 1", "witness 2").into_bytes(), "another version"),
+        (text.replace("witness 2", "witness 3").into_bytes(), "another version"),
         (text.replace("generation 1", "generation 7").into_bytes(), "checksum"),
         (text.replace("generation 1", "generation 0").into_bytes(), "line 4 is unreadable"),
         (text.replace("replica a", "replica c").into_bytes(), "line 4 is unreadable"),
-        (vec![b'x'; 16 << 20], "too long"),
+        (vec![b'x'; 24 << 20], "too long"),
     ] {
         fs::write(&path, &bytes).unwrap();
         let error = refused(&path);
@@ -133,7 +134,11 @@ fn nothing_is_served_from_a_damaged_state() {
     assert!(refused(&path).to_string().contains("not a regular file"));
     fs::remove_dir(&path).unwrap();
     fs::write(&path, &whole).unwrap();
-    assert_eq!(Witness::new(serve(&path).address(), PAIR).read(), Ok(state(1, a(1))), "and no lock stays");
+    assert_eq!(
+        Witness::new(serve(&path).address(), PAIR, None).read(),
+        Ok(state(1, a(1))),
+        "and no lock stays"
+    );
     assert!(refused(&folder.path().join("no/such/folder/state")).to_string().contains("finding the folder"));
     assert!(refused(Path::new("/")).to_string().contains("not a regular file"));
 }
@@ -149,7 +154,7 @@ fn an_older_copy_of_the_state_is_behind() {
     drop(server);
     fs::rename(&copy, &path).unwrap();
     let server = serve(&path);
-    let register = Witness::new(server.address(), PAIR);
+    let register = Witness::new(server.address(), PAIR, None);
     assert_eq!(register.advance(3, &a(3)), Answer::Behind(state(1, a(1))));
     assert_eq!(
         register.read(),
@@ -164,12 +169,12 @@ fn a_state_that_cannot_be_written_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let told = Arc::new(Mutex::new(Vec::new()));
-    let server = Server::start(any_port(), &path, {
+    let server = Server::start(any_port(), &path, None, {
         let told = Arc::clone(&told);
         move |reason| told.lock().unwrap().push(reason.to_owned())
     })
     .unwrap();
-    let register = Witness::new(server.address(), PAIR);
+    let register = Witness::new(server.address(), PAIR, None);
     assert_eq!(register.advance(0, &a(1)), Answer::Won);
     let before = fs::read(&path).unwrap();
     // Where the new state would be written there is something else.
@@ -201,7 +206,7 @@ fn what_a_killed_witness_was_writing_is_removed() {
         fs::write(folder.path().join(other), "not mine").unwrap();
     }
     let server = serve(&path);
-    assert_eq!(Witness::new(server.address(), PAIR).read(), Ok(state(1, a(1))));
+    assert_eq!(Witness::new(server.address(), PAIR, None).read(), Ok(state(1, a(1))));
     let mut left: Vec<_> = fs::read_dir(folder.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -224,12 +229,12 @@ fn send(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn one_connection_may_ask_many_times() {
     let (_folder, _path, server, _) = bed();
-    let ask = |ask| Request { pair: PAIR, ask }.encode();
+    let ask = |ask| Request::new(PAIR, ask).unwrap().encode(None);
     let lines =
         [ask(Ask::Read), ask(Ask::Advance { from: 0, who: a(1) }), ask(Ask::Advance { from: 1, who: b(1) })]
             .concat();
     let answers = String::from_utf8(send(server.address(), lines.as_bytes())).unwrap();
-    let answers: Vec<_> = answers.lines().map(|line| Reply::decode(line.as_bytes()).unwrap()).collect();
+    let answers: Vec<_> = answers.lines().map(|line| Reply::decode(line.as_bytes()).unwrap().what).collect();
     let says = |state| Reply::State { pair: PAIR, state };
     assert_eq!(answers, [says(NOBODY), says(state(1, a(1))), says(state(2, b(1)))]);
 }
@@ -237,7 +242,7 @@ fn one_connection_may_ask_many_times() {
 #[test]
 fn rubbish_is_refused_and_ends_the_connection() {
     let (_folder, _path, server, register) = bed();
-    let good = Request { pair: PAIR, ask: Ask::Advance { from: 0, who: a(1) } }.encode();
+    let good = Request::new(PAIR, Ask::Advance { from: 0, who: a(1) }).unwrap().encode(None);
     for (line, word) in [
         ("\n".to_owned(), "not a request"),
         ("GET / HTTP/1.1\r\n".into(), "not a request"),
@@ -245,7 +250,7 @@ fn rubbish_is_refused_and_ends_the_connection() {
     ] {
         let answer = send(server.address(), format!("{line}{good}").as_bytes());
         let line = answer.strip_suffix(b"\n").unwrap_or(&answer);
-        let Ok(Reply::Refused(reason)) = Reply::decode(line) else { panic!("{answer:?}") };
+        let Ok(Said { what: Reply::Refused(reason), .. }) = Reply::decode(line) else { panic!("{answer:?}") };
         assert!(reason.contains(word), "{reason}");
     }
     // Half a request is none.
@@ -255,7 +260,7 @@ fn rubbish_is_refused_and_ends_the_connection() {
     send(server.address(), &vec![b'x'; 1 << 20]);
     let exactly = send(server.address(), &vec![b'x'; MAX_LINE]);
     assert!(
-        matches!(Reply::decode(&exactly), Ok(Reply::Refused(reason)) if reason.contains("more than 4096"))
+        matches!(Reply::decode(&exactly), Ok(Said { what: Reply::Refused(reason), .. }) if reason.contains("more than 4096"))
     );
     assert_eq!(register.read(), Ok(NOBODY), "and nothing has happened");
 }
@@ -297,7 +302,7 @@ fn impostor(answer: impl Fn(TcpStream) + Send + 'static) -> Witness {
             answer(connection.unwrap());
         }
     });
-    Witness::new(address, PAIR)
+    Witness::new(address, PAIR, None)
 }
 
 fn after_the_request(reply: impl Fn() -> Vec<u8> + Send + 'static) -> Witness {
@@ -311,8 +316,8 @@ fn after_the_request(reply: impl Fn() -> Vec<u8> + Send + 'static) -> Witness {
 #[test]
 fn what_is_no_witness_is_unavailable() {
     let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-    let nobody = Witness::new("127.0.0.1:1".parse().unwrap(), PAIR);
-    let says = |reply: Reply| after_the_request(move || reply.encode().into_bytes());
+    let nobody = Witness::new("127.0.0.1:1".parse().unwrap(), PAIR, None);
+    let says = |reply: Reply| after_the_request(move || reply.encode(None).into_bytes());
     for (register, words) in [
         (nobody, "connecting: "),
         (

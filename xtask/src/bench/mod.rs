@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: one table, each figure from one run side by side with what it is compared with.
 
 mod cpu;
+pub(crate) mod detectors;
 mod disks;
 mod failover;
 mod grid;
@@ -39,19 +40,26 @@ pub(crate) enum Section {
     Disks,
 }
 
-/// Builds, measures, prints.
-pub(crate) fn run(section: Section, json: bool, quick: bool) -> Result<(), String> {
-    if !ft_e2e::have_redis_tools() {
-        return Err("redis-benchmark is missing (Debian: apt install redis-tools)".into());
+/// Builds the binary that is measured, unless `FT_VM_BIN` names one.
+fn build() -> Result<(), String> {
+    if std::env::var_os("FT_VM_BIN").is_some() {
+        return Ok(());
     }
     let built = cargo(&["build", "--release", "--package", "ft-vm", "--bin", "ft-vm"]).status();
     if !built.is_ok_and(|status| status.success()) {
         return Err("building ft-vm failed".into());
     }
-    if std::env::var_os("FT_VM_BIN").is_none() {
-        // SAFETY: no other thread of this process exists yet.
-        unsafe { std::env::set_var("FT_VM_BIN", target().join("release/ft-vm")) };
+    // SAFETY: no other thread of this process exists yet.
+    unsafe { std::env::set_var("FT_VM_BIN", target().join("release/ft-vm")) };
+    Ok(())
+}
+
+/// Builds, measures, prints.
+pub(crate) fn run(section: Section, json: bool, quick: bool) -> Result<(), String> {
+    if !ft_e2e::have_redis_tools() {
+        return Err("redis-benchmark is missing (Debian: apt install redis-tools)".into());
     }
+    build()?;
     let effort = if quick {
         Effort {
             repeats: 1,

@@ -188,6 +188,10 @@ pub struct Replica<O> {
     /// The process of the peer in the last session.
     lost: Option<u64>,
     last_heard: Nanos,
+    /// Until when time alone makes nobody suspicious.
+    excused: Nanos,
+    /// The longest silence of the peer that ended, in this session.
+    silence_max: Nanos,
     peer_beat: Option<(PeerRole, Nanos)>,
     /// The peer's process, as it was heard last.
     peer_process: Option<(u64, bool)>,
@@ -275,6 +279,8 @@ impl<O> Replica<O> {
             sessions: 0,
             lost: None,
             last_heard: now,
+            excused: 0,
+            silence_max: 0,
             peer_beat: None,
             peer_process: None,
             reason: String::new(),
@@ -371,6 +377,15 @@ impl<O> Replica<O> {
     /// The next thing that the runtime is to do. [`Effect::End`] comes only when every released output has been taken.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// A heartbeat, out of its turn: it depends on no other effect, and must not wait behind them.
+    pub fn poll_heartbeat(&mut self) -> Option<Vec<u8>> {
+        let at = self.effects.iter().position(|effect| matches!(effect, Effect::Heartbeat(_)))?;
+        match self.effects.remove(at) {
+            Some(Effect::Heartbeat(bytes)) => Some(bytes),
+            _ => None,
+        }
     }
 
     /// The next bytes for the log connection. Records are packed, and stamped, as late as here.
@@ -590,6 +605,10 @@ impl<O> Replica<O> {
     }
 
     fn heard(&mut self, what: ft_policies::Heard, now: Nanos) {
+        self.silence_max = match what {
+            ft_policies::Heard::Start => 0,
+            _ => self.silence_max.max(now.saturating_sub(self.last_heard)),
+        };
         self.last_heard = self.last_heard.max(now);
         self.detector.heard(now, what);
     }

@@ -22,7 +22,7 @@ impl<O> Replica<O> {
             Answer::Behind(register) => {
                 let text = format!(
                     "the tie-breaker is in generation {}, behind {from}, which this side knows: its store was restored \
-                     from an old copy; everything is held back",
+                     from an old copy; everything is held back until its latest state is put back",
                     register.generation
                 );
                 self.ask_again(text, now + timers::BEHIND_RETRY);
@@ -111,7 +111,7 @@ impl<O> Replica<O> {
                     Phase::Live if register.generation < self.generation && self.ask.is_none() => {
                         self.notice(format!(
                             "the tie-breaker is in generation {}, behind this side's {}: its store was restored from an \
-                             old copy",
+                             old copy; put its latest state back, for nobody can take over until then",
                             register.generation, self.generation
                         ));
                     }

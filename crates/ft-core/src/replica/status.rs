@@ -30,6 +30,10 @@ pub struct Status {
     pub output_delay_ms: Percentiles,
     /// Execution lag as acknowledgements told it.
     pub lag: Percentiles,
+    /// For how long nothing has been heard of the peer; 0 without one.
+    pub silence_ms: f64,
+    /// The longest silence of the peer that ended, since it became one: what a detector's time-out must be well above.
+    pub silence_max_ms: f64,
     /// How often the guest stood still because a bound was reached.
     pub stalls: u64,
     /// For how long in all.
@@ -104,6 +108,8 @@ impl<O> Replica<O> {
             outputs_held: if live { self.gate.len() } else { self.backlog.kept() },
             output_delay_ms: percentiles(&self.output_delay),
             lag: percentiles(&self.lag),
+            silence_ms: self.session.map_or(0.0, |_| ms(now.saturating_sub(self.last_heard))),
+            silence_max_ms: ms(self.silence_max),
             stalls: self.counters.stalls,
             stalled_ms: ms(
                 self.counters.stalled + self.stalled_since.map_or(0, |since| now.saturating_sub(since))

@@ -39,11 +39,12 @@ impl<O> Replica<O> {
         add(self.register_poll_at);
         add(self.ask.as_ref().and_then(|ask| ask.retry_at));
         if self.session.is_some() {
-            add(self.detector.deadline());
+            let mut suspicion = |at: Option<Nanos>| add(at.map(|at| at.max(self.excused)));
+            suspicion(self.detector.deadline());
             if matches!(self.phase, Phase::Live) {
-                add(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
-                add(self.log.no_progress_since().map(|at| at + self.settings.stuck));
-                add(self.stall_deadline());
+                suspicion(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
+                suspicion(self.log.no_progress_since().map(|at| at + self.settings.stuck));
+                suspicion(self.stall_deadline());
             }
         }
         next
@@ -104,18 +105,23 @@ impl<O> Replica<O> {
         }
     }
 
-    /// True if [`Event::Timeout`] would take the peer for lost now. A runtime that comes late itself (its host was busy, or
-    /// it was stopped) reads first what has arrived meanwhile.
-    pub fn suspects(&self, now: Nanos) -> bool {
-        self.suspicion(now).is_some()
+    /// The peer is not taken for lost before `until` because of its silence. For a runtime that comes late itself (its host was
+    /// busy, or it was stopped): what has arrived meanwhile is to be read first, and a peer on the same host is to get its turn.
+    pub fn excuse(&mut self, until: Nanos) {
+        self.excused = self.excused.max(until);
     }
 
     /// Why the peer must be taken for lost, if it must.
     fn suspicion(&self, now: Nanos) -> Option<String> {
         self.session?;
+        if now < self.excused {
+            return None;
+        }
         let ms = |time: Nanos| time / MS;
         if self.detector.suspect(now) {
-            return Some(format!("nothing heard for {} ms", ms(now.saturating_sub(self.last_heard))));
+            let known = self.detector.describe().map_or_else(String::new, |known| format!(" ({known})"));
+            let silent = ms(now.saturating_sub(self.last_heard));
+            return Some(format!("nothing heard for {silent} ms{known}"));
         }
         if self.phase != Phase::Live {
             return None;

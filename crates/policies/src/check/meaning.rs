@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::Check;
+use super::network::Places;
 use crate::config::{Config, Console, ConsoleOutput, Disk, Kernel, ReplicaId, Vm};
 use crate::detector;
 use crate::logging;
@@ -32,12 +33,14 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     };
     let replicas_table = replicas.unwrap_or_default();
     let hosts = check.hosts(&replicas_table);
-    let witness = match &tie_breaker {
-        Some(tie_breaker::Table::Witness(table)) => table.address.clone(),
-        _ => None,
-    };
-    if let Some(at) = &witness {
-        check.witness(at, &hosts);
+    if let Some(tie_breaker::Table::Witness(table)) = &tie_breaker
+        && let Some(at) = &table.key
+    {
+        uses.push((check.path(at), at.span(), "the witness's key".to_owned()));
+    }
+    let places = tie_breaker.as_ref().and_then(|table| places(table, check));
+    if let Some(places) = &places {
+        check.tie_breaker(places, &hosts);
     }
     let tie_breaker = tie_breaker::Table::resolve(tie_breaker, &vm.name, check);
 
@@ -82,7 +85,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     check.distinct(&uses);
 
     let nets_table = net.unwrap_or_default();
-    check.ports(&replicas_table, witness.as_ref(), &nets_table);
+    check.ports(&replicas_table, places.as_ref(), &nets_table);
     let nets = check.nets(nets_table, &hosts, &vm.name);
     Config {
         path: path.to_owned(),
@@ -96,6 +99,25 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         detector: detector::Table::resolve(detector, check),
         tie_breaker,
         pacing: pacing::Table::resolve(pacing, check),
+    }
+}
+
+/// Where a tie-breaker on the network is.
+fn places(table: &tie_breaker::Table, check: &mut Check) -> Option<Places> {
+    match table {
+        tie_breaker::Table::Witness(table) => Some(Places {
+            what: "the witness",
+            one: "a witness",
+            advice: "use the address of a third host",
+            addresses: table.address.iter().cloned().collect(),
+        }),
+        tie_breaker::Table::Etcd(table) => Some(Places {
+            what: "an etcd member",
+            one: "an etcd",
+            advice: "use addresses that both hosts reach",
+            addresses: check.etcd(table),
+        }),
+        tie_breaker::Table::SharedDisk(_) | tie_breaker::Table::Manual(_) => None,
     }
 }
 
@@ -123,8 +145,8 @@ fn separate_with_shared_register(disk: &tables::Disk, register: Option<&Range<us
             at.span(),
             "separate disks cannot go with the shared-disk tie-breaker",
             "each replica has a disk of its own",
-            "a register beside one copy is lost with it, and the other replica could not ask: use [tie-breaker.witness], or \
-             sharing = \"shared\"",
+            "a register beside one copy is lost with it, and the other replica could not ask: use [tie-breaker.witness] or \
+             [tie-breaker.etcd], or sharing = \"shared\"",
             (register.clone(), "this needs a file system that both replicas reach".into()),
         );
     }

@@ -160,12 +160,6 @@ impl Check {
         self.error(span, format!("{what} is not available in this version"), "", help);
     }
 
-    /// The same for a table, by its path.
-    pub(crate) fn unavailable(&mut self, path: &[&str], what: &str, help: &str) {
-        let span = self.keys.get(&path.join(".")).cloned().unwrap_or(0..0);
-        self.unavailable_at(span, what, help);
-    }
-
     /// Whether something of this table was wrong and is already reported: then its other values are not compared with a
     /// default that nobody chose.
     pub(crate) fn dropped(&self, path: &str) -> bool {

@@ -8,6 +8,8 @@ use crate::config::{Net, NetBackend, Replicas};
 use crate::schema::At;
 use crate::schema::tables::{self, DEFAULT_START_ALONE};
 use crate::schema::values::Address;
+use crate::tie_breaker::etcd;
+use crate::tie_breaker::witness::{self, Key};
 use crate::units::Time;
 
 const MAX_START_ALONE: Time = Time(3600 * 1_000_000_000);
@@ -39,6 +41,17 @@ pub(super) enum Hosts {
     Two(Range<usize>),
     /// What there is does not say, and that is already reported.
     Unknown,
+}
+
+/// A tie-breaker on the network.
+pub(super) struct Places {
+    /// What is at each address.
+    pub(super) what: &'static str,
+    /// One of them, where each replica would have its own.
+    pub(super) one: &'static str,
+    /// What to do instead.
+    pub(super) advice: &'static str,
+    pub(super) addresses: Vec<At<Address>>,
 }
 
 impl Check {
@@ -88,20 +101,86 @@ impl Check {
         None
     }
 
-    /// Whether the witness is one place for both replicas.
-    pub(super) fn witness(&mut self, at: &At<Address>, hosts: &Hosts) {
-        if let Some(address) = self.reachable(at)
-            && let Hosts::Two(elsewhere) = hosts
-            && address.ip().is_loopback()
-        {
-            self.error_with(
-                at.span(),
-                "the witness of a pair on two hosts cannot be at a loopback address",
-                "on each host this is another place",
-                "each replica would ask a witness of its own, and both would be told to go on: use the address of a third host",
-                (elsewhere.clone(), "this replica is on another host".into()),
+    /// Whether a tie-breaker on the network is one place for both replicas.
+    pub(super) fn tie_breaker(&mut self, places: &Places, hosts: &Hosts) {
+        for at in &places.addresses {
+            if let Some(address) = self.reachable(at)
+                && let Hosts::Two(elsewhere) = hosts
+                && address.ip().is_loopback()
+            {
+                let Places { what, one, advice, .. } = places;
+                self.error_with(
+                    at.span(),
+                    format!("{what} of a pair on two hosts cannot be at a loopback address"),
+                    "on each host this is another place",
+                    format!(
+                        "each replica would ask {one} of its own, and both would be told to go on: {advice}"
+                    ),
+                    (elsewhere.clone(), "this replica is on another host".into()),
+                );
+            }
+        }
+    }
+
+    /// What the endpoints of an etcd are, each once.
+    pub(super) fn etcd(&mut self, table: &etcd::Table) -> Vec<At<Address>> {
+        let Some(list) = &table.endpoints else { return Vec::new() };
+        let mut found: Vec<At<Address>> = Vec::new();
+        for at in list.iter() {
+            match found.iter().find(|earlier| at.socket().is_some() && earlier.socket() == at.socket()) {
+                Some(earlier) => self.error_with(
+                    at.span(),
+                    "this endpoint is given twice",
+                    "",
+                    "name each member of the cluster once",
+                    (earlier.span(), "here it is too".into()),
+                ),
+                None => found.push(at.clone()),
+            }
+        }
+        // What is no address is reported and gone.
+        let none = list.is_empty() && !self.dropped("tie-breaker.etcd.endpoints");
+        if none || list.len() > etcd::MAX_ENDPOINTS {
+            self.error(
+                list.span(),
+                format!("an etcd has from 1 to {} endpoints", etcd::MAX_ENDPOINTS),
+                format!("there are {}", list.len()),
+                "give the addresses at which the members of one cluster serve clients, such as [\"192.0.2.3:2379\", \
+                 \"192.0.2.4:2379\", \"192.0.2.5:2379\"]",
             );
         }
+        found
+    }
+
+    /// The key of the pair at its witness. It may be missing only where nobody else can reach the witness.
+    pub(crate) fn witness_key(&mut self, table: &witness::Table) -> Option<Key> {
+        if let Some(at) = &table.key {
+            return match Key::load(&self.path(at)) {
+                Ok(key) => Some(key),
+                Err(error) => {
+                    self.error(
+                        at.span(),
+                        "this key cannot be used",
+                        error.to_string(),
+                        "it is the secret that this pair shares with its witness, in a file of its own for each replica",
+                    );
+                    None
+                }
+            };
+        }
+        if let Some(at) = &table.address
+            && at.socket().is_some_and(|address| !address.ip().is_loopback())
+            && !self.dropped("tie-breaker.witness")
+        {
+            self.error(
+                at.span(),
+                "a witness that others can reach needs a key",
+                "without one, whoever reaches it could take a generation",
+                "make one with `ft-vm key pair.key`, give each replica a copy, put its line into the witness's --keys file, and \
+                 add key = \"pair.key\" here",
+            );
+        }
+        None
     }
 
     pub(super) fn replicas(&mut self, table: tables::Replicas) -> Replicas {
@@ -153,19 +232,20 @@ impl Check {
     pub(super) fn ports(
         &mut self,
         replicas: &tables::Replicas,
-        witness: Option<&At<Address>>,
+        tie_breaker: Option<&Places>,
         nets: &[At<tables::Net>],
     ) {
         let mut taken: Vec<(SocketAddr, Range<usize>, String)> = Vec::new();
-        let named = [
-            (replicas.a.as_ref(), "replica a"),
-            (replicas.b.as_ref(), "replica b"),
-            (witness, "the witness"),
-        ];
-        for (at, name) in named {
-            if let Some(at) = at
-                && let Some(address) = at.socket()
-            {
+        let replicas = [(replicas.a.as_ref(), "replica a"), (replicas.b.as_ref(), "replica b")];
+        let replicas = replicas.into_iter().filter_map(|(at, name)| Some((at?, name)));
+        let places = tie_breaker.into_iter().flat_map(|places| {
+            let named = |at| (at, places.what);
+            // One at every address is refused as none.
+            let one = |at: &&At<Address>| at.socket().is_some_and(|address| !address.ip().is_unspecified());
+            places.addresses.iter().filter(one).map(named)
+        });
+        for (at, name) in replicas.chain(places) {
+            if let Some(address) = at.socket() {
                 taken.push((address, at.span(), name.to_owned()));
             }
         }

@@ -245,7 +245,11 @@ impl Walk<'_> {
         *array = kept
             .filter_map(|mut item| {
                 let place = item.span();
-                self.value(&mut item, items, path, place).then_some(item)
+                let right = self.value(&mut item, items, path, place);
+                if !right {
+                    self.shape.dropped.push(path.to_owned());
+                }
+                right.then_some(item)
             })
             .collect();
     }

@@ -89,6 +89,7 @@ pub(crate) const FORMS: &[Form] = &[
     form::<NonEmpty>(),
     form::<CommandLine>(),
     form::<Interface>(),
+    form::<KeyPrefix>(),
 ];
 
 /// `host:port`
@@ -146,6 +147,9 @@ pub(crate) struct CommandLine(pub(crate) String);
 /// The name of a network interface of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Interface(pub(crate) String);
+/// What the names of keys in a store of others begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyPrefix(pub(crate) String);
 
 impl Text for Size {
     const NAME: &'static str = "Size";
@@ -302,6 +306,21 @@ impl Text for CommandLine {
     }
 }
 
+impl Text for KeyPrefix {
+    const NAME: &'static str = "KeyPrefix";
+    const WHAT: &'static str = "a prefix";
+    const FORM: &'static str = "1 to 128 of printable ASCII without spaces, such as \"/ft-vm/\"";
+    const PATTERN: &'static str = "^[!-~]{1,128}$";
+    fn parse_text(text: &str) -> Result<Self, String> {
+        match text.chars().find(|c| !('!'..='~').contains(c)) {
+            _ if text.is_empty() => Err("it is empty".into()),
+            Some(other) => Err(format!("`{}` may not stand in a prefix", other.escape_debug())),
+            None if text.len() > 128 => Err(format!("it has {} characters", text.len())),
+            None => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
 macro_rules! text_values {
     ($($value:ty $(, $deserialize:tt)?;)*) => { $(
         impl JsonSchema for $value {
@@ -337,6 +356,7 @@ text_values! {
     NonEmpty, read;
     CommandLine, read;
     Interface, read;
+    KeyPrefix, read;
 }
 
 #[cfg(test)]

@@ -4,23 +4,30 @@
 //! When the deadline passes the answer is "unavailable" and *the ask stays outstanding*: whoever asked holds everything
 //! back until some later call of the same incarnation has been answered.
 
-pub(crate) mod elsewhere;
 pub(crate) mod entry;
+pub mod etcd;
 pub(crate) mod manual;
+mod remedy;
 pub(crate) mod shared_disk;
 pub mod witness;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::check::{Check, NO_ADDRESS};
 use crate::config::{ReplicaId, path_of};
+pub use etcd::Etcd;
 pub use manual::Manual;
 pub use shared_disk::SharedDisk;
-pub use witness::Witness;
+pub use witness::{Key, Witness};
+
+/// How long a call to a register on the network may take as a whole, below the second that replicas give every tie-breaker: so
+/// the answer says what took so long.
+const DEADLINE: Duration = Duration::from_millis(800);
 
 /// A pair, as the register knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,13 +77,13 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The store did not do what it was asked to.
-    #[error("the tie-breaker cannot be reached: {doing} {path}: {error}")]
+    #[error("the tie-breaker gives no answer: {doing} {path}: {error}")]
     Io {
         /// What was tried.
         doing: &'static str,
         /// On what.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's words, and what to do.
         error: String,
     },
     /// The store belongs to another pair.
@@ -94,7 +101,9 @@ pub enum Unavailable {
         ours: String,
     },
     /// An entry is damaged.
-    #[error("{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged")]
+    #[error(
+        "{path} is not an intact generation entry ({reason}): the tie-breaker's store is damaged; bring that file back as it was"
+    )]
     Corrupt {
         /// The entry.
         path: PathBuf,
@@ -104,7 +113,7 @@ pub enum Unavailable {
     /// Entries below the highest one are missing: nothing ever removes one.
     #[error(
         "{path} is missing although generation {highest} exists: the tie-breaker's store was changed by hand or restored in \
-         part"
+         part; bring that file back as it was"
     )]
     Gap {
         /// The entry that should be there.
@@ -113,7 +122,10 @@ pub enum Unavailable {
         highest: u64,
     },
     /// The witness could not be asked, or did not answer.
-    #[error("the tie-breaker cannot be reached: the witness at {address}: {doing}: {error}")]
+    #[error(
+        "the tie-breaker cannot be reached: the witness at {address}: {doing}: {error}; is `ft-vm witness` running there, and the \
+         way to it open?"
+    )]
     Unreachable {
         /// Where it should be.
         address: SocketAddr,
@@ -128,6 +140,25 @@ pub enum Unavailable {
         /// Where it is.
         address: SocketAddr,
         /// What it said, or what is wrong with what it said.
+        reason: String,
+    },
+    /// No member of the etcd cluster did what it was asked to.
+    #[error("the tie-breaker cannot be reached: etcd: {}", one_line(failures))]
+    Etcd {
+        /// What became of each, in the order in which they were asked.
+        failures: Vec<etcd::Failure>,
+    },
+    /// What is in the etcd is not this pair's generation.
+    #[error(
+        "the etcd key {key}, read at {address}, is not an intact generation entry ({reason}): the tie-breaker's store is damaged, \
+         or something else writes there"
+    )]
+    EtcdKey {
+        /// Which key.
+        key: String,
+        /// The member that said so.
+        address: SocketAddr,
+        /// What is wrong with its value.
         reason: String,
     },
     /// The call did not end in time, or could not be made at all.
@@ -147,15 +178,20 @@ impl Unavailable {
     /// True if the store is there and what is in it is no whole register: no waiting mends that.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Corrupt { .. } | Self::Gap { .. } => true,
+            Self::Corrupt { .. } | Self::Gap { .. } | Self::EtcdKey { .. } => true,
             Self::ForeignPair { .. }
             | Self::Io { .. }
             | Self::Unreachable { .. }
             | Self::Witness { .. }
+            | Self::Etcd { .. }
             | Self::NoAnswer { .. }
             | Self::Exhausted => false,
         }
     }
+}
+
+fn one_line(failures: &[etcd::Failure]) -> String {
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The generation register. Any number of threads and processes may use the same store at once.
@@ -177,6 +213,15 @@ pub trait Register {
     }
 }
 
+/// Whether an ask was won: follows from the state after it.
+pub(crate) fn answer(from: u64, who: &Who, state: RegisterState) -> Answer {
+    match state.generation {
+        generation if generation <= from => Answer::Behind(state),
+        generation if generation - 1 == from && state.holder == Some(*who) => Answer::Won,
+        _ => Answer::Lost(state),
+    }
+}
+
 /// `[tie-breaker.KIND]`, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TieBreakerKind {
@@ -189,11 +234,20 @@ pub enum TieBreakerKind {
     Witness {
         /// Where it listens.
         address: SocketAddr,
+        /// What it knows this pair by.
+        key: Option<Key>,
     },
     /// `[tie-breaker.manual]`
     Manual {
         /// The file of each replica's memory; it holds `{replica}`.
         path: PathBuf,
+    },
+    /// `[tie-breaker.etcd]`
+    Etcd {
+        /// The members of the cluster.
+        endpoints: Vec<SocketAddr>,
+        /// What the names of its keys begin with.
+        prefix: String,
     },
 }
 
@@ -203,7 +257,8 @@ impl TieBreakerKind {
         match self {
             Self::Manual { path } => Box::new(Manual::new(path_of(path, Some(replica)), pair.clone())),
             Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair.clone())),
-            Self::Witness { address } => Box::new(Witness::new(*address, pair.id)),
+            Self::Witness { address, key } => Box::new(Witness::new(*address, pair.id, key.clone())),
+            Self::Etcd { endpoints, prefix } => Box::new(Etcd::new(endpoints.clone(), prefix, pair.clone())),
         }
     }
     /// True if a person decides, and each replica has a register of its own.
@@ -214,14 +269,18 @@ impl TieBreakerKind {
     pub fn place(&self) -> String {
         match self {
             Self::SharedDisk { path } | Self::Manual { path } => path.display().to_string(),
-            Self::Witness { address } => format!("the witness at {address}"),
+            Self::Witness { address, .. } => format!("the witness at {address}"),
+            Self::Etcd { endpoints, .. } => {
+                let members: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+                format!("the etcd at {}", members.join(", "))
+            }
         }
     }
     /// Where the register of one replica is: its own, where each has one.
     pub fn place_of(&self, replica: ReplicaId) -> String {
         match self {
             Self::Manual { path } => path_of(path, Some(replica)).display().to_string(),
-            Self::SharedDisk { .. } | Self::Witness { .. } => self.place(),
+            Self::SharedDisk { .. } | Self::Witness { .. } | Self::Etcd { .. } => self.place(),
         }
     }
     /// What a person does to begin anew, as if no generation had ever been won: the end of a sentence.
@@ -237,6 +296,9 @@ impl TieBreakerKind {
             Self::Witness { .. } => format!(
                 "with both replicas stopped, give the pair another vm.name: {place} never forgets a pair, and must not"
             ),
+            Self::Etcd { .. } => format!(
+                "with both replicas stopped, give the pair another vm.name, or another prefix in {place}"
+            ),
         }
     }
     /// The name of its table.
@@ -245,6 +307,7 @@ impl TieBreakerKind {
             Self::SharedDisk { .. } => "shared-disk",
             Self::Witness { .. } => "witness",
             Self::Manual { .. } => "manual",
+            Self::Etcd { .. } => "etcd",
         }
     }
 }
@@ -259,9 +322,10 @@ pub(crate) enum Table {
     /// A witness: a small server (`ft-vm witness`) on a third host. Bringing an old copy of its state back while a replica is
     /// paused that won a generation since then are two faults at once, which it cannot tell from none.
     Witness(witness::Table),
-    /// A transaction on an etcd cluster. Not available in this version.
-    #[expect(dead_code, reason = "refused as a whole until it exists; what is in it is for the schema")]
-    Etcd(elsewhere::Etcd),
+    /// A key in an etcd cluster (3.4 or later). It answers as long as a majority of the members does, so neither of two hosts may
+    /// have so many of them that the rest is none. Restoring an old copy of it while a replica is paused that won a generation
+    /// since then are two faults at once, which it cannot tell from none.
+    Etcd(etcd::Table),
     /// Nobody goes on until a person says so (`ft-vm promote`). Whoever promotes both sides of a pair that cannot see each other
     /// has two guests.
     Manual(manual::Table),
@@ -269,21 +333,39 @@ pub(crate) enum Table {
 
 impl Table {
     pub(crate) fn resolve(table: Option<Self>, name: &str, check: &mut Check) -> TieBreakerKind {
-        let kind = match table {
-            Some(Self::SharedDisk(table)) => return table.resolve(check),
+        match table {
+            Some(Self::SharedDisk(table)) => table.resolve(check),
             Some(Self::Witness(table)) => {
-                return TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS) };
+                let key = check.witness_key(&table);
+                TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS), key }
             }
-            Some(Self::Manual(table)) => return table.resolve(name, check),
-            Some(Self::Etcd(_)) => "etcd",
+            Some(Self::Etcd(table)) => table.resolve(),
+            Some(Self::Manual(table)) => table.resolve(name, check),
             // Missing: already reported, it is required.
-            None => return TieBreakerKind::SharedDisk { path: PathBuf::new() },
-        };
-        check.unavailable(
-            &["tie-breaker", kind],
-            &format!("[tie-breaker.{kind}]"),
-            "use [tie-breaker.shared-disk] or [tie-breaker.witness]",
+            None => TieBreakerKind::SharedDisk { path: PathBuf::new() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_follows_from_the_state() {
+        let (me, other) = (
+            Who { replica: ReplicaId::A, incarnation: 1, config: 0 },
+            Who { replica: ReplicaId::A, incarnation: 2, config: 0 },
         );
-        TieBreakerKind::SharedDisk { path: PathBuf::new() }
+        let state = |generation, holder| RegisterState { generation, holder };
+        assert_eq!(answer(2, &me, state(3, Some(me))), Answer::Won);
+        assert_eq!(answer(2, &me, state(3, Some(other))), Answer::Lost(state(3, Some(other))));
+        assert_eq!(answer(2, &me, state(4, Some(me))), Answer::Lost(state(4, Some(me))));
+        assert_eq!(answer(2, &me, state(1, Some(me))), Answer::Behind(state(1, Some(me))));
+        assert_eq!(answer(2, &me, state(0, None)), Answer::Behind(state(0, None)));
+        assert_eq!(
+            answer(u64::MAX, &me, state(u64::MAX, Some(me))),
+            Answer::Behind(state(u64::MAX, Some(me)))
+        );
     }
 }

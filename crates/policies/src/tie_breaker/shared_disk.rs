@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::entry::{Entry, MAX_LEN};
+use super::remedy::remedy;
 use super::{Answer, Pair, Register, RegisterState, TieBreakerKind, Unavailable, Who};
 use crate::check::Check;
 use crate::schema::At;
@@ -139,8 +140,9 @@ impl SharedDisk {
         }
     }
 
-    /// Steps 1 and 2: offers an entry under the name of its generation. Whether it was taken shows in reading it back.
-    fn offer(&self, entry: &Entry) -> Result<(), Unavailable> {
+    /// Steps 1 and 2: offers an entry under the name of its generation. Whether it was taken shows in reading it back; what
+    /// `link` said of it is for the message, should nothing have appeared.
+    fn offer(&self, entry: &Entry) -> Result<io::Result<()>, Unavailable> {
         let ask = ASKS.fetch_add(1, Ordering::Relaxed);
         let temporary = self.folder.join(format!("tmp.{:016x}.{ask}", entry.who.incarnation));
         let written =
@@ -152,10 +154,27 @@ impl SharedDisk {
             let _ = fs::remove_file(&temporary);
             return Err(io_failed("writing", &temporary, &error));
         }
-        let _ = fs::hard_link(&temporary, self.name(entry.generation));
+        let linked = fs::hard_link(&temporary, self.name(entry.generation));
         // The entry has its own name now, or never will; a temporary file that stays behind is passed over.
         let _ = fs::remove_file(&temporary);
-        Ok(())
+        Ok(linked)
+    }
+
+    /// `link` did fail.
+    fn not_linked(&self, wanted: u64, linked: io::Result<()>) -> Unavailable {
+        let error = match linked {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
+                io::Error::other(format!(
+                    "{error}; this file system has no hard links: put the tie-breaker's folder on one that has, such as ext4, XFS or \
+                     NFS"
+                ))
+            }
+            Err(error) => error,
+            Ok(()) => {
+                io::Error::other("the entry did not appear; look after that file system, or its server")
+            }
+        };
+        io_failed("linking", &self.name(wanted), &error)
     }
 
     fn try_advance(&self, from: u64, who: &Who) -> Result<Answer, Unavailable> {
@@ -164,18 +183,15 @@ impl SharedDisk {
         if state.generation < from {
             return Ok(Answer::Behind(state));
         }
+        let mut linked = Ok(());
         if state.generation == from {
             if from == 0 {
                 self.make_folder()?;
             }
-            self.offer(&Entry { pair: self.pair.clone(), generation: wanted, who: *who })?;
+            linked = self.offer(&Entry { pair: self.pair.clone(), generation: wanted, who: *who })?;
         }
         let Some(entry) = self.entry(wanted)? else {
-            // `link` did fail: a full file system, no right to write, or one that has no hard links.
-            let error = io::Error::other(
-                "the entry did not appear (is the file system full, read-only, or without hard links?)",
-            );
-            return Err(io_failed("making", &self.name(wanted), &error));
+            return Err(self.not_linked(wanted, linked));
         };
         if entry.who == *who {
             sync_folder(&self.folder)?;
@@ -205,7 +221,7 @@ fn sync_folder(path: &Path) -> Result<(), Unavailable> {
 }
 
 fn io_failed(doing: &'static str, path: &Path, error: &io::Error) -> Unavailable {
-    Unavailable::Io { doing, path: path.to_owned(), error: error.to_string() }
+    Unavailable::Io { doing, path: path.to_owned(), error: format!("{error}{}", remedy(error)) }
 }
 
 /// The `[tie-breaker.shared-disk]` table.

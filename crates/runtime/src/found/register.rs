@@ -82,7 +82,7 @@ fn finding(config: &Config, place: &str, read: Result<RegisterState, Unavailable
         .at_start(AtStart::End(BAD_CONFIG)),
         Err(error) if error.is_damage() => Finding::error(
             error.to_string(),
-            format!("bring it back as it was, or begin anew: {}", begin_anew(config)),
+            format!("where that cannot be, begin anew: {}", begin_anew(config)),
         )
         .at_start(AtStart::End(FAILURE)),
         // The replicas say it too, and when it is over.

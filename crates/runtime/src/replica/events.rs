@@ -28,8 +28,10 @@ const LOG: u32 = 5;
 const LOOK_MS: u64 = 20;
 /// Longest wait of a machine without a peer.
 const SOLO_MS: i32 = 1000;
-/// A timer that comes this late says that this process did not run: what has arrived meanwhile is read first.
+/// A round that takes so much longer than it waited for says that this process did not run: the host had no time for it.
 const LATE: ft_core::Nanos = 15_000_000;
+/// The longest that a peer is excused for this.
+const EXCUSE: ft_core::Nanos = 500_000_000;
 
 /// The loop, ready to run.
 pub(super) struct Events {
@@ -82,7 +84,7 @@ impl Events {
 
     /// Runs until the replica ends. Gives its exit code.
     pub(super) fn run(mut self, shared: &Shared) -> u8 {
-        let mut graced = false;
+        let mut woke = shared.now();
         loop {
             let due = shared.core().poll_timeout();
             let now = shared.now();
@@ -97,16 +99,21 @@ impl Events {
                 return 1;
             }
             let now = shared.now();
+            let lost = (now - woke).saturating_sub(u64::from(wait.unsigned_abs()) * 1_000_000);
+            woke = now;
+            if lost > LATE {
+                // A host that had no time for this process had none for a peer beside it either, nor for the threads here that
+                // hear of it: they get back what was lost.
+                shared.core().excuse(now + lost.min(EXCUSE));
+            }
             if let Some(at) = due.filter(|at| now >= *at) {
-                let late = now > at + LATE && !graced && shared.core().suspects(now);
-                if late {
-                    // One more round, for the thread that reads the log connection.
-                    std::thread::sleep(std::time::Duration::from_millis(LOOK_MS));
-                } else {
-                    shared.handle(Event::Timeout);
-                    shared.pump();
+                shared.handle(Event::Timeout);
+                let beat = shared.core().poll_heartbeat();
+                if let Some(beat) = beat {
+                    shared.heartbeat(&beat);
                 }
-                graced = late;
+                shared.late.fetch_max(shared.now() - at, Ordering::Relaxed);
+                shared.pump_if_free();
             }
             if let Some(ending) = shared.ending() {
                 if !ending.orderly {
@@ -186,7 +193,7 @@ impl MutEventSubscriber for Loop {
             }
             _ => {}
         }
-        self.shared.pump();
+        self.shared.pump_if_free();
         self.watch_full_sockets(ops);
     }
 }
@@ -210,7 +217,7 @@ impl Loop {
             }
             if !wanted {
                 // Outputs may have waited for this.
-                self.shared.pump();
+                self.shared.pump_if_free();
             }
         }
     }
@@ -270,7 +277,7 @@ impl Loop {
                     self.shared.control.send(&FromReplica::Status { id, status });
                 }
             }
-            self.shared.pump();
+            self.shared.pump_if_free();
         }
     }
 }
@@ -285,6 +292,7 @@ fn status(shared: &Shared) -> Value {
     fields.insert("replica".into(), json!(shared.me().replica.name()));
     fields.insert("pid".into(), json!(std::process::id()));
     fields.insert("paused_ms".into(), json!(shared.paused.load(Ordering::Relaxed) as f64 / 1e6));
+    fields.insert("late_max_ms".into(), json!(shared.late.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("guest_ms".into(), json!(shared.guest.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("digests".into(), json!(shared.digests.load(Ordering::Relaxed)));
     let apart = shared.media.apart();

@@ -5,7 +5,7 @@
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mpsc};
 use std::thread::Thread;
 use std::time::Instant;
@@ -69,6 +69,8 @@ pub(super) struct Ending {
 pub(super) struct Shared {
     core: Mutex<Core>,
     outside: Mutex<Outside>,
+    /// Somebody found `outside` taken, and left what there is to do to the one that has it.
+    outside_wanted: AtomicBool,
     tx: Mutex<Tx>,
     pub(super) inputs: Arc<Inputs>,
     pub(super) kick: Arc<Kick>,
@@ -96,6 +98,8 @@ pub(super) struct Shared {
     pub(super) guest: AtomicU64,
     /// Guest nanoseconds that were cut out of long pauses.
     pub(super) paused: AtomicU64,
+    /// By how much a timer, and with it a heartbeat, was ever late: the host had no time for this process.
+    pub(super) late: AtomicU64,
     /// Digests logged, or found to be equal.
     pub(super) digests: AtomicU64,
     /// Number of the last inbound frame that is queued here or executed.
@@ -141,6 +145,7 @@ impl Shared {
         Ok(Arc::new(Self {
             core: Mutex::new(core),
             outside: Mutex::new(Outside::new(lan)),
+            outside_wanted: AtomicBool::new(false),
             tx: Mutex::default(),
             inputs,
             kick,
@@ -163,6 +168,7 @@ impl Shared {
             position: AtomicU64::new(0),
             guest: AtomicU64::new(0),
             paused: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             digests: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             addresses: addresses_to_learn(config),
@@ -218,7 +224,31 @@ impl Shared {
 
     /// Does what the protocol wants done, until there is nothing more.
     pub(super) fn pump(&self) {
-        let mut outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        let outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pump_with(outside);
+        if self.outside_wanted.load(Ordering::Acquire) {
+            self.pump_if_free();
+        }
+    }
+
+    /// The same, but when another thread is at it, that one does this too. For the event loop: on a busy host the other may have
+    /// been preempted in the middle, and the thread that sends and hears heartbeats must not stand still with it.
+    pub(super) fn pump_if_free(&self) {
+        self.outside_wanted.store(true, Ordering::Release);
+        // Either this thread finds the lock free, or the one that lets it go finds this: see the end of `pump_with`.
+        fence(Ordering::SeqCst);
+        while self.outside_wanted.load(Ordering::Acquire) {
+            let outside = match self.outside.try_lock() {
+                Ok(outside) => outside,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.outside_wanted.store(false, Ordering::Release);
+            self.pump_with(outside);
+        }
+    }
+
+    fn pump_with(&self, mut outside: MutexGuard<'_, Outside>) {
         loop {
             let effect = self.core().poll_effect();
             if let Some(effect) = effect {
@@ -233,6 +263,8 @@ impl Shared {
         if self.control.is_blocked() && !self.control_blocked.swap(true, Ordering::AcqRel) {
             self.wake_event_loop();
         }
+        drop(outside);
+        fence(Ordering::SeqCst);
     }
 
     // The log connection.

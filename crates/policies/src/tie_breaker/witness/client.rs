@@ -2,41 +2,62 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::wire::{Ask, MAX_LINE, Reply, Request, answer};
-use crate::tie_breaker::{Answer, Register, RegisterState, Unavailable, Who};
-
-/// How long a call may take as a whole, below the second that replicas give every tie-breaker: so the answer says what took so
-/// long.
-const DEADLINE: Duration = Duration::from_millis(800);
+use super::key::Key;
+use super::wire::{Ask, MAX_LINE, Reply, Request, Said};
+use crate::tie_breaker::{Answer, DEADLINE, Register, RegisterState, Unavailable, Who, answer};
 
 /// The register of one pair at a witness.
 #[derive(Clone, Debug)]
 pub struct Witness {
     address: SocketAddr,
     pair: u128,
+    key: Option<Key>,
 }
 
 impl Witness {
-    /// The register of the pair `pair` at the witness that listens at `address`. Does no I/O.
-    pub fn new(address: SocketAddr, pair: u128) -> Self {
-        Self { address, pair }
+    /// The register of the pair `pair` at the witness that listens at `address` and knows the pair by `key`. Does no I/O.
+    pub fn new(address: SocketAddr, pair: u128, key: Option<Key>) -> Self {
+        Self { address, pair, key }
     }
 
     fn call(&self, ask: Ask) -> Result<RegisterState, Unavailable> {
-        let line = self.exchange(&Request { pair: self.pair, ask }.encode())?;
         let cannot = |reason: String| Unavailable::Witness { address: self.address, reason };
-        match Reply::decode(&line) {
-            Ok(Reply::State { pair, state }) if pair == self.pair => Ok(state),
-            Ok(Reply::State { pair, .. }) => {
+        let request = Request::new(self.pair, ask)
+            .map_err(|error| cannot(format!("it was not asked, for want of random bytes: {error}")))?;
+        let tag = self.key.as_ref().map(|key| request.sign(key));
+        let line = self.exchange(&request.encode(tag))?;
+        let Said { what, tag: signed } =
+            Reply::decode(&line).map_err(|error| cannot(format!("its answer is not understood: {error}")))?;
+        let believed = match (&self.key, tag, signed) {
+            (Some(key), Some(request), Some(signed)) => what.verify(key, &request, &signed),
+            (Some(_), ..) => false,
+            (None, ..) => true,
+        };
+        match what {
+            Reply::State { .. } if !believed => Err(cannot(
+                "its answer is not signed with this pair's key, and not believed: is this the right address, and is a witness \
+                 there that was started with --keys?"
+                    .into(),
+            )),
+            Reply::State { pair, state } if pair == self.pair => Ok(state),
+            Reply::State { pair, .. } => {
                 Err(cannot(format!("it answered for pair {pair:032x}, and was asked for {:032x}", self.pair)))
             }
-            Ok(Reply::Unavailable(reason)) => Err(cannot(reason)),
-            Ok(Reply::Refused(reason)) => {
-                Err(cannot(format!("it does not understand the request: {reason}")))
+            Reply::Unavailable(reason) if believed => Err(cannot(printable(&reason))),
+            Reply::Unavailable(reason) => {
+                Err(cannot(format!("{} (which is not signed with this pair's key)", printable(&reason))))
             }
-            Err(error) => Err(cannot(format!("its answer is not understood: {error}"))),
+            Reply::Denied(reason) if self.key.is_some() => {
+                Err(cannot(format!("it refuses this pair's key: {}", printable(&reason))))
+            }
+            Reply::Denied(reason) => {
+                Err(cannot(format!("it refuses this pair, which has no key: {}", printable(&reason))))
+            }
+            Reply::Refused(reason) => {
+                Err(cannot(format!("it does not understand the request: {}", printable(&reason))))
+            }
         }
     }
 
@@ -91,6 +112,11 @@ impl Witness {
             }
         }
     }
+}
+
+/// A text of the network's, for a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
 impl Register for Witness {

@@ -1,7 +1,7 @@
 //! The witness server: a thread for each connection, a few of them, and none for long.
 //!
-//! Everything that arrives is bounded: the length of a line, the time until it is whole, the number of connections. There is no
-//! authentication: whoever can connect can take a generation, so only the pair may reach it.
+//! Everything that arrives is bounded: the length of a line, the time until it is whole, the number of connections. With keys
+//! nothing is carried out for whoever has none ([`super::wire`]); without keys it listens on a loopback address only.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::key::{Key, Keys, Tag};
 use super::store::{Store, StoreError};
-use super::wire::{Ask, MAX_LINE, Reply, Request};
+use super::wire::{Ask, MAX_LINE, Reply, Request, Said};
 
 /// How many connections are served at a time.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -24,6 +25,8 @@ const IDLE: Duration = Duration::from_secs(5);
 const SEND: Duration = Duration::from_secs(1);
 /// The pause after a connection that could not be accepted (there are no descriptors left, say).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How often it is told, at most, that somebody was denied: strangers must not fill a log.
+const TELL_DENIED: Duration = Duration::from_secs(60);
 
 /// Why a witness cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,16 @@ pub enum ServeError {
         address: SocketAddr,
         /// The operating system's words.
         error: io::Error,
+    },
+    /// Whoever reaches it could take a generation.
+    #[error(
+        "cannot listen on {address} without keys, for whoever reaches it could take a generation of any pair: make a key with \
+         `ft-vm key pair.key`, put its line into a file of keys, start the witness with --keys FILE, and say key = \"pair.key\" in \
+         [tie-breaker.witness] of both replicas; for a pair on one machine listen on 127.0.0.1"
+    )]
+    NoKeys {
+        /// The address.
+        address: SocketAddr,
     },
     /// No thread for it.
     #[error("cannot start a thread: {0}")]
@@ -57,15 +70,19 @@ pub struct Server {
 
 impl Server {
     /// Takes over the state file, then listens. `tell` is given a line whenever asks begin to fail for a reason of the store, or
-    /// for another one than before; it may be called from any thread.
+    /// for another one than before, and now and then when somebody is denied; it may be called from any thread.
     ///
     /// # Errors
-    /// When the state cannot be used, or the address not be listened on.
+    /// When the state cannot be used, or the address not be listened on; without keys, where others can reach it.
     pub fn start(
         address: SocketAddr,
         state: &Path,
+        keys: Option<Keys>,
         tell: impl Fn(&str) + Send + Sync + 'static,
     ) -> Result<Self, ServeError> {
+        if keys.is_none() && !address.ip().is_loopback() {
+            return Err(ServeError::NoKeys { address });
+        }
         let store = Store::open(state)?;
         let failed = |error| ServeError::Listen { address, error };
         let listener = Arc::new(TcpListener::bind(address).map_err(failed)?);
@@ -73,9 +90,11 @@ impl Server {
         let (state, pairs) = (store.path().to_owned(), store.pairs());
         let shared = Arc::new(Shared {
             store,
+            keys,
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
             told: Mutex::default(),
+            denied_told: Mutex::default(),
             tell: Box::new(tell),
         });
         let accepting = std::thread::Builder::new()
@@ -128,10 +147,13 @@ impl Drop for Server {
 
 struct Shared {
     store: Store,
+    keys: Option<Keys>,
     stopping: AtomicBool,
     connections: Mutex<Connections>,
     /// What was last told of the store.
     told: Mutex<String>,
+    /// When it was last told that somebody was denied.
+    denied_told: Mutex<Option<Instant>>,
     tell: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -173,7 +195,7 @@ fn begin(shared: &Arc<Shared>, connection: TcpStream) {
     if connections.open.len() >= MAX_CONNECTIONS || ready.is_err() {
         drop(connections);
         let busy = Reply::Unavailable(format!("there are {MAX_CONNECTIONS} connections already"));
-        let _ = (&connection).write_all(busy.encode().as_bytes());
+        let _ = (&connection).write_all(busy.encode(None).as_bytes());
         return;
     }
     let Ok(copy) = connection.try_clone() else { return };
@@ -210,19 +232,73 @@ fn serve(shared: &Shared, mut connection: &TcpStream) {
     let mut received = Vec::new();
     loop {
         let Some(length) = line(connection, &mut received) else { return };
-        let request = match length {
+        let reply = match length {
             Ok(length) => {
                 let line: Vec<u8> = received.drain(..length).collect();
-                Request::decode(&line).map_err(|error| error.to_string())
+                match Request::decode(&line) {
+                    Ok(said) => answer(shared, connection, &said),
+                    Err(error) => (Reply::Refused(error.to_string()), None),
+                }
             }
-            Err(TooLong) => Err(format!("this is not a request: it has more than {MAX_LINE} bytes")),
+            Err(TooLong) => {
+                (Reply::Refused(format!("this is not a request: it has more than {MAX_LINE} bytes")), None)
+            }
         };
-        let reply = match request {
-            Ok(request) => carry_out(shared, &request),
-            Err(reason) => Reply::Refused(reason),
-        };
-        if connection.write_all(reply.encode().as_bytes()).is_err() || matches!(reply, Reply::Refused(_)) {
+        let (reply, signer) = (reply.0.shortened(), reply.1);
+        let tag = signer.map(|(key, request)| reply.sign(key, &request));
+        let sent = connection.write_all(reply.encode(tag).as_bytes());
+        if sent.is_err() || matches!(reply, Reply::Refused(_) | Reply::Denied(_)) {
             return;
+        }
+    }
+}
+
+/// What a reply is signed with: the key, and the tag of the request.
+type Signer<'k> = (&'k Key, Tag);
+
+/// Carries a request out, if whoever sent it may ask.
+fn answer<'s>(
+    shared: &'s Shared,
+    connection: &TcpStream,
+    said: &Said<Request>,
+) -> (Reply, Option<Signer<'s>>) {
+    let signer = match authenticate(shared.keys.as_ref(), said) {
+        Ok(signer) => signer,
+        Err(reason) => {
+            shared.tell_denied(connection, reason);
+            return (Reply::Denied(reason.into()), None);
+        }
+    };
+    (carry_out(shared, &said.what), signer)
+}
+
+/// The key that a request is signed with; none where this witness has none.
+fn authenticate<'k>(
+    keys: Option<&'k Keys>,
+    said: &Said<Request>,
+) -> Result<Option<Signer<'k>>, &'static str> {
+    match (keys, said.tag) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err("this witness has no keys: start it with --keys FILE, a file with the pair's key in it"),
+        (Some(_), None) => Err("this witness answers only with a key: add [tie-breaker.witness] key = \"pair.key\", the key that \
+                                is in the witness's --keys file"),
+        (Some(keys), Some(tag)) => keys
+            .of(said.what.pair)
+            .find(|key| said.what.verify(key, &tag))
+            .map(|key| Some((key, tag)))
+            .ok_or("the witness's --keys file has no such key for this vm.name: put the line of the pair's key file into it, and \
+                    start the witness again"),
+    }
+}
+
+impl Shared {
+    fn tell_denied(&self, connection: &TcpStream, reason: &str) {
+        let mut told = lock(&self.denied_told);
+        if told.is_none_or(|at| at.elapsed() >= TELL_DENIED) {
+            *told = Some(Instant::now());
+            let from =
+                connection.peer_addr().map_or_else(|_| "somebody".into(), |from| from.ip().to_string());
+            (self.tell)(&format!("a request from {from} is denied: {reason}"));
         }
     }
 }
@@ -266,7 +342,7 @@ fn carry_out(shared: &Shared, request: &Request) -> Reply {
                 let reason = error.to_string();
                 let mut told = lock(&shared.told);
                 if *told != reason {
-                    (shared.tell)(&reason);
+                    (shared.tell)(&format!("no generation is given away: {reason}"));
                     told.clone_from(&reason);
                 }
                 Reply::Unavailable(reason)

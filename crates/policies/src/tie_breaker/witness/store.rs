@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::state::{self, MAX_LEN, MAX_PAIRS, Registers};
+use crate::tie_breaker::remedy::remedy;
 use crate::tie_breaker::{RegisterState, Who};
 
 /// Why the witness's state cannot be used, or not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused.
-    #[error("{doing} {path}: {error}")]
+    #[error("{doing} {path}: {error}{}", remedy(error))]
     Io {
         /// What was tried.
         doing: &'static str,
@@ -164,14 +165,17 @@ fn real(path: &Path) -> Result<PathBuf, StoreError> {
 fn lock(state: &Path) -> Result<File, StoreError> {
     let path = beside(state, ".lock");
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let opened = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+    // For reading also where it was made just now: an open file that can be written keeps its file system from being mounted
+    // read-only.
+    let open = || OpenOptions::new().read(true).custom_flags(flags).open(&path);
+    let opened = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => OpenOptions::new()
-            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .custom_flags(flags)
-            .open(&path),
+            .open(&path)
+            .and_then(|_| open()),
         other => other,
     };
     let file = opened.map_err(io_failed("opening", &path))?;

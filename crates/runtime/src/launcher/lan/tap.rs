@@ -58,8 +58,8 @@ pub enum TapError {
     InUse(String),
     /// Another kind of interface.
     #[error(
-        "[net.tap]: `{0}` is not a TAP interface, or one of several queues; make a plain one, as root: `ip tuntap add dev ft0 mode tap user $USER`, then `ip link set ft0 \
-         master br0 up`"
+        "[net.tap]: `{0}` is not a TAP interface, or one of several queues; make a plain one, as root: `ip tuntap add dev ft0 mode tap \
+         user $USER`, then `ip link set ft0 master br0 up`"
     )]
     NotTap(String),
     /// Anything else.
