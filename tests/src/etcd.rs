@@ -46,6 +46,17 @@ impl Site {
     }
 }
 
+/// Files (PEM) with which the members serve clients over TLS.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The members' certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Who must have signed a client's certificate, where one is wanted.
+    pub client_ca: Option<PathBuf>,
+}
+
 /// An etcd cluster. Its members end with this value, and with the thread that started it.
 pub struct Etcd {
     members: Vec<Member>,
@@ -68,17 +79,25 @@ impl Etcd {
 
     /// The same with a member at each of the sites.
     pub fn start_at(folder: &Path, sites: &[Site]) -> Self {
+        Self::start_with(folder, sites, None)
+    }
+
+    /// The same, over TLS where files for it are given.
+    pub fn start_with(folder: &Path, sites: &[Site], tls: Option<&ServerTls>) -> Self {
         let ports = Ports::reserve(2 * sites.len());
-        let url = |port: usize, site: &Site| format!("http://{}:{}", site.address, ports.get(port));
+        let place = |port: usize, site: &Site| format!("{}:{}", site.address, ports.get(port));
+        let url = |port: usize, site: &Site| format!("http://{}", place(port, site));
         let peers: Vec<String> = sites
             .iter()
             .enumerate()
             .map(|(number, site)| format!("m{number}={}", url(2 * number + 1, site)))
             .collect();
         let members = sites.iter().enumerate().map(|(number, site)| {
-            let (client, peer) = (url(2 * number, site), url(2 * number + 1, site));
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let client = format!("{scheme}://{}", place(2 * number, site));
+            let peer = url(2 * number + 1, site);
             let data = folder.join(format!("etcd-{number}"));
-            let (name, place, peers) = (format!("m{number}"), data.display().to_string(), peers.join(","));
+            let (name, folder, peers) = (format!("m{number}"), data.display().to_string(), peers.join(","));
             let mut command = site.host.clone();
             command.extend(
                 [
@@ -86,7 +105,7 @@ impl Etcd {
                     "--name",
                     &name,
                     "--data-dir",
-                    &place,
+                    &folder,
                     "--listen-client-urls",
                     &client,
                     "--advertise-client-urls",
@@ -106,8 +125,14 @@ impl Etcd {
                 ]
                 .map(str::to_owned),
             );
+            for (option, file) in tls.into_iter().flat_map(ServerTls::options) {
+                command.extend([option.to_owned(), file.display().to_string()]);
+            }
+            if tls.is_some_and(|tls| tls.client_ca.is_some()) {
+                command.push("--client-cert-auth".to_owned());
+            }
             let (child, stderr) = spawn(&command);
-            let client = client.trim_start_matches("http://").to_owned();
+            let client = place(2 * number, site);
             Member { command, client, data, child, stderr }
         });
         let etcd = Self { members: members.collect(), _ports: ports };
@@ -172,6 +197,13 @@ impl Etcd {
     /// Lets it go on.
     pub fn thaw(&self, member: usize) {
         send_signal(self.members[member].child.id(), libc::SIGCONT);
+    }
+}
+
+impl ServerTls {
+    fn options(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let ca = self.client_ca.as_deref().map(|ca| ("--trusted-ca-file", ca));
+        [("--cert-file", self.cert.as_path()), ("--key-file", self.key.as_path())].into_iter().chain(ca)
     }
 }
 

@@ -52,7 +52,7 @@ pub use checker::{Ledger, Load, Record, Shape};
 pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
 pub use cuts::{Cut, Way, have_nftables};
 pub use disk::{DiskPolicy, Reads, Sharing};
-pub use etcd::{Etcd, Site, can_run_etcd, have_etcd};
+pub use etcd::{Etcd, ServerTls, Site, can_run_etcd, have_etcd};
 pub use hosts::{Hosts, have_iproute2};
 pub use lan_watch::{LanWatch, Stretch};
 pub use launcher::{Launcher, Takeover};

@@ -6,7 +6,8 @@ mod never;
 use ft_core::replica::{Effect, Event, Mode, Phase, Replica, STUCK, Settings};
 use ft_core::wire::{Ack, Copies, Frame, Heartbeat, Hello, LogFrame, PeerRole, Stamp};
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
-use ft_policies::{Answer, RegisterState, Who};
+use ft_policies::detector::{Fixed, fixed};
+use ft_policies::{Answer, Detector, RegisterState, Time, Who};
 
 use never::{MS, Never};
 
@@ -32,7 +33,11 @@ fn settings(me: ReplicaId) -> Settings {
 }
 
 fn replica_with(settings: Settings) -> Replica<u64> {
-    let mut replica = Replica::new(settings, Box::new(Never), Box::new(Never), 0);
+    detecting(settings, Box::new(Never))
+}
+
+fn detecting(settings: Settings, detector: Box<dyn Detector + Send>) -> Replica<u64> {
+    let mut replica = Replica::new(settings, detector, Box::new(Never), 0);
     replica.handle(Event::Start, 0);
     replica
 }
@@ -62,7 +67,10 @@ fn hello(generation: u64, session: u64, role: PeerRole, replica: ReplicaId, next
 
 /// `a`, live in generation 1 with a backup that has acknowledged `Armed`; and the stamp that its peer has to use.
 fn primary(settings: Settings) -> (Replica<u64>, Stamp) {
-    let mut replica = replica_with(settings);
+    primary_of(replica_with(settings))
+}
+
+fn primary_of(mut replica: Replica<u64>) -> (Replica<u64>, Stamp) {
     replica.handle(Event::Register(Ok(RegisterState { generation: 0, holder: None })), MS);
     replica.handle(Event::Answer { from: 0, answer: Answer::Won }, MS);
     replica.handle(Event::Connected, MS);
@@ -82,8 +90,13 @@ fn primary(settings: Settings) -> (Replica<u64>, Stamp) {
 }
 
 fn ack(stamp: Stamp, received: u64, executed: u64) -> Vec<u8> {
-    Frame::Ack(Ack { stamp, received, executed, position: 0, echo: 0, released: 0, reads: 0, stop: false })
-        .encode()
+    ack_of(stamp, received, executed, 0)
+}
+
+/// The same of a peer that has heard what was sent at `heard`.
+fn ack_of(stamp: Stamp, received: u64, executed: u64, heard: u64) -> Vec<u8> {
+    let (position, echo, released, reads, stop) = (0, 0, 0, 0, false);
+    Frame::Ack(Ack { stamp, received, executed, position, echo, heard, released, reads, stop }).encode()
 }
 
 /// `b`, an armed backup in generation 1, and its primary's stamp.
@@ -116,6 +129,12 @@ fn execute_all(replica: &mut Replica<u64>) {
 
 fn end_marker() -> LogRecord {
     LogRecord { lsn: 2, position: 10, body: Body::Output { class: OutputClass::End, digest: 3 } }
+}
+
+/// A heartbeat of the backup.
+fn beat_of(stamp: Stamp) -> Vec<u8> {
+    let (role, replica) = (PeerRole::Backup, ReplicaId::B);
+    Frame::Heartbeat(Heartbeat { stamp, replica, role, executed: 0, position: 0 }).encode()
 }
 
 fn beat(generation: u64) -> Vec<u8> {
@@ -453,4 +472,59 @@ fn a_backup_that_cannot_replay_does_not_ask_until_it_can() {
     execute_all(&mut replica);
     replica.handle(Event::Disconnected("closed".into()), 3 * MS + 10 * STUCK);
     assert!(asks(effects(&mut replica)));
+}
+
+/// A primary that was stopped wakes with acknowledgements in its socket: its backup may have gone live since. It lets nothing out
+/// until an answer to what it has sent after it woke.
+#[test]
+fn a_primary_that_slept_releases_nothing_on_acknowledgements_from_before() {
+    let patient = fixed::Settings { heartbeat: Time(20 * MS), timeout: Time(200 * MS) };
+    let sleeper = || {
+        let (mut replica, stamp) =
+            primary_of(detecting(settings(ReplicaId::A), Box::new(Fixed::new(patient))));
+        replica.emit(7, OutputClass::Net, 1, 100, 1, 2 * MS);
+        replica.emit(8, OutputClass::Net, 2, 100, 2, 2 * MS);
+        frames(&mut replica, 2 * MS);
+        (replica, stamp)
+    };
+    let woken = 500 * MS;
+    // Whatever is read first: an acknowledgement, a heartbeat; or an acknowledgement was read just before it slept.
+    for case in 0..3 {
+        let (mut replica, stamp) = sleeper();
+        let mut at = woken;
+        match case {
+            0 => {}
+            1 => replica.handle(Event::Datagram(&beat_of(stamp)), woken),
+            _ => at = 3 * MS,
+        }
+        replica.handle(Event::Received(&ack_of(stamp, 3, 1, 2 * MS)), at);
+        assert!(replica.poll_release(woken).is_none(), "{case}");
+        assert!(replica.poll_release(woken + MS).is_none(), "{case}: nor a little later");
+        // It suspects nobody, and asks for a sign.
+        assert!(replica.is_paired() && !replica.is_asking(), "{case}");
+        let sent = frames(&mut replica, woken + 2 * MS);
+        let [Frame::Log(sign)] = &sent[..] else { panic!("{case}: {sent:?}") };
+        assert!(sign.sent > woken);
+        replica.handle(Event::Received(&ack_of(stamp, 3, 1, 2 * MS)), woken + 3 * MS);
+        assert!(replica.poll_release(woken + 3 * MS).is_none(), "{case}: another old one");
+        replica.handle(Event::Received(&ack_of(stamp, 3, 1, sign.sent)), woken + 4 * MS);
+        let released: Vec<u64> = std::iter::from_fn(|| replica.poll_release(woken + 4 * MS))
+            .map(|output| output.payload)
+            .collect();
+        assert_eq!(released, [1, 2], "{case}");
+        assert_eq!(replica.status(woken + 4 * MS).doubts, 1);
+    }
+    // Or the backup has gone on: the connection is closed, and the tie-breaker decides.
+    let (mut replica, stamp) = sleeper();
+    replica.handle(Event::Received(&ack_of(stamp, 3, 1, 2 * MS)), woken);
+    assert!(replica.poll_release(woken).is_none());
+    replica.handle(Event::Disconnected("closed".into()), woken);
+    assert!(replica.poll_release(woken).is_none());
+    let lost = RegisterState {
+        generation: 2,
+        holder: Some(Who { replica: ReplicaId::B, incarnation: PEER, config: 0 }),
+    };
+    replica.handle(Event::Answer { from: 1, answer: Answer::Lost(lost) }, woken);
+    assert!(replica.poll_release(woken).is_none());
+    assert_eq!(*replica.phase(), Phase::Over);
 }

@@ -97,9 +97,9 @@ fn frame() -> impl Strategy<Value = Frame> {
                 .collect();
             Frame::Log(LogFrame { stamp, released, sent, records })
         });
-    let ack = (stamp(), any::<[u64; 6]>(), any::<bool>()).prop_map(
-        |(stamp, [received, executed, position, echo, released, reads], stop)| {
-            Frame::Ack(Ack { stamp, received, executed, position, echo, released, reads, stop })
+    let ack = (stamp(), any::<[u64; 7]>(), any::<bool>()).prop_map(
+        |(stamp, [received, executed, position, echo, heard, released, reads], stop)| {
+            Frame::Ack(Ack { stamp, received, executed, position, echo, heard, released, reads, stop })
         },
     );
     let beat = (stamp(), replica(), role(), any::<u64>(), any::<u64>()).prop_map(

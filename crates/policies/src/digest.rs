@@ -130,7 +130,7 @@ fn canonical(config: &Config) -> String {
             line("tie-breaker.witness.key", &key.is_some());
         }
         // So would two clusters, and two keys in one. In which order the members are asked is each replica's own business.
-        TieBreakerKind::Etcd { endpoints, prefix } => {
+        TieBreakerKind::Etcd { endpoints, prefix, tls: _ } => {
             let mut endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
             endpoints.sort_unstable();
             for endpoint in endpoints {

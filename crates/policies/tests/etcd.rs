@@ -33,7 +33,7 @@ fn state(generation: u64, holder: Who) -> RegisterState {
 
 fn register(endpoints: Vec<SocketAddr>) -> Box<dyn Register + Send + Sync> {
     let pair = Pair { id: 0x1234, name: "kv".to_owned() };
-    TieBreakerKind::Etcd { endpoints, prefix: PREFIX.to_owned() }.build(&pair, ReplicaId::A)
+    TieBreakerKind::Etcd { endpoints, prefix: PREFIX.to_owned(), tls: None }.build(&pair, ReplicaId::A)
 }
 
 /// Calls until the answer is not "unavailable".
@@ -286,7 +286,8 @@ fn what_is_no_entry_is_told() {
     assert_eq!(register.advance(0, &a(1)), Answer::Won);
     let foreign = Pair { id: 0x77, name: "other".to_owned() };
     let endpoints = etcd.endpoints();
-    let others = TieBreakerKind::Etcd { endpoints, prefix: PREFIX.to_owned() }.build(&foreign, ReplicaId::A);
+    let others = TieBreakerKind::Etcd { endpoints, prefix: PREFIX.to_owned(), tls: None }
+        .build(&foreign, ReplicaId::A);
     assert_eq!(others.read(), Ok(NOBODY), "each pair has a key of its own");
     assert_eq!(others.advance(0, &b(1)), Answer::Won);
     assert_eq!(register.read(), Ok(state(1, a(1))));

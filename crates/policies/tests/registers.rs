@@ -49,7 +49,8 @@ impl Bed {
     fn etcd() -> Option<Self> {
         let mut bed = can_run_etcd().then(Self::shared_disk)?;
         let etcd = Etcd::start(bed.folder.path(), 1);
-        bed.kind = TieBreakerKind::Etcd { endpoints: etcd.endpoints(), prefix: "/ft-vm/".to_owned() };
+        bed.kind =
+            TieBreakerKind::Etcd { endpoints: etcd.endpoints(), prefix: "/ft-vm/".to_owned(), tls: None };
         bed.etcd = Some(etcd);
         Some(bed)
     }
@@ -242,9 +243,11 @@ fn one_of_many_processes() {
     let Ok(place) = std::env::var("FT_TEST_REGISTER") else { return };
     let kind = match place.split_once('=').unwrap() {
         ("shared-disk", path) => TieBreakerKind::SharedDisk { path: path.into() },
-        ("etcd", address) => {
-            TieBreakerKind::Etcd { endpoints: vec![address.parse().unwrap()], prefix: "/ft-vm/".to_owned() }
-        }
+        ("etcd", address) => TieBreakerKind::Etcd {
+            endpoints: vec![address.parse().unwrap()],
+            prefix: "/ft-vm/".to_owned(),
+            tls: None,
+        },
         (_, address) => TieBreakerKind::Witness { address: address.parse().unwrap(), key: None },
     };
     let (me, register) = (a(u64::from(std::process::id())), kind.build(&pair(), ReplicaId::A));

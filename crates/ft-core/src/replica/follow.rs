@@ -9,7 +9,7 @@ impl<O> Replica<O> {
         if self.backlog.executed_lsn() == self.backlog.received() {
             self.progress_at = self.progress_at.max(now);
         }
-        let released = log.released;
+        let (released, stamp) = (log.released, log.sent);
         let taken =
             self.backlog.receive(log.records, log.sent).map_err(|error| error.to_string()).and_then(|()| {
                 if released <= self.backlog.received() {
@@ -24,6 +24,7 @@ impl<O> Replica<O> {
             return self.lose_peer(&format!("the primary breaks the protocol: {error}"), now);
         }
         self.backlog.released(released);
+        self.heard_stamp = stamp;
         self.heard(ft_policies::Heard::Log, now);
         self.ack_due = true;
         self.end_if_over();
@@ -121,6 +122,7 @@ impl<O> Replica<O> {
             executed: self.backlog.executed_lsn(),
             position: self.backlog.position(),
             echo: self.backlog.executed_stamp(),
+            heard: self.heard_stamp,
             released: self.backlog.released_lsn(),
             reads: self.own_reads.tell(),
             stop: self.stop_wanted,

@@ -161,7 +161,7 @@ impl<O> Replica<O> {
 
     /// The next output that may go out. Call again after anything that may have let one pass.
     pub fn poll_release(&mut self, now: Nanos) -> Option<Released<O>> {
-        if self.phase != Phase::Live || self.ask.is_some() {
+        if self.phase != Phase::Live || self.ask.is_some() || self.doubts(now) {
             return None;
         }
         let limit = match self.session {
@@ -236,6 +236,7 @@ impl<O> Replica<O> {
             }
         }
         self.heard(ft_policies::Heard::Ack, now);
+        self.reassured(ack);
         if ack.executed > before && ack.echo != 0 && ack.echo <= now {
             self.last_lag = now - ack.echo;
             self.lag.add(self.last_lag);

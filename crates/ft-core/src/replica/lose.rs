@@ -11,6 +11,7 @@ impl<O> Replica<O> {
     pub(super) fn lose_peer(&mut self, reason: &str, now: Nanos) {
         let Some(session) = self.session.take() else { return };
         self.lost = Some(session.peer);
+        self.doubt = None;
         self.link = None;
         self.frames.clear();
         if std::mem::take(&mut self.copying) {

@@ -14,6 +14,7 @@
 
 mod by_hand;
 mod copies;
+mod doubt;
 mod events;
 mod follow;
 mod live;
@@ -168,6 +169,7 @@ struct Counters {
     log_bytes: u64,
     stalls: u64,
     stalled: Nanos,
+    doubts: u64,
 }
 
 /// One side of a pair. `O` is the content of an output; the protocol only keeps it.
@@ -216,6 +218,8 @@ pub struct Replica<O> {
     followed: Followed,
     /// Completions of reads of shared disks that the log carries, not yet acknowledged.
     reads_unacked: VecDeque<(Lsn, ReadId)>,
+    /// Since when this primary does not know whether its backup has gone on without it.
+    doubt: Option<Nanos>,
     stalled_since: Option<Nanos>,
     /// Cost of the largest record that found no room.
     refused: u64,
@@ -223,6 +227,8 @@ pub struct Replica<O> {
     stopping: bool,
     // Backup.
     backlog: Backlog<O>,
+    /// `sent` of the last frame.
+    heard_stamp: Nanos,
     ack_due: bool,
     acked: Lsn,
     own_reads: Own,
@@ -296,10 +302,12 @@ impl<O> Replica<O> {
             rx_unacked: VecDeque::new(),
             followed: Followed::default(),
             reads_unacked: VecDeque::new(),
+            doubt: None,
             stalled_since: None,
             refused: 0,
             stalls: VecDeque::new(),
             stopping: false,
+            heard_stamp: 0,
             ack_due: false,
             acked: 0,
             own_reads: Own::default(),
@@ -605,6 +613,10 @@ impl<O> Replica<O> {
     }
 
     fn heard(&mut self, what: ft_policies::Heard, now: Nanos) {
+        match what {
+            ft_policies::Heard::Start => self.doubt = None,
+            _ => drop(self.doubts(now)),
+        }
         self.silence_max = match what {
             ft_policies::Heard::Start => 0,
             _ => self.silence_max.max(now.saturating_sub(self.last_heard)),

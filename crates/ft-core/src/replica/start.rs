@@ -253,6 +253,7 @@ impl<O> Replica<O> {
         self.session = Some(Session { id: hello.stamp.session, peer: hello.stamp.incarnation, armed: 0 });
         self.backlog = Backlog::new(self.settings.log_capacity, hello.next - 1, 0);
         self.acked = hello.next - 1;
+        self.heard_stamp = 0;
         self.phase = Phase::Backup;
         self.heard(ft_policies::Heard::Start, now);
         if self.settings.copies.is_some() {

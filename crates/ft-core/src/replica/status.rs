@@ -38,6 +38,8 @@ pub struct Status {
     pub stalls: u64,
     /// For how long in all.
     pub stalled_ms: f64,
+    /// How often it was not run for so long that it held everything until its backup had answered.
+    pub doubts: u64,
     /// Stale frames dropped.
     pub stale: u64,
     /// Datagrams that were none of this pair's.
@@ -114,6 +116,7 @@ impl<O> Replica<O> {
             stalled_ms: ms(
                 self.counters.stalled + self.stalled_since.map_or(0, |since| now.saturating_sub(since))
             ),
+            doubts: self.counters.doubts,
             stale: self.counters.stale,
             bad_datagrams: self.counters.bad_datagrams,
             waits_for_promotion: self.wants_promotion(),

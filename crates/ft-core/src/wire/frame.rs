@@ -126,6 +126,8 @@ pub struct Ack {
     pub position: u64,
     /// `sent` of the last frame that was wholly executed: the primary's own clock, for the lag.
     pub echo: Nanos,
+    /// `sent` of the last frame that was received.
+    pub heard: Nanos,
     /// The highest watermark heard: what the backup knows to be released.
     pub released: Lsn,
     /// Reads of shared disks that the backup runs itself, in the order in which the machine made them: this many, from the
@@ -231,7 +233,8 @@ impl Frame {
             }
             Self::Ack(ack) => {
                 put_stamp(out, &ack.stamp);
-                for value in [ack.received, ack.executed, ack.position, ack.echo, ack.released, ack.reads] {
+                let Ack { received, executed, position, echo, heard, released, reads, .. } = *ack;
+                for value in [received, executed, position, echo, heard, released, reads] {
                     out.var(value);
                 }
                 out.byte(u8::from(ack.stop));
@@ -326,6 +329,7 @@ impl Frame {
                 executed: reader.var()?,
                 position: reader.var()?,
                 echo: reader.var()?,
+                heard: reader.var()?,
                 released: reader.var()?,
                 reads: reader.var()?,
                 stop: reader.flag()?,

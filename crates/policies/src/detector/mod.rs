@@ -3,7 +3,7 @@
 //! A suspicion decides nothing: it makes a replica ask the tie-breaker. A closed connection is a suspicion at once, and
 //! needs no detector.
 
-pub(crate) mod fixed;
+pub mod fixed;
 pub(crate) mod phi_accrual;
 
 use schemars::JsonSchema;

@@ -141,7 +141,7 @@ pub(crate) struct Table {
     /// The file in which a replica remembers the last generation that it knows of, relative to this file. Each replica has its
     /// own: `{replica}` stands for the replica's name. Left out, it is `NAME.{replica}.generation` with the name of the virtual
     /// machine.
-    #[schemars(with = "At<NonEmpty>", extend("examples" = ["kv.{replica}.generation"]))]
+    #[schemars(extend("examples" = ["kv.{replica}.generation"]))]
     pub(crate) path: Option<At<NonEmpty>>,
 }
 

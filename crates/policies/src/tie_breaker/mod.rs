@@ -148,6 +148,9 @@ pub enum Unavailable {
         /// What became of each, in the order in which they were asked.
         failures: Vec<etcd::Failure>,
     },
+    /// A certificate or key is not there, or is none.
+    #[error("the tie-breaker cannot be reached: etcd: {0}")]
+    EtcdTls(String),
     /// What is in the etcd is not this pair's generation.
     #[error(
         "the etcd key {key}, read at {address}, is not an intact generation entry ({reason}): the tie-breaker's store is damaged, \
@@ -248,6 +251,8 @@ pub enum TieBreakerKind {
         endpoints: Vec<SocketAddr>,
         /// What the names of its keys begin with.
         prefix: String,
+        /// The files for TLS; none without TLS.
+        tls: Option<etcd::Tls>,
     },
 }
 
@@ -258,7 +263,9 @@ impl TieBreakerKind {
             Self::Manual { path } => Box::new(Manual::new(path_of(path, Some(replica)), pair.clone())),
             Self::SharedDisk { path } => Box::new(SharedDisk::new(path.clone(), pair.clone())),
             Self::Witness { address, key } => Box::new(Witness::new(*address, pair.id, key.clone())),
-            Self::Etcd { endpoints, prefix } => Box::new(Etcd::new(endpoints.clone(), prefix, pair.clone())),
+            Self::Etcd { endpoints, prefix, tls } => {
+                Box::new(Etcd::new(endpoints.clone(), prefix, tls.clone(), pair.clone()))
+            }
         }
     }
     /// True if a person decides, and each replica has a register of its own.
@@ -339,7 +346,7 @@ impl Table {
                 let key = check.witness_key(&table);
                 TieBreakerKind::Witness { address: table.socket().unwrap_or(NO_ADDRESS), key }
             }
-            Some(Self::Etcd(table)) => table.resolve(),
+            Some(Self::Etcd(table)) => table.resolve(check),
             Some(Self::Manual(table)) => table.resolve(name, check),
             // Missing: already reported, it is required.
             None => TieBreakerKind::SharedDisk { path: PathBuf::new() },

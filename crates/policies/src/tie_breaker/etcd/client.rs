@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::gateway::{self, Held};
 use super::http::{self, Http};
+use super::tls::{self, Tls};
 use crate::tie_breaker::entry::Entry;
 use crate::tie_breaker::{Answer, DEADLINE, Pair, Register, RegisterState, Unavailable, Who, answer};
 
@@ -19,6 +20,7 @@ use crate::tie_breaker::{Answer, DEADLINE, Pair, Register, RegisterState, Unavai
 pub struct Etcd {
     members: Vec<SocketAddr>,
     key: String,
+    tls: Option<Tls>,
     pair: Pair,
     /// Which member is asked first: the one that answered last.
     first: AtomicUsize,
@@ -57,22 +59,24 @@ enum Failed {
 }
 
 impl Etcd {
-    /// The register of `pair` in the cluster that has these members. Does no I/O.
-    pub fn new(members: Vec<SocketAddr>, prefix: &str, pair: Pair) -> Self {
+    /// The register of `pair` in the cluster that has these members, in a key that begins with `prefix`. Does no I/O.
+    pub fn new(members: Vec<SocketAddr>, prefix: &str, tls: Option<Tls>, pair: Pair) -> Self {
         let key = format!("{prefix}{:032x}/generation", pair.id);
-        Self { members, key, pair, first: AtomicUsize::new(0) }
+        Self { members, key, tls, pair, first: AtomicUsize::new(0) }
     }
 
     /// Asks one member after the other until one answers.
     fn ask<T>(&self, ask: impl Fn(&Member) -> Result<T, Failed>) -> Result<T, Unavailable> {
         let deadline = Instant::now() + DEADLINE;
+        let tls = self.tls.as_ref().map(tls::load).transpose().map_err(Unavailable::EtcdTls)?;
         let count = self.members.len();
         let first = self.first.load(Ordering::Relaxed);
         let mut failures = Vec::new();
         for turn in 0..count {
             let index = (first + turn) % count;
             let until = share(Instant::now(), deadline, count - turn);
-            let member = Member { address: self.members[index], http: Http::new(self.members[index]), until };
+            let address = self.members[index];
+            let member = Member { address, http: Http::new(address, tls.as_ref()), until };
             match ask(&member) {
                 Ok(answer) => {
                     self.first.store(index, Ordering::Relaxed);

@@ -1,0 +1,30 @@
+//! A primary that was not run for a while doubts that it still has a backup.
+//!
+//! A process that was stopped, or whose host was, wakes with acknowledgements in its socket that are older than its sleep: its
+//! backup may have gone live since, and released what they cover. They are true, and what they let out would only be seen twice; but
+//! a deposed primary is to let nothing out at all. So whoever finds that it has heard nothing for as long as a peer is given holds
+//! everything until an acknowledgement tells of a frame that was sent *after* that moment, on this side's own clock. Nobody is
+//! suspected for it: on a host whose every process slept the answer is there at once.
+
+use super::{Ack, Nanos, Phase, Replica};
+
+impl<O> Replica<O> {
+    /// Looks at the silence before what ends it counts. True if nothing may be released for now.
+    pub(super) fn doubts(&mut self, now: Nanos) -> bool {
+        let primary = matches!(self.phase, Phase::Live | Phase::Ending) && self.session.is_some();
+        if primary && self.doubt.is_none() && self.settings.hold_outputs && self.detector.suspect(now) {
+            self.doubt = Some(now);
+            self.counters.doubts += 1;
+            // Something to be acknowledged, also where the guest has nothing to say.
+            self.watermark_now = true;
+        }
+        self.doubt.is_some()
+    }
+
+    /// Whether this acknowledgement ends the doubt.
+    pub(super) fn reassured(&mut self, ack: &Ack) {
+        if self.doubt.is_some_and(|since| ack.heard >= since) {
+            self.doubt = None;
+        }
+    }
+}
