@@ -187,6 +187,7 @@ impl Unavailable {
             | Self::Unreachable { .. }
             | Self::Witness { .. }
             | Self::Etcd { .. }
+            | Self::EtcdTls(_)
             | Self::NoAnswer { .. }
             | Self::Exhausted => false,
         }
