@@ -43,8 +43,10 @@ use ft_core::replica::{GATE, STUCK};
 use ft_core::{Event, Settings};
 use ft_policies::{Config, ReplicaId, Who};
 
+pub(crate) use exit::BAD_CONFIG;
 pub use exit::{HOST_LACKS, Startup};
 pub use fault::{BadFault, Fault};
+pub(crate) use media::fold;
 
 use crate::launcher::packet::PacketSocket;
 use crate::machine::Machine;
