@@ -32,6 +32,7 @@ mod live;
 mod media;
 mod net;
 mod outside;
+mod prompt;
 mod register;
 mod shared;
 mod vcpu;

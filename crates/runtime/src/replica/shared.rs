@@ -102,6 +102,8 @@ pub(super) struct Shared {
     pub(super) late: AtomicU64,
     /// Digests logged, or found to be equal.
     pub(super) digests: AtomicU64,
+    /// The threads that must not wait for a processor do not ([`super::prompt`]).
+    pub(super) prompt: AtomicBool,
     /// Number of the last inbound frame that is queued here or executed.
     seen: AtomicU64,
     /// Of a guest whose network must be told where it is.
@@ -170,6 +172,7 @@ impl Shared {
             paused: AtomicU64::new(0),
             late: AtomicU64::new(0),
             digests: AtomicU64::new(0),
+            prompt: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             addresses: addresses_to_learn(config),
             end: AtomicU64::new(0),
