@@ -287,6 +287,7 @@ impl Stage {
         let spoke = self.watch.word();
         let expected = if live == "a" { "a" } else { "ab" };
         assert_eq!(spoke, expected, "{name}: {:?}\n{}", self.watch.stretches(), self.said());
+        self.arbiter.restore(&mut self.bed);
         // SIGTERM of either stops the pair.
         self.launcher(live).signal(libc::SIGTERM);
         let both = if other == Other::Follows { &["a", "b"][..] } else { &[live][..] };
