@@ -12,6 +12,7 @@ impl<O> Replica<O> {
         let Some(session) = self.session.take() else { return };
         self.lost = Some(session.peer);
         self.doubt = None;
+        self.suspected_since = None;
         self.link = None;
         self.frames.clear();
         if std::mem::take(&mut self.copying) {

@@ -192,6 +192,8 @@ pub struct Replica<O> {
     last_heard: Nanos,
     /// Until when time alone makes nobody suspicious.
     excused: Nanos,
+    /// Since when the peer would be taken for lost, were it not excused.
+    suspected_since: Option<Nanos>,
     /// The longest silence of the peer that ended, in this session.
     silence_max: Nanos,
     peer_beat: Option<(PeerRole, Nanos)>,
@@ -287,6 +289,7 @@ impl<O> Replica<O> {
             last_heard: now,
             excused: 0,
             silence_max: 0,
+            suspected_since: None,
             peer_beat: None,
             peer_process: None,
             reason: String::new(),
