@@ -206,7 +206,7 @@ pub struct Replica<O> {
     started: bool,
     /// The backup's copies of separate disks are being made the same as this side's.
     copying: bool,
-    /// The generation of the register when this side won the right to start the guest.
+    /// The generation of the register when this side asked for the right to start the guest.
     claimed_from: u64,
     /// The operator was told why the copies of separate disks let nobody start.
     copies_told: bool,
