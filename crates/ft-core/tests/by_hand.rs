@@ -165,7 +165,10 @@ impl Two {
                 }
                 self.nodes[index].handle(Event::Answer { from, answer: Answer::Won }, now);
             }
-            Effect::Learn(state) => self.memories[index] = state,
+            Effect::Learn(state) if state.generation > self.memories[index].generation => {
+                self.memories[index] = state;
+            }
+            Effect::Learn(_) => {}
             Effect::Fence { generation } => self.nodes[index].handle(Event::Fenced { generation }, now),
             Effect::CloseLink => {
                 if std::mem::take(&mut self.wire) && self.up[1 - index] {
@@ -432,4 +435,26 @@ fn a_promotion_gives_way_to_a_side_that_is_further() {
         assert!(two.lives(1) && two.nodes[0].mode() == Mode::Backup, "{theirs}");
         assert_eq!(two.memories.map(|memory| memory.generation), [theirs + 1; 2]);
     }
+}
+
+/// Whoever is stopped while it waits for a person has outputs that it never let out: that is no orderly end.
+#[test]
+fn a_stop_without_a_decision_is_no_orderly_end() {
+    let mut two = Two::running();
+    two.nodes[0].handle(Event::Stop, two.now);
+    let now = two.now;
+    two.nodes[0].append_stop(7, now);
+    two.settle();
+    assert!(two.nodes[0].poll_release(now).is_none());
+    two.wait(100 * MS);
+    assert_eq!(two.nodes[0].mode(), Mode::Over);
+    assert!(two.nodes.iter().all(Replica::ended_in_order));
+    let mut two = Two::running();
+    two.part();
+    for node in &mut two.nodes {
+        node.handle(Event::Stop, two.now);
+    }
+    two.nodes[0].append_stop(7, two.now);
+    two.wait(6_000 * MS);
+    assert!(two.nodes.iter().all(|node| node.mode() == Mode::Over && !node.ended_in_order()));
 }

@@ -251,6 +251,7 @@ pub struct Replica<O> {
     exec_ack_due: Option<Nanos>,
     ending_deadline: Option<Nanos>,
     stop_deadline: Option<Nanos>,
+    cut_short: bool,
     register_poll_at: Option<Nanos>,
     // Out.
     frames: VecDeque<Frame>,
@@ -288,8 +289,8 @@ impl<O> Replica<O> {
             lost: None,
             last_heard: now,
             excused: 0,
-            silence_max: 0,
             suspected_since: None,
+            silence_max: 0,
             peer_beat: None,
             peer_process: None,
             reason: String::new(),
@@ -327,6 +328,7 @@ impl<O> Replica<O> {
             exec_ack_due: None,
             ending_deadline: None,
             stop_deadline: None,
+            cut_short: false,
             register_poll_at: None,
             frames: VecDeque::new(),
             effects: VecDeque::new(),
@@ -453,6 +455,11 @@ impl<O> Replica<O> {
     /// The generation of which this replica is, or was last, a part.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// False if it ended because a stop took too long: outputs may be left that were never let out, writes of disks among them.
+    pub fn ended_in_order(&self) -> bool {
+        !self.cut_short
     }
 
     /// True if it has a peer in a session.
