@@ -458,3 +458,23 @@ fn a_stop_without_a_decision_is_no_orderly_end() {
     two.wait(6_000 * MS);
     assert!(two.nodes.iter().all(|node| node.mode() == Mode::Over && !node.ended_in_order()));
 }
+
+/// What was won is written down, and the answer is late: reading it meanwhile is no news of the other side.
+#[test]
+fn ones_own_win_is_not_taken_for_the_others() {
+    for left in [0, 1] {
+        let mut two = Two::running();
+        two.part();
+        two.wait(SILENCE);
+        two.slow = true;
+        assert_eq!(two.promote(left), Ok(2));
+        let (now, own) = (two.now, two.memories[left]);
+        two.nodes[left].handle(Event::Register(Ok(own)), now);
+        two.connect();
+        assert!(two.halted(left).is_none(), "{:?}", two.halted(left));
+        assert!(!two.lives(left));
+        two.nodes[left].handle(Event::Answer { from: 1, answer: Answer::Won }, now);
+        two.settle();
+        assert!(two.lives(left));
+    }
+}

@@ -139,6 +139,15 @@ impl<O> Replica<O> {
         self.settings.by_hand && self.phase == Phase::Waiting && self.register.as_ref().is_some_and(further)
     }
 
+    /// True if this is what this side has just written into its own register: the answer that says so is on its way, or asked for
+    /// again.
+    pub(super) fn is_own_win(&self, register: RegisterState) -> bool {
+        self.settings.by_hand
+            && self.ask.is_some()
+            && register.generation > self.generation
+            && winner(register.holder) == winner(Some(self.settings.me))
+    }
+
     /// What an ask says that waits for a person.
     pub(super) fn tell_person(&mut self, from: u64) {
         let peer = self.settings.me.replica.peer();
