@@ -143,7 +143,7 @@ impl Events {
 
 /// The guest ended in order: this side's copies of separate disks are what its guest made of them, as the other side's are.
 fn stamp_clean(shared: &Shared) {
-    if shared.media.copies.is_empty() {
+    if shared.media.copies.is_empty() || !shared.core().ended_in_order() {
         return;
     }
     let Some(position) = shared.end_position() else { return };
