@@ -32,6 +32,7 @@ mod live;
 mod media;
 mod net;
 mod outside;
+mod pi_mutex;
 mod prompt;
 mod register;
 mod shared;
@@ -152,8 +153,9 @@ fn start(
     net::spawn(&shared, lan).map_err(Startup::Host)?;
     vcpu::spawn(&shared, config, machine, faults).map_err(Startup::Host)?;
     if let Some(sockets) = sockets {
-        link::spawn(&shared, sockets, replica).map_err(Startup::Host)?;
+        // Before anybody can connect: the protocol begins with this.
         shared.handle(Event::Start);
+        link::spawn(&shared, sockets, replica).map_err(Startup::Host)?;
     }
     shared.pump();
     Ok((shared, events))
