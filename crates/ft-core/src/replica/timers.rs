@@ -47,6 +47,7 @@ impl<O> Replica<O> {
             let mut suspicion = |at: Option<Nanos>| add(at.map(|at| at.max(excused)));
             suspicion(self.detector.deadline());
             if matches!(self.phase, Phase::Live) {
+                suspicion(self.doubt_deadline());
                 suspicion(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
                 suspicion(self.log.no_progress_since().map(|at| at + self.settings.stuck));
                 suspicion(self.stall_deadline());
@@ -142,6 +143,12 @@ impl<O> Replica<O> {
         }
         if self.log.oldest_unacked().is_some_and(|at| now >= at + self.settings.ack_timeout) {
             return Some(format!("a record was not acknowledged for {} ms", ms(self.settings.ack_timeout)));
+        }
+        if self.doubt_deadline().is_some_and(|at| now >= at) {
+            return Some(format!(
+                "after a pause of this side it acknowledged nothing for {} ms",
+                ms(self.settings.ack_timeout)
+            ));
         }
         if self.log.no_progress_since().is_some_and(|at| now >= at + self.settings.stuck) {
             return Some(format!("it is stuck: no execution for {} ms", ms(self.settings.stuck)));

@@ -269,6 +269,8 @@ impl Loop {
                     self.shared.wake_now();
                 }
                 Received::Message(ToReplica::Promote { id, generation }) => {
+                    // Whoever was stopped, or comes late, may have heard the peer and not know it yet.
+                    self.datagrams();
                     let result = self.shared.core().promote(generation, self.shared.now());
                     let refused = result.err().map(|error| error.to_string());
                     self.shared.wake_now();
