@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ft_policies::tie_breaker::witness::Key;
+use ft_policies::Key;
 
 use crate::exit::Exit;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use ft_policies::tie_breaker::witness::Key;
+use ft_policies::Key;
 use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, TieBreakerKind, Time, schema};
 use proptest::prelude::*;
 

@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use super::Check;
 use crate::config::{Net, NetBackend, Replicas};
+use crate::key::Key;
 use crate::schema::At;
 use crate::schema::tables::{self, DEFAULT_START_ALONE};
 use crate::schema::values::Address;
 use crate::tie_breaker::etcd;
-use crate::tie_breaker::witness::{self, Key};
+use crate::tie_breaker::witness;
 use crate::units::Time;
 
 const MAX_START_ALONE: Time = Time(3600 * 1_000_000_000);
