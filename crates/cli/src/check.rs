@@ -17,8 +17,11 @@ pub(crate) fn load(path: &Path, sets: &[String]) -> Result<Config, Exit> {
 /// Says whether a configuration is right.
 pub(crate) fn check(path: &Path, sets: &[String]) -> Exit {
     match load(path, sets) {
-        Ok(_) => {
+        Ok(config) => {
             eprintln!("{}: ok", path.display());
+            if let Some(warning) = config.replicas.warning() {
+                eprintln!("{}: warning: {warning}", path.display());
+            }
             Exit::Done
         }
         Err(exit) => exit,
