@@ -188,7 +188,10 @@ impl Check {
     pub(super) fn replicas(&mut self, table: tables::Replicas) -> Replicas {
         let tables::Replicas { a, b, start_alone, key, rejoin } = table;
         let key = key.and_then(|at| {
-            self.key(&at, "it is the secret by which the two replicas know each other: each has a file with it")
+            self.key(
+                &at,
+                "it is the secret by which the two replicas know each other: each has a file with it",
+            )
         });
         if let Some(at) = &rejoin {
             self.unavailable_at(at.span(), "replicas.rejoin", "leave it out");
