@@ -1,11 +1,15 @@
-//! A peer's frame whose header and checksum are right: the payload decides. What decodes must encode and decode to itself.
+//! A peer's frame whose header and checksum are right: the payload decides. What decodes must encode and decode to itself;
+//! signed with a key too, and with that key only.
 #![no_main]
 
 use ft_core::wire::{Frame, HEADER, MAX_PAYLOAD, VERSION};
+use ft_policies::Key;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
+    let (key, other) = (Key::of([7; 32]), Key::of([8; 32]));
     let _ = Frame::decode(data);
+    assert!(Frame::decode_with(data, Some(&key)).is_err());
     let Some((kind, payload)) = data.split_first() else { return };
     if payload.len() > MAX_PAYLOAD {
         return;
@@ -28,5 +32,8 @@ fuzz_target!(|data: &[u8]| {
     bytes.extend_from_slice(payload);
     if let Ok(frame) = Frame::decode(&bytes) {
         assert_eq!(Frame::decode(&frame.encode()).as_ref(), Ok(&frame));
+        let signed = frame.encode_with(Some(&key));
+        assert_eq!(Frame::decode_with(&signed, Some(&key)).as_ref(), Ok(&frame));
+        assert!(Frame::decode_with(&signed, Some(&other)).is_err() && Frame::decode(&signed).is_err());
     }
 });

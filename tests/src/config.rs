@@ -71,7 +71,7 @@ pub(crate) struct Network {
 }
 
 /// The pair's key, which is the file of the witness's keys too.
-pub(crate) const KEY: &str = "pair.key";
+pub const KEY: &str = "pair.key";
 
 /// What a test may choose.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub struct Settings {
     /// Who decides which replica goes on alone. [`Settings::with_disk`] takes a witness for separate disks: they have no file
     /// system in common.
     pub tie_breaker: TieBreaker,
-    /// Whether the pair and its witness have a key; where others can reach the witness they always have.
+    /// Whether the replicas, and their witness, have a key; where others can reach the witness they always have.
     pub keyed: bool,
     /// Whether the witness's state is on a small file system of its own ([`crate::Store`]).
     pub witness_on_store: bool,
@@ -145,8 +145,11 @@ impl Settings {
             };
         }
         let (a, b) = (ports.get(1), ports.get(2));
-        let _ =
-            writeln!(text, "[replicas]\na = \"{at_a}:{a}\"\nb = \"{at_b}:{b}\"\nstart-alone = \"30 s\"\n");
+        let _ = writeln!(text, "[replicas]\na = \"{at_a}:{a}\"\nb = \"{at_b}:{b}\"\nstart-alone = \"30 s\"");
+        if self.keyed {
+            let _ = writeln!(text, "key = \"{KEY}\"");
+        }
+        text += "\n";
         let timeout = self.timeout.as_millis();
         let _ = writeln!(text, "[detector.fixed]\nheartbeat = \"20 ms\"\ntimeout = \"{timeout} ms\"\n");
         match self.tie_breaker {

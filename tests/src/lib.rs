@@ -49,7 +49,7 @@ pub use busy::Busy;
 pub use campaign::{Victim, kill_campaign};
 pub use capture::{Capture, Line};
 pub use checker::{Ledger, Load, Record, Shape};
-pub use config::{BLK_SECTORS, Guest, Settings, TieBreaker};
+pub use config::{BLK_SECTORS, Guest, KEY, Settings, TieBreaker};
 pub use cuts::{Cut, Way, have_nftables};
 pub use disk::{DiskPolicy, Reads, Sharing};
 pub use etcd::{Etcd, ServerTls, Site, can_run_etcd, have_etcd};

@@ -112,7 +112,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "a|b")]
         replica: Option<ReplicaId>,
     },
-    /// Make the secret that a pair shares with its witness. No file is overwritten.
+    /// Make the secret by which the two replicas of a pair know each other, and a witness the pair. No file is overwritten.
     Key {
         /// The file to make. Only its owner may read it.
         file: PathBuf,

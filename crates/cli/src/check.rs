@@ -26,6 +26,9 @@ pub(crate) fn check(path: &Path, sets: &[String]) -> Exit {
         Err(exit) => return exit,
     };
     eprintln!("{}: ok", path.display());
+    if let Some(warning) = config.replicas.warning() {
+        eprintln!("  warning: {warning}");
+    }
     let findings = found::look(&config, &[ReplicaId::A, ReplicaId::B], LOOK);
     for Finding { level, what, todo, .. } in &findings {
         let word = match level {

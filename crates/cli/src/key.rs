@@ -1,8 +1,8 @@
-//! `ft-vm key`: a new secret for a pair and its witness.
+//! `ft-vm key`: a new secret for a pair, and for its witness.
 
 use std::path::Path;
 
-use ft_policies::tie_breaker::witness::Key;
+use ft_policies::Key;
 
 use crate::exit::Exit;
 
@@ -11,8 +11,9 @@ pub(crate) fn key(path: &Path) -> Exit {
     match Key::make(path) {
         Ok(()) => {
             eprintln!(
-                "ft-vm: {} is a new key: give each replica a copy and name it in [tie-breaker.witness] key; its line, and after \
-                 it the pair's vm.name if it is to be good for that pair only, belongs into the witness's --keys file",
+                "ft-vm: {} is a new key: give each replica a copy and name it in [replicas] key, by which the two know each other, in \
+                 [tie-breaker.witness] key, or in both; for a witness its line, and after it the pair's vm.name if it is to be good for \
+                 that pair only, belongs into the witness's --keys file",
                 path.display()
             );
             Exit::Done

@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use ft_policies::tie_breaker::witness::{Keys, ServeError, Server};
+use ft_policies::key::Keys;
+use ft_policies::tie_breaker::witness::{ServeError, Server};
 
 use crate::exit::Exit;
 

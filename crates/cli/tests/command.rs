@@ -106,4 +106,12 @@ fn where_the_replicas_are_must_fit_how_they_are_started() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
         assert!(said(&output).contains(word), "{}", said(&output));
     }
+    // Right, and worth a word.
+    let output = ft_vm(&[&["check", &config("pair.toml")], &two_hosts[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    for word in
+        [": ok\n", "warning: the replicas do not know each other by a key", "192.0.2.2:7001", "`ft-vm key"]
+    {
+        assert!(said(&output).contains(word), "{word}: {}", said(&output));
+    }
 }

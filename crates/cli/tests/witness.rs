@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ft_policies::tie_breaker::witness::Key;
+use ft_policies::Key;
 use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Who};
 
 const PAIR: u128 = 77;

@@ -43,6 +43,7 @@ fn node(index: usize, incarnation: u64, now: u64) -> Replica<u64> {
         hold_outputs: true,
         copies: None,
         by_hand: true,
+        key: None,
     };
     Replica::new(settings, Box::new(Never), Box::new(Never), now)
 }

@@ -12,6 +12,7 @@ mod sim;
 
 use ft_core::Event;
 use ft_core::replica::Mode;
+use ft_policies::Key;
 use sim::{MS, Moment, Options, Random, World};
 
 /// What goes wrong.
@@ -96,6 +97,7 @@ fn life(seed: u64) -> bool {
         gate_outputs: 5 + random.below(200) as usize,
         end_after: if ends { 20 + random.below(60) } else { u64::MAX },
         start_alone: 1000 * MS,
+        keys: if seed.is_multiple_of(3) { [0; 2].map(|_| Some(Key::of([7; 32]))) } else { [None, None] },
         ..Options::default()
     };
     let mut world = World::new(seed, &options);

@@ -41,6 +41,7 @@ impl Two {
                 hold_outputs: true,
                 copies: copies[index],
                 by_hand: false,
+                key: None,
             };
             Replica::new(settings, Box::new(Never), Box::new(Never), 0)
         };

@@ -29,6 +29,7 @@ fn settings(me: ReplicaId) -> Settings {
         hold_outputs: true,
         copies: None,
         by_hand: false,
+        key: None,
     }
 }
 
@@ -62,6 +63,7 @@ fn hello(generation: u64, session: u64, role: PeerRole, replica: ReplicaId, next
         next,
         copies: Copies::default(),
         register: None,
+        nonces: None,
     })
 }
 

@@ -2,11 +2,11 @@
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input, NetRx};
 use ft_core::wire::{
-    Ack, Copies, Copy, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
-    Used, WireError,
+    Ack, Copies, Copy, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, Nonces, PeerRole, Refusal,
+    Stamp, TAG, Used, WireError,
 };
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
-use ft_policies::{RegisterState, Who};
+use ft_policies::{Key, RegisterState, Who};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -83,6 +83,14 @@ fn replica() -> impl Strategy<Value = ReplicaId> {
     prop_oneof![Just(ReplicaId::A), Just(ReplicaId::B)]
 }
 
+fn nonces() -> impl Strategy<Value = Option<Nonces>> {
+    prop::option::of((any::<u64>(), any::<u64>()).prop_map(|(mine, yours)| Nonces { mine, yours }))
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    any::<[u8; 32]>().prop_map(Key::of)
+}
+
 fn frame() -> impl Strategy<Value = Frame> {
     let log = (stamp(), any::<u64>(), any::<u64>(), 1..u64::MAX / 2, vec((0..1u64 << 40, body()), 0..12))
         .prop_map(|(stamp, released, sent, first, bodies)| {
@@ -108,9 +116,9 @@ fn frame() -> impl Strategy<Value = Frame> {
         },
     );
     let hello =
-        (stamp(), replica(), role(), any::<u128>(), any::<u128>(), any::<u64>(), copies(), register())
-            .prop_map(|(stamp, replica, role, config, image, next, copies, register)| {
-                Frame::Hello(Hello { stamp, replica, role, config, image, next, copies, register })
+        (stamp(), replica(), role(), any::<[u128; 2]>(), any::<u64>(), copies(), register(), nonces())
+            .prop_map(|(stamp, replica, role, [config, image], next, copies, register, nonces)| {
+                Frame::Hello(Hello { stamp, replica, role, config, image, next, copies, register, nonces })
             });
     let copy = (stamp(), bytes()).prop_map(|(stamp, message)| Frame::Copy(Copy { stamp, message }));
     let refusal = (stamp(), any::<bool>(), "[a-zäöü ]{0,100}")
@@ -131,9 +139,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn frames_survive_the_wire(frames in vec(frame(), 1..5), cut in 1usize..50) {
-        let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
-        let mut reader = FrameReader::default();
+    fn frames_survive_the_wire(
+        frames in vec(frame(), 1..5),
+        cut in 1usize..50,
+        key in prop::option::of(key()),
+    ) {
+        let stream: Vec<u8> = frames.iter().flat_map(|frame| frame.encode_with(key.as_ref())).collect();
+        let mut reader = FrameReader::new(key);
         let mut read = Vec::new();
         for part in stream.chunks(cut) {
             reader.push(part);
@@ -150,6 +162,42 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         prop_assert!(Frame::decode(&bytes).is_err());
+    }
+
+    /// Whoever does not have the key changes nothing: not even where he makes the checksum right again.
+    #[test]
+    fn what_was_signed_cannot_be_changed(
+        frame in frame(),
+        (key, stranger) in (key(), key()),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
+        let bytes = frame.encode_with(Some(&key));
+        prop_assert_eq!(Frame::decode_with(&bytes, Some(&key)), Ok(frame.clone()));
+        let mut other = bytes.clone();
+        let at = at.index(other.len());
+        other[at] ^= 1 << bit;
+        prop_assert!(Frame::decode_with(&other, Some(&key)).is_err());
+        let signed = other.len() - TAG;
+        seal(&mut other[..signed]);
+        if other != bytes {
+            prop_assert!(Frame::decode_with(&other, Some(&key)).is_err());
+        }
+        let refused = |bytes: &[u8], key: Option<&Key>, error| {
+            let mut reader = FrameReader::new(key.cloned());
+            reader.push(bytes);
+            Frame::decode_with(bytes, key) == Err(error) && reader.next_frame() == Err(error)
+        };
+        prop_assert!(refused(&frame.encode_with(Some(&stranger)), Some(&key), WireError::OtherKey));
+        prop_assert!(refused(&frame.encode(), Some(&key), WireError::Untagged));
+        prop_assert!(refused(&bytes, None, WireError::Tagged));
+        // A tag that is taken off, or put on.
+        let mut bare = bytes[..signed].to_vec();
+        bare[7] = 0;
+        seal(&mut bare);
+        prop_assert_eq!(&bare, &frame.encode());
+        prop_assert!(Frame::decode_with(&bytes[..signed], Some(&key)).is_err());
+        prop_assert!(refused(&[&bytes[..signed], &[0; TAG]].concat(), Some(&key), WireError::OtherKey));
     }
 
     #[test]
@@ -218,6 +266,17 @@ fn a_length_that_no_frame_has_is_refused_before_it_is_waited_for() {
     let mut reader = FrameReader::default();
     reader.push(&bytes);
     assert_eq!(reader.next_frame(), Err(WireError::TooLong(u32::MAX)));
+}
+
+/// What a peer without the key claims to send is not waited for.
+#[test]
+fn a_stranger_is_known_by_its_first_bytes() {
+    let mut reader = FrameReader::new(Some(Key::of([1; 32])));
+    let bytes = log(Vec::new()).encode();
+    reader.push(&bytes[..HEADER - 1]);
+    assert_eq!(reader.next_frame(), Ok(None));
+    reader.push(&bytes[HEADER - 1..HEADER]);
+    assert_eq!(reader.next_frame(), Err(WireError::Untagged));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::detector::DetectorKind;
 use crate::diagnostics::Diagnostics;
+use crate::key::Key;
 use crate::logging::Logging;
 use crate::output::Output;
 use crate::pacing::PacingKind;
@@ -323,6 +324,8 @@ pub struct Replicas {
     pub b: SocketAddr,
     /// How long a start waits for the peer before going on alone.
     pub start_alone: Time,
+    /// The secret by which the two know each other.
+    pub key: Option<Key>,
 }
 
 impl Replicas {
@@ -330,6 +333,17 @@ impl Replicas {
     pub fn one_machine(&self) -> bool {
         self.a.ip().is_loopback() && self.b.ip().is_loopback()
     }
+    /// What an operator should know who lets others reach the replicas and gave these no key.
+    pub fn warning(&self) -> Option<String> {
+        (self.key.is_none() && !self.one_machine()).then(|| {
+            format!(
+                "the replicas do not know each other by a key: whoever reaches {} or {} can depose a live primary, or be taken for \
+                 its backup; make one with `ft-vm key pair.key`, give each host a copy, and add key = \"pair.key\" to [replicas]",
+                self.a, self.b
+            )
+        })
+    }
+
     /// The address of one of the two.
     pub fn address(&self, replica: ReplicaId) -> SocketAddr {
         match replica {

@@ -85,10 +85,12 @@ fn canonical(config: &Config) -> String {
             NetBackend::Tap { interface: _ } => line("net.tap", &""),
         }
     }
-    let crate::config::Replicas { a, b, start_alone } = replicas;
+    let crate::config::Replicas { a, b, start_alone, key } = replicas;
     line("replicas.a", a);
     line("replicas.b", b);
     line("replicas.start-alone", &start_alone.nanos());
+    // Which key it is shows in every frame, and a digest is no place for a secret.
+    line("replicas.key", &key.is_some());
     let crate::logging::Logging { buffer } = logging;
     line("logging.buffer", &buffer.bytes());
     let crate::output::Output { rule } = output;

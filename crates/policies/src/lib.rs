@@ -18,6 +18,8 @@ pub mod detector;
 mod diagnostics;
 mod digest;
 mod document;
+mod hex;
+pub mod key;
 pub mod logging;
 pub mod output;
 pub mod pacing;
@@ -31,6 +33,7 @@ pub use config::{
 };
 pub use detector::{Detector, DetectorKind, Heard};
 pub use diagnostics::{Diagnostic, Diagnostics};
+pub use key::Key;
 pub use logging::{Logging, MAX_RECORD};
 pub use output::{Output, OutputRule};
 pub use pacing::{FULL_SHARE, Pacing, PacingKind, PerMille};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use ft_policies::tie_breaker::witness::Key;
+use ft_policies::Key;
 use ft_policies::{Config, DiskFaults, NetBackend, Reads, ReplicaId, Sharing, TieBreakerKind, Time, schema};
 use proptest::prelude::*;
 
@@ -124,6 +124,9 @@ fn the_digest_sees_what_is_shared_and_no_paths() {
     let one = keyed("one");
     assert!(!seen.contains(&one));
     assert_eq!(keyed("other"), one);
+    let keyed = |name| digest(&[&format!("replicas.key='{}'", folder.path().join(name).display())]);
+    assert!(!seen.contains(&keyed("one")) && keyed("one") != one);
+    assert_eq!(keyed("other"), keyed("one"));
 }
 
 /// What is right on two hosts: addresses that are not loopback, one path for two files, no network of one machine.
@@ -148,6 +151,13 @@ fn a_pair_on_two_hosts() {
     assert!(!format!("{config:?}").contains(secret.trim()), "a key is shown");
     assert!(!config.replicas.one_machine());
     assert_eq!(config.tie_breaker.place(), "the witness at 192.0.2.3:7100");
+    let warning = config.replicas.warning().unwrap();
+    assert!(warning.contains("whoever reaches 192.0.2.1:7001 or [2001:db8::2]:7001"), "{warning}");
+    // One key for both purposes.
+    let both = [&sets[..], &[format!("replicas.key='{}'", key.display())]].concat();
+    let config = load(PAIR.as_bytes(), &both).unwrap();
+    assert!(config.replicas.key.is_some() && config.replicas.warning().is_none());
+    assert!(!format!("{config:?}").contains(secret.trim()), "a key is shown");
     let disk = &config.disks[0];
     assert_eq!((disk.sharing, disk.reads), (Sharing::Separate, Reads::Backup));
     assert_eq!(disk.path_of(Some(ReplicaId::A)), disk.path_of(Some(ReplicaId::B)));

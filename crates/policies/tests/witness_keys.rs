@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use ft_policies::key::{Key, Keys};
 use ft_policies::tie_breaker::Witness;
 use ft_policies::tie_breaker::witness::wire::{Ask, Reply, Request, Said};
-use ft_policies::tie_breaker::witness::{Key, Keys, ServeError, Server};
+use ft_policies::tie_breaker::witness::{ServeError, Server};
 use ft_policies::{Answer, Config, Register, RegisterState, ReplicaId, Who};
 use proptest::prelude::*;
 

@@ -112,7 +112,8 @@ impl<O> Replica<O> {
         self.ack_due = false;
         self.exec_ack_due = None;
         self.acked = self.backlog.received();
-        Some(Frame::Ack(self.ack()).encode())
+        let ack = Frame::Ack(self.ack());
+        Some(self.encode(&ack))
     }
 
     fn ack(&mut self) -> Ack {

@@ -288,7 +288,7 @@ impl<O> Replica<O> {
         (self.watermark_now, self.watermark_due) = (false, None);
         let frame =
             LogFrame { stamp: self.stamp(), released: self.watermark_sent, sent: now.max(1), records };
-        let bytes = Frame::Log(frame).encode();
+        let bytes = self.encode(&Frame::Log(frame));
         self.counters.log_bytes += bytes.len() as u64;
         Some(bytes)
     }

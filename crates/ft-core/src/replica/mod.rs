@@ -24,9 +24,10 @@ mod start;
 mod status;
 mod timers;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::mem::Discriminant;
 
-use ft_policies::{Detector, Pacing, RegisterState, Who};
+use ft_policies::{Detector, Key, Pacing, RegisterState, Who};
 
 pub use by_hand::NotPromoted;
 pub use events::{Effect, Event, Exit, Released};
@@ -38,7 +39,7 @@ use crate::histogram::Histogram;
 use crate::log::Log;
 use crate::reads::{Followed, Own, ReadId};
 use crate::wire::{
-    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
 };
 use crate::{Lsn, Nanos};
 
@@ -71,6 +72,8 @@ pub struct Settings {
     pub copies: Option<Copies>,
     /// The tie-breaker is a person ([`Replica::promote`]), and each side has a register of its own.
     pub by_hand: bool,
+    /// The secret by which the two replicas know each other ([`crate::wire`]).
+    pub key: Option<Key>,
 }
 
 /// Bounds of the output gate of an ordinary replica: bytes and outputs.
@@ -148,7 +151,12 @@ struct Ask {
 #[derive(Debug, Default)]
 struct Link {
     reader: FrameReader,
+    /// What the peer said last; in a pair with a key only what was said on this connection for certain.
     hello: Option<Hello>,
+    /// This side's number for this connection.
+    nonce: u64,
+    /// The peer's; 0 before it is known.
+    theirs: u64,
     /// It was told that it is not wanted; what else it says is not listened to.
     refused: bool,
 }
@@ -166,6 +174,7 @@ struct Session {
 struct Counters {
     stale: u64,
     bad_datagrams: u64,
+    turned_away: u64,
     log_bytes: u64,
     stalls: u64,
     stalled: Nanos,
@@ -185,6 +194,9 @@ pub struct Replica<O> {
     found: Option<u64>,
     ask: Option<Ask>,
     link: Option<Link>,
+    links: u64,
+    /// The operator was told of connections that were turned away for this.
+    strangers: HashSet<Discriminant<WireError>>,
     session: Option<Session>,
     sessions: u64,
     /// The process of the peer in the last session.
@@ -284,6 +296,8 @@ impl<O> Replica<O> {
             found: None,
             ask: None,
             link: None,
+            links: 0,
+            strangers: HashSet::new(),
             session: None,
             sessions: 0,
             lost: None,
@@ -404,9 +418,13 @@ impl<O> Replica<O> {
     /// The next bytes for the log connection. Records are packed, and stamped, as late as here.
     pub fn poll_transmit(&mut self, now: Nanos) -> Option<Vec<u8>> {
         if let Some(frame) = self.frames.pop_front() {
-            return Some(frame.encode());
+            return Some(self.encode(&frame));
         }
         self.log_frame(now).or_else(|| self.ack_frame())
+    }
+
+    fn encode(&self, frame: &Frame) -> Vec<u8> {
+        frame.encode_with(self.settings.key.as_ref())
     }
 
     /// True if [`Self::poll_effect`] has something.
@@ -532,6 +550,8 @@ impl<O> Replica<O> {
     fn frame(&mut self, frame: Frame, now: Nanos) {
         match frame {
             Frame::Hello(hello) => self.hello(hello, now),
+            // Whoever has not said who he is may be repeating another one's words.
+            _ if self.settings.key.is_some() && !self.has_hello() => self.counters.stale += 1,
             Frame::Refusal(refusal) => self.refused(&refusal),
             Frame::Heartbeat(_) => self.counters.stale += 1,
             Frame::Copy(copy) if self.is_current(&copy.stamp) => {
@@ -564,7 +584,7 @@ impl<O> Replica<O> {
     }
 
     fn datagram(&mut self, bytes: &[u8], now: Nanos) {
-        let Ok(Frame::Heartbeat(beat)) = Frame::decode(bytes) else {
+        let Ok(Frame::Heartbeat(beat)) = Frame::decode_with(bytes, self.settings.key.as_ref()) else {
             self.counters.bad_datagrams += 1;
             return;
         };
@@ -601,7 +621,7 @@ impl<O> Replica<O> {
         let (stamp, replica) = (self.stamp(), self.settings.me.replica);
         let (executed, position) = (self.backlog.executed_lsn(), self.backlog.position());
         let role = PeerRole::Gone;
-        Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position }).encode()
+        self.encode(&Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position }))
     }
 
     /// The process of the peer that was lost.

@@ -1,11 +1,13 @@
 //! Until the guest runs: handshake, who starts, arming the backup.
 
+use std::mem::discriminant;
+
 use super::{Effect, Event, Exit, Link, Nanos, Phase, Replica, Session};
 use crate::Lsn;
 use crate::backlog::Backlog;
 use crate::log::Log;
 use crate::record::{Body, MAX_COUNT};
-use crate::wire::{Copies, Frame, Hello, PeerRole, Refusal, WireError};
+use crate::wire::{Copies, Frame, FrameReader, Hello, Nonces, PeerRole, Refusal, WireError};
 
 impl<O> Replica<O> {
     pub(super) fn start(&mut self, now: Nanos) {
@@ -18,14 +20,19 @@ impl<O> Replica<O> {
 
     pub(super) fn connected(&mut self) {
         self.frames.clear();
-        self.link = Some(Link::default());
+        self.links += 1;
+        self.link = Some(Link {
+            reader: FrameReader::new(self.settings.key.clone()),
+            // Not to be met again: the incarnation is random.
+            nonce: self.settings.me.incarnation.wrapping_add(self.links).max(1),
+            ..Link::default()
+        });
         self.send_hello();
     }
 
     pub(super) fn send_hello(&mut self) {
-        if self.link.is_none() {
-            return;
-        }
+        let Some(link) = &self.link else { return };
+        let nonces = self.settings.key.as_ref().map(|_| Nonces { mine: link.nonce, yours: link.theirs });
         self.frames.push_back(Frame::Hello(Hello {
             stamp: self.stamp(),
             replica: self.settings.me.replica,
@@ -35,6 +42,7 @@ impl<O> Replica<O> {
             next: self.last + 1,
             copies: self.settings.copies.unwrap_or_default(),
             register: self.register.filter(|_| self.settings.by_hand),
+            nonces,
         }));
     }
 
@@ -43,7 +51,29 @@ impl<O> Replica<O> {
         self.session.is_none() && (self.phase == Phase::Waiting || self.phase == Phase::Live && !self.started)
     }
 
+    /// True if this was said on this very connection. With a key the first hello of each side only tells its number, and counts
+    /// for nothing else: it may be a repetition. The next one has the other side's number too.
+    fn is_said_here(&mut self, hello: &Hello) -> bool {
+        if self.settings.key.is_none() {
+            return true;
+        }
+        let (Some(link), Some(nonces)) = (&mut self.link, hello.nonces) else { return false };
+        // One's own, sent back, is none.
+        let first = link.theirs == 0 && nonces.mine != link.nonce;
+        if first {
+            link.theirs = nonces.mine;
+        }
+        let here = nonces == Nonces { mine: link.theirs, yours: link.nonce };
+        if first {
+            self.send_hello();
+        }
+        here
+    }
+
     pub(super) fn hello(&mut self, hello: Hello, now: Nanos) {
+        if !self.is_said_here(&hello) {
+            return;
+        }
         if let Some(reason) = self.mismatch(&hello) {
             self.refuse(true, reason);
             if self.is_starting() {
@@ -89,8 +119,20 @@ impl<O> Replica<O> {
     }
 
     pub(super) fn broken_stream(&mut self, error: WireError, now: Nanos) {
-        if let (WireError::Version(_), true) = (error, self.is_starting()) {
+        let strange = matches!(
+            error,
+            WireError::Version(_) | WireError::Untagged | WireError::OtherKey | WireError::Tagged
+        );
+        // With a key, nobody ends a start who does not have it: such a peer is a stranger, or his word is no better than one's.
+        if strange && self.settings.key.is_none() && self.is_starting() {
             return self.halt(Exit::Mismatch, error.to_string());
+        }
+        if strange && self.session.is_none() {
+            self.counters.turned_away += 1;
+            // It comes again, many times a second while this side waits.
+            if self.strangers.insert(discriminant(&error)) {
+                self.notice(format!("a connection was turned away: {error}"));
+            }
         }
         self.link = None;
         self.effects.push_back(Effect::CloseLink);

@@ -42,8 +42,10 @@ pub struct Status {
     pub doubts: u64,
     /// Stale frames dropped.
     pub stale: u64,
-    /// Datagrams that were none of this pair's.
+    /// Datagrams that were none of this pair's, or not signed with its key.
     pub bad_datagrams: u64,
+    /// Log connections of somebody who does not have the pair's key, or is of another version.
+    pub turned_away: u64,
     /// The generation in which it would go on if a person said so (`ft-vm promote`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits_for_promotion: Option<u64>,
@@ -119,6 +121,7 @@ impl<O> Replica<O> {
             doubts: self.counters.doubts,
             stale: self.counters.stale,
             bad_datagrams: self.counters.bad_datagrams,
+            turned_away: self.counters.turned_away,
             waits_for_promotion: self.wants_promotion(),
             share: self.share(),
         }

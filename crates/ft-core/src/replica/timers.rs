@@ -186,7 +186,7 @@ impl<O> Replica<O> {
         };
         let (stamp, replica, role) = (self.stamp(), self.settings.me.replica, self.peer_role());
         let beat = Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position });
-        self.effects.push_back(Effect::Heartbeat(beat.encode()));
+        self.effects.push_back(Effect::Heartbeat(self.encode(&beat)));
     }
 
     /// Reports a record as executed, and its error as a divergence, in one step.

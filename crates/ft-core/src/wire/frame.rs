@@ -1,9 +1,9 @@
-//! The kinds of frame, and cutting a byte stream into them.
+//! The kinds of frame.
 
-use ft_policies::{RegisterState, ReplicaId, Who};
+use ft_policies::{Key, RegisterState, ReplicaId, Who};
 
 use super::bytes::{Reader, Writer};
-use super::{HEADER, MAX_PAYLOAD, VERSION, WireError, records};
+use super::{HEADER, MAX_PAYLOAD, TAG, VERSION, WireError, records};
 use crate::record::LogRecord;
 use crate::{Lsn, Nanos};
 
@@ -14,6 +14,11 @@ const ACK: u8 = 3;
 const HEARTBEAT: u8 = 4;
 const REFUSAL: u8 = 5;
 const COPY: u8 = 6;
+
+/// In byte 7 of a header: a tag follows the payload.
+const TAGGED: u8 = 1;
+/// What is signed begins with what it is, so that it is never taken for something else that a key signs.
+const SIGNED: &[u8] = b"ft-vm replicas 1\0";
 
 /// Longest text of a refusal, in bytes.
 const MAX_TEXT: usize = 512;
@@ -98,6 +103,17 @@ pub struct Hello {
     pub copies: Copies,
     /// Its own generation register, where each side has one (the tie-breaker is a person) and it has been read.
     pub register: Option<RegisterState>,
+    /// Of a sender with a key: by this it is known that it was not said on another connection.
+    pub nonces: Option<Nonces>,
+}
+
+/// Numbers that are never met again, each one side's for one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nonces {
+    /// The sender's.
+    pub mine: u64,
+    /// The receiver's, as the sender has heard it; 0 if it has not yet.
+    pub yours: u64,
 }
 
 /// Records of the log.
@@ -191,8 +207,13 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// The frame's bytes, header and all.
+    /// The frame's bytes, header and all, in a pair without a key.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_with(None)
+    }
+
+    /// The frame's bytes, header and tag and all, in a pair with this key, if it has one.
+    pub fn encode_with(&self, key: Option<&Key>) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(128));
         out.0.resize(HEADER, 0);
         let kind = self.encode_payload(&mut out);
@@ -202,9 +223,14 @@ impl Frame {
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
         bytes[6] = kind;
+        bytes[7] = if key.is_some() { TAGGED } else { 0 };
         bytes[8..12].copy_from_slice(&(length as u32).to_le_bytes());
         let crc = checksum(&bytes);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        if let Some(key) = key {
+            let tag = key.sign_short(&[SIGNED, &bytes]);
+            bytes.extend_from_slice(&tag);
+        }
         bytes
     }
 
@@ -222,6 +248,10 @@ impl Frame {
                 out.var(highest);
                 out.byte(u8::from(whole) | u8::from(usable) << 1 | (used as u8) << 2);
                 put_register(out, hello.register);
+                if let Some(Nonces { mine, yours }) = hello.nonces {
+                    out.fixed64(mine);
+                    out.fixed64(yours);
+                }
                 HELLO
             }
             Self::Log(log) => {
@@ -266,9 +296,14 @@ impl Frame {
         }
     }
 
-    /// The frame in a datagram.
+    /// The frame in a datagram, in a pair without a key.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        match Self::split(bytes)? {
+        Self::decode_with(bytes, None)
+    }
+
+    /// The frame in a datagram, in a pair with this key, if it has one.
+    pub fn decode_with(bytes: &[u8], key: Option<&Key>) -> Result<Self, WireError> {
+        match Self::split(bytes, key)? {
             Some((frame, used)) if used == bytes.len() => Ok(frame),
             Some(_) => Err(WireError::Malformed("bytes left over")),
             None => Err(WireError::Malformed("too short")),
@@ -276,7 +311,7 @@ impl Frame {
     }
 
     /// The first frame of `bytes` and its length, or `None` if it is not complete yet.
-    fn split(bytes: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
+    pub(super) fn split(bytes: &[u8], key: Option<&Key>) -> Result<Option<(Self, usize)>, WireError> {
         let Some(header) = bytes.first_chunk::<HEADER>() else {
             let known = bytes.len().min(4);
             return if bytes[..known] == MAGIC[..known] { Ok(None) } else { Err(WireError::Magic) };
@@ -292,15 +327,28 @@ impl Frame {
         if length as usize > MAX_PAYLOAD {
             return Err(WireError::TooLong(length));
         }
+        // As early as can be: a stranger's payload is not waited for.
+        match (key, header[7] & TAGGED) {
+            (Some(_), 0) => return Err(WireError::Untagged),
+            (None, TAGGED) => return Err(WireError::Tagged),
+            _ => {}
+        }
         let end = HEADER + length as usize;
-        let Some(whole) = bytes.get(..end) else { return Ok(None) };
+        let used = end + if key.is_some() { TAG } else { 0 };
+        let Some(all) = bytes.get(..used) else { return Ok(None) };
+        let (whole, tag) = all.split_at(end);
         if checksum(whole) != u32::from_le_bytes([header[12], header[13], header[14], header[15]]) {
             return Err(WireError::Checksum);
         }
-        if header[7] != 0 {
+        if header[7] & !TAGGED != 0 {
             return Err(WireError::Malformed("reserved byte"));
         }
-        Ok(Some((Self::decode_payload(header[6], &whole[HEADER..])?, end)))
+        if let Some(key) = key
+            && !tag.first_chunk().is_some_and(|tag| key.verify_short(&[SIGNED, whole], tag))
+        {
+            return Err(WireError::OtherKey);
+        }
+        Ok(Some((Self::decode_payload(header[6], &whole[HEADER..])?, used)))
     }
 
     fn decode_payload(kind: u8, payload: &[u8]) -> Result<Self, WireError> {
@@ -316,6 +364,7 @@ impl Frame {
                 next: reader.var()?,
                 copies: get_copies(&mut reader)?,
                 register: get_register(&mut reader)?,
+                nonces: get_nonces(&mut reader)?,
             }),
             LOG => Self::Log(LogFrame {
                 stamp,
@@ -427,6 +476,14 @@ fn get_register(reader: &mut Reader<'_>) -> Result<Option<RegisterState>, WireEr
     })
 }
 
+/// There are none in a pair without a key: a hello ends before them.
+fn get_nonces(reader: &mut Reader<'_>) -> Result<Option<Nonces>, WireError> {
+    if reader.0.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Nonces { mine: reader.fixed64()?, yours: reader.fixed64()? }))
+}
+
 fn role_to_wire(role: PeerRole) -> u8 {
     match role {
         PeerRole::Waiting => 0,
@@ -442,29 +499,4 @@ fn get_role(reader: &mut Reader<'_>) -> Result<PeerRole, WireError> {
         .get(usize::from(reader.byte()?))
         .copied()
         .ok_or(WireError::Malformed("role"))
-}
-
-/// Cuts a byte stream into frames. After an error the stream is of no more use.
-#[derive(Debug, Default)]
-pub struct FrameReader {
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl FrameReader {
-    /// Appends bytes of the stream.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-        }
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next whole frame.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
-        let Some((frame, used)) = Frame::split(&self.buffer[self.start..])? else { return Ok(None) };
-        self.start += used;
-        Ok(Some(frame))
-    }
 }

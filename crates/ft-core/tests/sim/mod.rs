@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use ft_core::input::{Input, NetRx};
 use ft_core::replica::{Effect, Event, Mode, Phase, Replica, Settings};
 use ft_core::{Body, OutputClass, ReplicaId};
-use ft_policies::{Answer, Detector, Heard, Pacing, RegisterState, Unavailable, Who};
+use ft_policies::{Answer, Detector, Heard, Key, Pacing, RegisterState, Unavailable, Who};
 
 pub use guest::{Content, Guest};
 pub use random::Random;
@@ -131,6 +131,7 @@ pub struct Options {
     pub register: RegisterState,
     pub start_alone: u64,
     pub configs: [u128; 2],
+    pub keys: [Option<Key>; 2],
 }
 
 impl Default for Options {
@@ -142,6 +143,7 @@ impl Default for Options {
             register: RegisterState { generation: 0, holder: None },
             start_alone: 30_000 * MS,
             configs: [5, 5],
+            keys: [None, None],
         }
     }
 }
@@ -166,6 +168,7 @@ impl World {
                 hold_outputs: true,
                 copies: None,
                 by_hand: false,
+                key: options.keys[index].clone(),
             };
             let mut replica = Replica::new(settings, Box::new(Silence { last: None }), Box::new(Full), 0);
             replica.handle(Event::Start, 0);

@@ -33,10 +33,19 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     };
     let replicas_table = replicas.unwrap_or_default();
     let hosts = check.hosts(&replicas_table);
-    if let Some(tie_breaker::Table::Witness(table)) = &tie_breaker
-        && let Some(at) = &table.key
-    {
-        uses.push((check.path(at), at.span(), "the witness's key".to_owned()));
+    let witness_key = match &tie_breaker {
+        Some(tie_breaker::Table::Witness(table)) => table.key.as_ref().map(|at| (check.path(at), at.span())),
+        _ => None,
+    };
+    let key = replicas_table.key.as_ref().map(|at| (check.path(at), at.span()));
+    match (witness_key, key) {
+        (Some((witness, _)), Some((path, span))) if same_file(&witness, &path) => {
+            uses.push((path, span, "the pair's key".to_owned()));
+        }
+        (witness, replicas) => {
+            uses.extend(witness.map(|(path, span)| (path, span, "the witness's key".to_owned())));
+            uses.extend(replicas.map(|(path, span)| (path, span, "the replicas' key".to_owned())));
+        }
     }
     let places = tie_breaker.as_ref().and_then(|table| places(table, check));
     if let Some(places) = &places {
@@ -100,6 +109,12 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         tie_breaker,
         pacing: pacing::Table::resolve(pacing, check),
     }
+}
+
+/// One key may be both the replicas' and the witness's.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
 }
 
 /// Where a tie-breaker on the network is.

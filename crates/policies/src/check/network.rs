@@ -5,11 +5,12 @@ use std::ops::Range;
 
 use super::Check;
 use crate::config::{Net, NetBackend, Replicas};
+use crate::key::Key;
 use crate::schema::At;
 use crate::schema::tables::{self, DEFAULT_START_ALONE};
-use crate::schema::values::Address;
+use crate::schema::values::{Address, NonEmpty};
 use crate::tie_breaker::etcd;
-use crate::tie_breaker::witness::{self, Key};
+use crate::tie_breaker::witness;
 use crate::units::Time;
 
 const MAX_START_ALONE: Time = Time(3600 * 1_000_000_000);
@@ -155,18 +156,8 @@ impl Check {
     /// The key of the pair at its witness. It may be missing only where nobody else can reach the witness.
     pub(crate) fn witness_key(&mut self, table: &witness::Table) -> Option<Key> {
         if let Some(at) = &table.key {
-            return match Key::load(&self.path(at)) {
-                Ok(key) => Some(key),
-                Err(error) => {
-                    self.error(
-                        at.span(),
-                        "this key cannot be used",
-                        error.to_string(),
-                        "it is the secret that this pair shares with its witness, in a file of its own for each replica",
-                    );
-                    None
-                }
-            };
+            let what = "it is the secret that this pair shares with its witness, in a file of its own for each replica";
+            return self.key(at, what);
         }
         if let Some(at) = &table.address
             && at.socket().is_some_and(|address| !address.ip().is_loopback())
@@ -183,8 +174,25 @@ impl Check {
         None
     }
 
+    /// The key in a file that was named.
+    fn key(&mut self, at: &At<NonEmpty>, what: &str) -> Option<Key> {
+        match Key::load(&self.path(at)) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                self.error(at.span(), "this key cannot be used", error.to_string(), what);
+                None
+            }
+        }
+    }
+
     pub(super) fn replicas(&mut self, table: tables::Replicas) -> Replicas {
-        let tables::Replicas { a, b, start_alone, rejoin } = table;
+        let tables::Replicas { a, b, start_alone, key, rejoin } = table;
+        let key = key.and_then(|at| {
+            self.key(
+                &at,
+                "it is the secret by which the two replicas know each other: each has a file with it",
+            )
+        });
         if let Some(at) = &rejoin {
             self.unavailable_at(at.span(), "replicas.rejoin", "leave it out");
         }
@@ -193,6 +201,7 @@ impl Check {
             a: a.and_then(|at| at.socket()).unwrap_or(NO_ADDRESS),
             b: b.and_then(|at| at.socket()).unwrap_or(NO_ADDRESS),
             start_alone: self.or_default(start_alone.as_ref(), DEFAULT_START_ALONE, Time::parse),
+            key,
         }
     }
 

@@ -209,6 +209,12 @@ pub(crate) struct Replicas {
     /// that holds the last generation (`a`, before the first) starts alone: the other cannot know what it missed.
     #[schemars(extend("default" = DEFAULT_START_ALONE))]
     pub(crate) start_alone: Option<At<Time>>,
+    /// The file of the secret by which the two replicas know each other, relative to this file; `ft-vm key FILE` makes one, and
+    /// each host has a copy. Only its owner may read it. Without it whoever reaches the replicas' addresses can depose a live
+    /// primary or be taken for its backup: leave it out only where nobody else does. It may be the key of `[tie-breaker.witness]`
+    /// too.
+    #[schemars(extend("examples" = ["pair.key"]))]
+    pub(crate) key: Option<At<NonEmpty>>,
     /// Whether a replica that was lost is started again and joins. Not available in this version.
     pub(crate) rejoin: Option<At<bool>>,
 }

@@ -20,10 +20,11 @@ use serde::Deserialize;
 
 use crate::check::{Check, NO_ADDRESS};
 use crate::config::{ReplicaId, path_of};
+use crate::key::Key;
 pub use etcd::Etcd;
 pub use manual::Manual;
 pub use shared_disk::SharedDisk;
-pub use witness::{Key, Witness};
+pub use witness::Witness;
 
 /// How long a call to a register on the network may take as a whole, below the second that replicas give every tie-breaker: so
 /// the answer says what took so long.

@@ -4,7 +4,7 @@
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ft_core::{Event, Phase};
 use ft_policies::{Config, ReplicaId};
@@ -19,6 +19,8 @@ const REDIAL: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection may stay without a hello: a stranger must not keep the peer out.
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
+/// What is said of such a connection.
+const NOBODY: &str = "nobody said on the connection who he is";
 /// Bytes read at once.
 const READ: usize = 256 * 1024;
 
@@ -90,15 +92,21 @@ fn read(shared: &Shared, mut stream: TcpStream) {
     };
     let mut buffer = vec![0; READ];
     let mut known = false;
+    let patience = Instant::now() + HELLO_PATIENCE;
     let reason = loop {
         match stream.read(&mut buffer) {
             Ok(0) => break "the connection was closed".to_owned(),
             Ok(count) => {
                 shared.handle(Event::Received(&buffer[..count]));
                 shared.pump();
-                if !known && shared.core().has_hello() {
-                    known = true;
-                    if let Err(error) = stream.set_read_timeout(None) {
+                if !known {
+                    known = shared.core().has_hello();
+                    // Somebody who says a little now and then is no better than one who is silent.
+                    let left = patience.saturating_duration_since(Instant::now());
+                    if !known && left.is_zero() {
+                        break NOBODY.to_owned();
+                    }
+                    if let Err(error) = stream.set_read_timeout((!known).then_some(left)) {
                         break error.to_string();
                     }
                 }
@@ -106,7 +114,7 @@ fn read(shared: &Shared, mut stream: TcpStream) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 if !shared.core().has_hello() {
-                    break "nothing was heard on the connection".to_owned();
+                    break NOBODY.to_owned();
                 }
             }
             Err(error) => break format!("the connection failed: {error}"),

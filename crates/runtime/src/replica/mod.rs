@@ -138,6 +138,7 @@ fn start(
         hold_outputs: config.output.rule.holds(),
         copies: media.copies.worth(),
         by_hand: config.tie_breaker.by_hand(),
+        key: config.replicas.key.clone(),
     };
     let lan = Arc::new(PacketSocket::from(lan));
     control::set_nonblocking(&*lan).map_err(Startup::Host)?;

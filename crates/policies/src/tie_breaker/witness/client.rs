@@ -4,8 +4,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
-use super::key::Key;
 use super::wire::{Ask, MAX_LINE, Reply, Request, Said};
+use crate::key::Key;
 use crate::tie_breaker::{Answer, DEADLINE, Register, RegisterState, Unavailable, Who, answer};
 
 /// The register of one pair at a witness.

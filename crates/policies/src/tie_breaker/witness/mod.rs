@@ -1,11 +1,9 @@
 //! The register at a witness: a small server (`ft-vm witness`) on a third host, with a durable state, that both replicas reach.
 //!
 //! [`wire`] is what is said, [`client`] the register as a replica sees it, [`store`] what the witness remembers and [`server`]
-//! how it is asked. [`key`] is what makes the two believe each other.
+//! how it is asked. [`crate::key`] is what makes the two believe each other.
 
 pub mod client;
-mod hex;
-pub mod key;
 pub mod server;
 mod state;
 pub mod store;
@@ -20,7 +18,6 @@ use crate::schema::At;
 use crate::schema::values::{Address, NonEmpty};
 
 pub use client::Witness;
-pub use key::{Key, Keys};
 pub use server::{ServeError, Server};
 
 /// The `[tie-breaker.witness]` table.

@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::key::{Key, Keys, Tag};
 use super::store::{Store, StoreError};
 use super::wire::{Ask, MAX_LINE, Reply, Request, Said};
+use crate::key::{Key, Keys, Tag};
 
 /// How many connections are served at a time.
 pub const MAX_CONNECTIONS: usize = 64;

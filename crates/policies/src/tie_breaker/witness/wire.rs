@@ -36,9 +36,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::hex::{Hex, Hex64, Hex128};
-use super::key::{Key, Tag, random};
 use crate::config::ReplicaId;
+use crate::hex::{Hex, Hex64, Hex128};
+use crate::key::{Key, Tag, random};
 use crate::tie_breaker::{RegisterState, Who};
 
 /// The version of these lines.

@@ -6,12 +6,12 @@ use serde::de::{Error, Unexpected, Visitor};
 
 /// `N` bytes, written as 2 x `N` digits.
 #[derive(Clone, Copy)]
-pub(super) struct Hex<const N: usize>(pub(super) [u8; N]);
+pub(crate) struct Hex<const N: usize>(pub(crate) [u8; N]);
 
 /// A number, highest digit first.
-pub(super) type Hex64 = Hex<8>;
+pub(crate) type Hex64 = Hex<8>;
 /// A number, highest digit first.
-pub(super) type Hex128 = Hex<16>;
+pub(crate) type Hex128 = Hex<16>;
 
 impl From<u64> for Hex64 {
     fn from(number: u64) -> Self {
@@ -38,7 +38,7 @@ impl From<Hex128> for u128 {
 }
 
 /// Reads exactly 2 x `N` digits.
-pub(super) fn read<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(crate) fn read<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),

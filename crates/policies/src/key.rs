@@ -1,4 +1,4 @@
-//! The secrets that a pair and its witness share, and the files that hold them.
+//! The secrets by which the two replicas of a pair know each other, and a witness the pair; and the files that hold them.
 //!
 //! A key is 64 hexadecimal digits on a line. A pair's file has one such line; the witness's file has as many as there are keys,
 //! each alone (good for every pair) or with a `vm.name` after it (good for the pair of that name only). Empty lines, and
@@ -15,12 +15,14 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::hex::{self, Hex};
 use crate::digest;
+use crate::hex::{self, Hex};
 use crate::schema::values::{Name, Text as _};
 
 /// Bytes of a key.
 const LEN: usize = 32;
+/// Bytes of a short code: 128 bits, as the shortest that RFC 2104 advises for this hash.
+pub const SHORT: usize = 16;
 /// More than any file of keys has.
 const MAX_FILE: u64 = 1 << 20;
 /// The rights that nobody but the owner may have.
@@ -102,9 +104,8 @@ impl Key {
         Ok(Self(key))
     }
 
-    /// A known one.
-    #[cfg(test)]
-    pub(super) fn of(bytes: [u8; LEN]) -> Self {
+    /// A known one, for tests and measurements.
+    pub fn of(bytes: [u8; LEN]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
@@ -157,15 +158,27 @@ impl Key {
     }
 
     /// A code over `parts`, one after the other, that nobody makes without this key.
-    pub(super) fn sign(&self, parts: &[&[u8]]) -> Tag {
+    pub(crate) fn sign(&self, parts: &[&[u8]]) -> Tag {
         let mut tag = [0; LEN];
         tag.copy_from_slice(&self.hmac(parts).finalize().into_bytes());
         Tag(tag)
     }
 
     /// Whether this is the code; in the same time, however much of it is right.
-    pub(super) fn verify(&self, parts: &[&[u8]], tag: &Tag) -> bool {
+    pub(crate) fn verify(&self, parts: &[&[u8]], tag: &Tag) -> bool {
         self.hmac(parts).verify_slice(&tag.0).is_ok()
+    }
+
+    /// The same, shorter: for what is sent so often that the rest is not worth its bytes.
+    pub fn sign_short(&self, parts: &[&[u8]]) -> [u8; SHORT] {
+        let mut tag = [0; SHORT];
+        tag.copy_from_slice(&self.hmac(parts).finalize().into_bytes()[..SHORT]);
+        tag
+    }
+
+    /// Whether this is the short code; in the same time, however much of it is right.
+    pub fn verify_short(&self, parts: &[&[u8]], tag: &[u8; SHORT]) -> bool {
+        self.hmac(parts).verify_truncated_left(tag).is_ok()
     }
 
     fn hmac(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
@@ -177,7 +190,7 @@ impl Key {
 
 /// What a line was signed with. It is no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tag(pub(super) [u8; LEN]);
+pub struct Tag(pub(crate) [u8; LEN]);
 
 /// The keys of a witness.
 #[derive(Clone, Debug)]
@@ -220,7 +233,7 @@ impl Keys {
     }
 
     /// Those that are good for a pair.
-    pub(super) fn of(&self, pair: u128) -> impl Iterator<Item = &Key> {
+    pub(crate) fn of(&self, pair: u128) -> impl Iterator<Item = &Key> {
         self.named.get(&pair).into_iter().flatten().chain(&self.every)
     }
 
@@ -246,7 +259,7 @@ fn lines(path: &Path) -> Result<Vec<(usize, Found)>, KeyError> {
     let file = opened.map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound => {
-                "; `ft-vm key FILE` makes one, and its copies belong to both replicas and the witness"
+                "; `ft-vm key FILE` makes one, and its copies belong to both replicas, and to the witness where it is its key too"
             }
             io::ErrorKind::PermissionDenied => "; it must belong to the user that runs ft-vm",
             _ => "",
@@ -292,7 +305,7 @@ fn parse(key: &str, name: Option<&str>, more: bool) -> Found {
 }
 
 /// Fills `bytes` with random ones of the kernel.
-pub(super) fn random(bytes: &mut [u8]) -> io::Result<()> {
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
     while let rest @ [_, ..] = &mut bytes[done..] {
         // SAFETY: the pointer and length are those of `rest`, which is writable and alive during the call.
@@ -431,5 +444,14 @@ mod tests {
             Hex(tag.0).to_string(),
             "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
         );
+        let key = Key::of(key);
+        let short = key.sign_short(&[b"Hi ", b"There"]);
+        assert_eq!(short, tag.0[..SHORT]);
+        assert!(key.verify_short(&[b"Hi There"], &short));
+        for byte in 0..SHORT {
+            let mut other = short;
+            other[byte] ^= 1;
+            assert!(!key.verify_short(&[b"Hi There"], &other), "{byte}");
+        }
     }
 }
