@@ -34,6 +34,8 @@ pub struct BadAck {
 pub struct Log {
     unsent: VecDeque<LogRecord>,
     open: VecDeque<Meta>,
+    /// The last record of each frame that was sent and is not acknowledged, and when it was.
+    flights: VecDeque<(Lsn, Nanos)>,
     bytes: u64,
     capacity: u64,
     sent: Lsn,
@@ -46,8 +48,17 @@ impl Log {
     /// An empty log after record `last`. `capacity` in bytes must hold two of the largest records (`check` demands it).
     pub fn new(capacity: u64, last: Lsn, now: Nanos) -> Self {
         assert!(capacity >= 2 * MAX_RECORD_COST, "the log holds two of the largest records");
-        let (unsent, open) = (VecDeque::new(), VecDeque::new());
-        Self { unsent, open, bytes: 0, capacity, sent: last, acked: last, executed: last, executed_at: now }
+        Self {
+            unsent: VecDeque::new(),
+            open: VecDeque::new(),
+            flights: VecDeque::new(),
+            bytes: 0,
+            capacity,
+            sent: last,
+            acked: last,
+            executed: last,
+            executed_at: now,
+        }
     }
 
     /// True if a record of this cost fits, with room left for the markers of outputs that follow it.
@@ -68,7 +79,7 @@ impl Log {
     }
 
     /// Takes records to send: as many as fit in `budget` bytes, at least one if there is one.
-    pub fn take_unsent(&mut self, budget: u64) -> Vec<LogRecord> {
+    pub fn take_unsent(&mut self, budget: u64, now: Nanos) -> Vec<LogRecord> {
         let mut cost = 0;
         let mut taken = Vec::new();
         while let Some(record) = self.unsent.front() {
@@ -78,6 +89,9 @@ impl Log {
             }
             self.sent = record.lsn;
             taken.extend(self.unsent.pop_front());
+        }
+        if !taken.is_empty() {
+            self.flights.push_back((self.sent, now));
         }
         taken
     }
@@ -94,6 +108,9 @@ impl Log {
         }
         let news = received > self.acked || executed > self.executed;
         self.acked = self.acked.max(received);
+        while self.flights.front().is_some_and(|(last, _)| *last <= self.acked) {
+            self.flights.pop_front();
+        }
         if executed > self.executed {
             self.executed = executed;
             self.executed_at = now;
@@ -134,11 +151,10 @@ impl Log {
         self.open.is_empty()
     }
 
-    /// When the oldest unacknowledged record was appended.
+    /// When the oldest unacknowledged record was sent. One that was not sent yet waits for this side and not for the peer: on a busy
+    /// host the thread that sends it may be long in coming.
     pub fn oldest_unacked(&self) -> Option<Nanos> {
-        let first = self.open.front()?.lsn;
-        let skip = usize::try_from((self.acked + 1).saturating_sub(first)).ok()?;
-        self.open.get(skip).map(|meta| meta.appended)
+        self.flights.front().map(|(_, sent)| *sent)
     }
 
     /// When the oldest record that the backup has not executed was appended.

@@ -282,7 +282,7 @@ impl<O> Replica<O> {
         if !self.log.has_unsent() && !due {
             return None;
         }
-        let records: Vec<LogRecord> = self.log.take_unsent(FRAME_BUDGET);
+        let records: Vec<LogRecord> = self.log.take_unsent(FRAME_BUDGET, now);
         // Without the Output Rule outputs go out before their markers; a watermark beyond the log says nothing.
         self.watermark_sent = self.watermark.min(self.log.sent());
         (self.watermark_now, self.watermark_due) = (false, None);

@@ -114,6 +114,8 @@ impl Events {
                 if let Some(beat) = beat {
                     shared.heartbeat(&beat);
                 }
+                // What the vCPU's thread has logged and was not run to send.
+                shared.transmit();
                 shared.late.fetch_max(shared.now() - at, Ordering::Relaxed);
                 shared.pump_if_free();
             }

@@ -5,12 +5,22 @@
 //! Where the host lets this process (root, CAP_SYS_NICE, or a limit RLIMIT_RTPRIO of 1 or more; sched(7)), they run before
 //! everything ordinary. Where not, everything works the same, and `status` says so: a detector on such a host needs a longer time-out.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::shared::Shared;
 
 /// The lowest real-time priority: before everything ordinary, after whatever the host has of its own.
 const PRIORITY: libc::c_int = 1;
+
+thread_local! {
+    static PROMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True if the calling thread is one of these, and the host let it be.
+pub(super) fn is_prompt() -> bool {
+    PROMPT.get()
+}
 
 /// Makes the calling thread one of these.
 pub(super) fn be_prompt(shared: &Shared) {
@@ -23,5 +33,6 @@ pub(super) fn be_prompt(shared: &Shared) {
     let set = unsafe {
         libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameters)
     };
+    PROMPT.set(set == 0);
     shared.prompt.store(set == 0, Ordering::Relaxed);
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::Thread;
 use std::time::Instant;
 
@@ -30,6 +30,7 @@ use super::media::Media;
 use super::net;
 use super::outside::Outside;
 use super::pi_mutex::{PiGuard, PiMutex};
+use super::prompt::is_prompt;
 use super::register::Call;
 use crate::launcher::messages::LanPacket;
 use crate::launcher::packet::PacketSocket;
@@ -72,7 +73,7 @@ pub(super) struct Shared {
     outside: PiMutex<Outside>,
     /// Somebody found `outside` taken, and left what there is to do to the one that has it.
     outside_wanted: AtomicBool,
-    tx: Mutex<Tx>,
+    tx: PiMutex<Tx>,
     pub(super) inputs: Arc<Inputs>,
     pub(super) kick: Arc<Kick>,
     vcpu: Arc<OnceLock<Thread>>,
@@ -149,7 +150,7 @@ impl Shared {
             core: PiMutex::new(core)?,
             outside: PiMutex::new(Outside::new(lan))?,
             outside_wanted: AtomicBool::new(false),
-            tx: Mutex::default(),
+            tx: PiMutex::new(Tx::default())?,
             inputs,
             kick,
             vcpu,
@@ -271,7 +272,7 @@ impl Shared {
     /// A new connection. `None` if there is one already.
     pub(super) fn connected(&self, stream: &TcpStream) -> io::Result<Option<u64>> {
         {
-            let mut tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tx = self.tx.lock();
             if tx.link.is_some() || self.link.load(Ordering::Acquire) != 0 {
                 return Ok(None);
             }
@@ -295,7 +296,7 @@ impl Shared {
 
     /// Closes the log connection; its reader ends.
     pub(super) fn close_link(&self) {
-        let mut tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tx = self.tx.lock();
         let before = std::mem::take(&mut *tx);
         if let Some(stream) = before.link {
             // An error means that it is closed already.
@@ -306,13 +307,14 @@ impl Shared {
     /// Sends what there is to send, without waiting: what a full socket refuses goes over to the event loop.
     pub(super) fn transmit(&self) {
         self.tx_wanted.store(true, Ordering::Release);
-        // Whoever is at it sends this too. Nobody waits: the vCPU's thread may be preempted in the middle of a send, and the
-        // threads that keep the peer informed must not stand still with it.
+        // Whoever is at it sends this too, and nobody waits for it: the vCPU's thread may be preempted in the middle of a send. But a
+        // prompt thread, whose acknowledgement may be what the peer waits for, makes it go on by waiting.
         while self.tx_wanted.load(Ordering::Acquire) {
-            let mut tx = match self.tx.try_lock() {
-                Ok(tx) => tx,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
+            let mut tx = if is_prompt() {
+                self.tx.lock()
+            } else {
+                let Some(tx) = self.tx.try_lock() else { return };
+                tx
             };
             self.tx_wanted.store(false, Ordering::Release);
             self.transmit_with(&mut tx);
@@ -356,7 +358,7 @@ impl Shared {
             return None;
         }
         let stream = {
-            let tx = self.tx.lock().unwrap_or_else(PoisonError::into_inner);
+            let tx = self.tx.lock();
             tx.link.as_ref().and_then(|stream| stream.try_clone().ok())
         };
         if self.tx_wanted.load(Ordering::Acquire) {
