@@ -24,7 +24,7 @@ mod start;
 mod status;
 mod timers;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::mem::Discriminant;
 
 use ft_policies::{Detector, Key, Pacing, RegisterState, Who};
@@ -196,7 +196,7 @@ pub struct Replica<O> {
     link: Option<Link>,
     links: u64,
     /// The operator was told of connections that were turned away for this.
-    strangers: HashSet<Discriminant<WireError>>,
+    strangers: Vec<Discriminant<WireError>>,
     session: Option<Session>,
     sessions: u64,
     /// The process of the peer in the last session.
@@ -294,7 +294,7 @@ impl<O> Replica<O> {
             ask: None,
             link: None,
             links: 0,
-            strangers: HashSet::new(),
+            strangers: Vec::new(),
             session: None,
             sessions: 0,
             lost: None,

@@ -130,7 +130,9 @@ impl<O> Replica<O> {
         if strange && self.session.is_none() {
             self.counters.turned_away += 1;
             // It comes again, many times a second while this side waits.
-            if self.strangers.insert(discriminant(&error)) {
+            let kind = discriminant(&error);
+            if !self.strangers.contains(&kind) {
+                self.strangers.push(kind);
                 self.notice(format!("a connection was turned away: {error}"));
             }
         }
