@@ -77,7 +77,8 @@ fn launcher_fds(text: &str) -> Result<LauncherFds, String> {
 /// What else the command does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check a configuration: all mistakes, each with its place and what would be right.
+    /// Check a configuration: all mistakes, each with its place and what would be right. If there is none: what earlier runs of
+    /// the pair have left behind. Changes nothing.
     Check {
         /// The configuration.
         file: PathBuf,

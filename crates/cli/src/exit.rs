@@ -8,7 +8,7 @@ use std::process::ExitCode;
 /// |---|---|
 /// | 0 | the guest powered off, or the command did what it was asked to |
 /// | 1 | a failure at run time |
-/// | 2 | the configuration or the arguments are wrong (clap ends with the same code) |
+/// | 2 | the configuration or the arguments are wrong (clap ends with the same code), or `check` found what is another pair's or damaged |
 /// | 3 | this replica lost the tie-breaker |
 /// | 4 | the host lacks something |
 /// | 5 | the two replicas diverged |

@@ -21,6 +21,9 @@ struct Two {
     beats: bool,
     wanted: [Vec<Effect>; 2],
     processes: u64,
+    /// Answers wait here while the disks that they come from are slow.
+    slow: bool,
+    asks: Vec<(usize, u64)>,
 }
 
 const NOTHING: RegisterState = RegisterState { generation: 0, holder: None };
@@ -56,6 +59,8 @@ impl Two {
             beats: true,
             wanted: [Vec::new(), Vec::new()],
             processes: 102,
+            slow: false,
+            asks: Vec::new(),
         }
     }
 
@@ -156,9 +161,15 @@ impl Two {
                 assert!(self.memories[index].generation <= from, "what is known is never taken back");
                 self.memories[index] =
                     RegisterState { generation: from + 1, holder: Some(self.nodes[index].me()) };
+                if self.slow {
+                    return self.asks.push((index, from));
+                }
                 self.nodes[index].handle(Event::Answer { from, answer: Answer::Won }, now);
             }
-            Effect::Learn(state) => self.memories[index] = state,
+            Effect::Learn(state) if state.generation > self.memories[index].generation => {
+                self.memories[index] = state;
+            }
+            Effect::Learn(_) => {}
             Effect::Fence { generation } => self.nodes[index].handle(Event::Fenced { generation }, now),
             Effect::CloseLink => {
                 if std::mem::take(&mut self.wire) && self.up[1 - index] {
@@ -357,4 +368,114 @@ fn a_backup_that_was_not_armed_yet_is_lost_like_any_other() {
     assert!(!two.lives(0));
     assert_eq!(two.promote(0), Ok(2), "the record that arms a backup may have reached it");
     assert!(two.lives(0));
+}
+
+fn won_by(index: usize, generation: u64) -> RegisterState {
+    let replica = [ReplicaId::A, ReplicaId::B][index];
+    RegisterState { generation, holder: Some(Who { replica, incarnation: 50 + index as u64, config: 5 }) }
+}
+
+/// What a restarted side has heard of its peer is below the generation in which it is promoted: should the peer only have slept, it
+/// is the one that gives way, and there is no generation that both are live in.
+#[test]
+fn whoever_has_heard_of_a_generation_is_promoted_to_a_later_one() {
+    for higher in [2, 5] {
+        let mut two = Two::new([won_by(0, 1), won_by(1, higher - 1)]);
+        two.start([false, true]);
+        assert_eq!(two.promote(1), Ok(higher));
+        two.restart(0);
+        two.wait(SILENCE);
+        assert!(!two.lives(0) && two.lives(1));
+        two.beats = false;
+        two.wait(SILENCE);
+        assert_eq!(two.promote(0), Ok(higher + 1));
+        assert!(two.lives(0), "{:?}", two.halted(0));
+        assert_eq!(two.memories[0].generation, higher + 1);
+        two.beats = true;
+        two.wait(SILENCE);
+        assert!(two.lives(0), "{:?}", two.halted(0));
+        assert!(two.halted(1).is_some_and(|(exit, _)| exit == Exit::LostTieBreaker));
+    }
+}
+
+/// A person's word is for the generation that he named, and for what was known then.
+#[test]
+fn a_promotion_that_came_to_nothing_is_used_up() {
+    let mut two = Two::new([won_by(0, 1), won_by(1, 5)]);
+    two.start([true, false]);
+    two.slow = true;
+    assert_eq!(two.promote(0), Ok(2));
+    assert_eq!(two.asks, [(0, 1)]);
+    // It had heard of b's generation before the write began.
+    let lost = Answer::Lost(won_by(1, 5));
+    two.memories[0] = won_by(1, 5);
+    two.nodes[0].handle(Event::Answer { from: 1, answer: lost }, two.now);
+    two.slow = false;
+    two.wait(5_000 * MS);
+    assert!(!two.lives(0), "nobody has promoted it to generation 6");
+    assert_eq!(two.nodes[0].wants_promotion(), Some(6));
+}
+
+/// The other side comes while a promotion is written down, and knows of the same generation, or of a later one: it is its guest.
+#[test]
+fn a_promotion_gives_way_to_a_side_that_is_further() {
+    for theirs in [2, 3, 9] {
+        let mut two = Two::new([won_by(0, 1), won_by(1, theirs)]);
+        two.start([true, false]);
+        two.slow = true;
+        assert_eq!(two.promote(0), Ok(2));
+        two.restart(1);
+        two.connect();
+        two.slow = false;
+        let asks = std::mem::take(&mut two.asks);
+        for (index, from) in asks {
+            two.nodes[index].handle(Event::Answer { from, answer: Answer::Won }, two.now);
+        }
+        two.wait(SILENCE);
+        assert!(two.halted(0).is_none(), "{theirs}: {:?}", two.halted(0));
+        assert!(two.lives(1) && two.nodes[0].mode() == Mode::Backup, "{theirs}");
+        assert_eq!(two.memories.map(|memory| memory.generation), [theirs + 1; 2]);
+    }
+}
+
+/// Whoever is stopped while it waits for a person has outputs that it never let out: that is no orderly end.
+#[test]
+fn a_stop_without_a_decision_is_no_orderly_end() {
+    let mut two = Two::running();
+    two.nodes[0].handle(Event::Stop, two.now);
+    let now = two.now;
+    two.nodes[0].append_stop(7, now);
+    two.settle();
+    assert!(two.nodes[0].poll_release(now).is_none());
+    two.wait(100 * MS);
+    assert_eq!(two.nodes[0].mode(), Mode::Over);
+    assert!(two.nodes.iter().all(Replica::ended_in_order));
+    let mut two = Two::running();
+    two.part();
+    for node in &mut two.nodes {
+        node.handle(Event::Stop, two.now);
+    }
+    two.nodes[0].append_stop(7, two.now);
+    two.wait(6_000 * MS);
+    assert!(two.nodes.iter().all(|node| node.mode() == Mode::Over && !node.ended_in_order()));
+}
+
+/// What was won is written down, and the answer is late: reading it meanwhile is no news of the other side.
+#[test]
+fn ones_own_win_is_not_taken_for_the_others() {
+    for left in [0, 1] {
+        let mut two = Two::running();
+        two.part();
+        two.wait(SILENCE);
+        two.slow = true;
+        assert_eq!(two.promote(left), Ok(2));
+        let (now, own) = (two.now, two.memories[left]);
+        two.nodes[left].handle(Event::Register(Ok(own)), now);
+        two.connect();
+        assert!(two.halted(left).is_none(), "{:?}", two.halted(left));
+        assert!(!two.lives(left));
+        two.nodes[left].handle(Event::Answer { from: 1, answer: Answer::Won }, now);
+        two.settle();
+        assert!(two.lives(left));
+    }
 }

@@ -530,3 +530,27 @@ fn a_primary_that_slept_releases_nothing_on_acknowledgements_from_before() {
     assert!(replica.poll_release(woken).is_none());
     assert_eq!(*replica.phase(), Phase::Over);
 }
+
+/// What it asks for a sign may get lost where heartbeats do not: then nothing is left to be acknowledged, and it would hold what it
+/// has for ever.
+#[test]
+fn a_doubt_that_is_not_answered_ends_with_the_loss_of_the_peer() {
+    let patient = fixed::Settings { heartbeat: Time(20 * MS), timeout: Time(200 * MS) };
+    let (mut replica, stamp) = primary_of(detecting(settings(ReplicaId::A), Box::new(Fixed::new(patient))));
+    replica.emit(7, OutputClass::Net, 1, 100, 1, 2 * MS);
+    frames(&mut replica, 2 * MS);
+    let woken = 500 * MS;
+    replica.handle(Event::Received(&ack_of(stamp, 2, 2, 2 * MS)), woken);
+    replica.handle(Event::Timeout, woken);
+    let mut now = woken;
+    while !replica.is_asking() {
+        assert!(now <= woken + settings(ReplicaId::A).ack_timeout, "it waits for ever");
+        assert!(replica.poll_release(now).is_none());
+        assert!(replica.poll_timeout().is_some_and(|at| at > now));
+        now += 10 * MS;
+        replica.handle(Event::Datagram(&beat_of(stamp)), now);
+        replica.handle(Event::Timeout, now);
+        frames(&mut replica, now);
+    }
+    assert!(replica.poll_release(now).is_none());
+}

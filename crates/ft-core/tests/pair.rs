@@ -120,6 +120,22 @@ fn a_silent_peer_is_excused_for_a_time() {
     assert!(world.until(100, |world| world.nodes.iter().any(|node| node.replica.is_asking())));
 }
 
+/// A host that is always late sees the death of its peer all the same.
+#[test]
+fn a_peer_is_not_excused_for_ever() {
+    let mut world = running(16, &Options::default());
+    world.ticks(100);
+    world.faults.partition = true;
+    let since = world.now;
+    while !world.nodes.iter().any(|node| node.replica.is_asking()) {
+        assert!(world.now < since + 1_000 * MS, "nobody is suspected");
+        let until = world.now + 100 * MS;
+        world.nodes.iter_mut().for_each(|node| node.replica.excuse(until));
+        world.ticks(1);
+    }
+    assert!(world.now > since + 500 * MS);
+}
+
 #[test]
 fn the_longest_silence_is_told() {
     let mut world = running(14, &Options::default());

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod digest;
+pub mod found;
 pub mod launcher;
 pub mod machine;
 pub mod replica;

@@ -65,6 +65,13 @@ impl Arbiter {
         }
     }
 
+    /// Nothing of it stands still any more.
+    pub(crate) fn restore(&self, bed: &mut Bed) {
+        if !matches!(self, Self::Person) {
+            self.thaw(bed);
+        }
+    }
+
     /// It goes on with it.
     pub(crate) fn thaw(&self, bed: &mut Bed) {
         match self {

@@ -17,7 +17,7 @@ use super::lock::{self, Taken};
 use super::medium::Medium;
 use super::zero;
 
-pub use super::lock::{Holder, Lock};
+pub use super::lock::{Holder, Lock, User, user};
 
 /// How a disk is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,12 @@
 //!
 //! On a block device the locks are this host's own.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 
 /// Bytes in each of the two ranges: names of 64 bits are cut to this.
 const SPAN: u64 = 1 << 60;
@@ -92,6 +94,41 @@ pub(super) fn strangers(file: &File, known: impl Iterator<Item = u64>) -> io::Re
         from = byte + 1;
     }
     Ok(false)
+}
+
+/// Who has a disk open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// Members of the pair that was asked for, and nobody else.
+    ThisPair,
+    /// A member of another pair.
+    OtherPair,
+    /// Somebody who wants it alone.
+    Alone,
+}
+
+/// Who has the disk at `path` open, as far as the locks on it tell. `pair` is as in [`Holder::pair`]. No lock is taken; `None` if
+/// nobody has, or if it is no disk.
+///
+/// # Errors
+/// It cannot be opened for reading, or the host cannot tell.
+pub fn user(path: &Path, pair: u64) -> io::Result<Option<User>> {
+    // Non-blocking: a pipe of that name must not hang.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Ok(None);
+    }
+    let pair = PAIRS + pair % SPAN;
+    for range in [PAIRS..pair, pair + 1..PAIRS + SPAN] {
+        match others(&file, &range)? {
+            // Whoever is alone locks everything, from the first byte on.
+            Some(start) if start < PAIRS => return Ok(Some(User::Alone)),
+            Some(_) => return Ok(Some(User::OtherPair)),
+            None => {}
+        }
+    }
+    Ok(others(&file, &(pair..pair + 1))?.map(|_| User::ThisPair))
 }
 
 fn flock(kind: libc::c_int, range: &Range<u64>) -> libc::flock {
@@ -204,6 +241,25 @@ mod tests {
             let _alone = place.take(Lock::Alone, read_only).unwrap();
             assert_eq!(member(7), Taken::InUse);
         }
+    }
+
+    #[test]
+    fn who_has_it_open_is_seen_without_a_lock() {
+        let place = Place::new();
+        let seen = |pair| user(&place.path, pair).unwrap();
+        assert_eq!(seen(7), None);
+        for pair in [0, 7, SPAN - 1] {
+            let _member = place.member(pair, 1).unwrap();
+            assert_eq!(seen(pair), Some(User::ThisPair));
+            assert_eq!([seen(3), seen(9)], [Some(User::OtherPair); 2]);
+        }
+        for read_only in [false, true] {
+            let _alone = place.take(Lock::Alone, read_only).unwrap();
+            assert_eq!([seen(0), seen(7), seen(SPAN - 1)], [Some(User::Alone); 3]);
+        }
+        assert!(place.take(Lock::Alone, false).is_some(), "looking took none");
+        assert!(user(&place.path.with_file_name("missing"), 7).is_err());
+        assert_eq!(user(Path::new("/dev/null"), 7).unwrap(), None);
     }
 
     #[test]

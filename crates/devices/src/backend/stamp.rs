@@ -5,9 +5,9 @@
 //! change the stamp: it needs no lock of its own. It is text, because in the end a person decides what to do with two copies
 //! that do not agree, and a checksum at its end, because a copy must never be taken for what it is not.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::durable;
@@ -154,7 +154,9 @@ impl Stamp {
     pub fn read(disk: &Path, pair: u128) -> Result<Option<Self>, StampError> {
         let path = place(disk)?;
         let mut text = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(MAX_LEN + 1).read_to_end(&mut text));
+        // Non-blocking: a pipe of that name must not hang.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let read = opened.and_then(|file| file.take(MAX_LEN + 1).read_to_end(&mut text));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StampError::Io { doing: "reading", path, error }),
@@ -346,6 +348,12 @@ mod tests {
             std::fs::write(Stamp::path_of(&disk), text).unwrap();
             assert!(matches!(Stamp::read(&disk, stamp.pair), Err(StampError::Damaged(_))));
         }
+        std::fs::remove_file(Stamp::path_of(&disk)).unwrap();
+        let pipe =
+            std::ffi::CString::new(Stamp::path_of(&disk).into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: the path is a string that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        assert!(matches!(Stamp::read(&disk, stamp.pair), Err(StampError::Damaged(_))), "it must not hang");
         std::fs::remove_file(Stamp::path_of(&disk)).unwrap();
         std::fs::create_dir(Stamp::path_of(&disk)).unwrap();
         assert!(matches!(Stamp::read(&disk, stamp.pair), Err(StampError::Io { doing: "reading", .. })));

@@ -78,7 +78,7 @@ impl<O> Replica<O> {
             (None, Phase::Waiting) if !self.peer_waits() => {
                 let register = self.register?;
                 let first = register.holder.is_none() && self.settings.me.replica != ReplicaId::A;
-                if first { None } else { register.generation.checked_add(1) }
+                if first { None } else { self.claim_from(register).checked_add(1) }
             }
             (None, Phase::Live) if !self.started && self.session.is_none() => Some(self.generation),
             _ => None,
@@ -124,6 +124,28 @@ impl<O> Replica<O> {
             .why_waiting()
             .unwrap_or_else(|| "its disks are not known to be the ones to go on with".to_owned());
         Err(NotPromoted::Cannot { replica, why })
+    }
+
+    /// The generation that is followed by the one in which this side starts the guest. By hand it is also above every one that was
+    /// heard of: no register that both reach would refuse what the other side has had already.
+    pub(super) fn claim_from(&self, register: RegisterState) -> u64 {
+        if self.settings.by_hand { self.highest.max(register.generation) } else { register.generation }
+    }
+
+    /// True if the other side's register was told meanwhile, and is as far as what this side has just won in its own.
+    pub(super) fn is_overtaken(&self, generation: u64) -> bool {
+        let me = winner(Some(self.settings.me));
+        let further = |known: &RegisterState| known.generation >= generation && winner(known.holder) != me;
+        self.settings.by_hand && self.phase == Phase::Waiting && self.register.as_ref().is_some_and(further)
+    }
+
+    /// True if this is what this side has just written into its own register: the answer that says so is on its way, or asked for
+    /// again.
+    pub(super) fn is_own_win(&self, register: RegisterState) -> bool {
+        self.settings.by_hand
+            && self.ask.is_some()
+            && register.generation > self.generation
+            && winner(register.holder) == winner(Some(self.settings.me))
     }
 
     /// What an ask says that waits for a person.

@@ -21,6 +21,12 @@ impl<O> Replica<O> {
         self.doubt.is_some()
     }
 
+    /// When the answer is overdue, as that to a record would be. Heartbeats may arrive where it does not, and no record need be under
+    /// way. While copies are made the same it waits in a line, and nothing waits for it.
+    pub(super) fn doubt_deadline(&self) -> Option<Nanos> {
+        self.doubt.filter(|_| !self.copying).map(|since| since + self.settings.ack_timeout)
+    }
+
     /// Whether this acknowledgement ends the doubt.
     pub(super) fn reassured(&mut self, ack: &Ack) {
         if self.doubt.is_some_and(|since| ack.heard >= since) {

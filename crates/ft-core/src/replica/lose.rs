@@ -12,6 +12,7 @@ impl<O> Replica<O> {
         let Some(session) = self.session.take() else { return };
         self.lost = Some(session.peer);
         self.doubt = None;
+        self.suspected_since = None;
         self.link = None;
         self.frames.clear();
         if std::mem::take(&mut self.copying) {
@@ -77,6 +78,11 @@ impl<O> Replica<O> {
     }
 
     pub(super) fn won(&mut self, generation: u64, now: Nanos) {
+        if self.is_overtaken(generation)
+            && let Some(register) = self.register
+        {
+            return self.lost(register, now);
+        }
         if self.highest > generation {
             self.generation = generation;
             return self.depose();
@@ -117,6 +123,8 @@ impl<O> Replica<O> {
     pub(super) fn lost(&mut self, register: RegisterState, now: Nanos) {
         self.highest = self.highest.max(register.generation);
         if self.phase == Phase::Waiting {
+            // A person who promoted this side did not know of that.
+            self.promoted = false;
             // Somebody else started the guest; this side may still become its backup.
             self.register = Some(register);
             self.register_poll_at = Some(now + super::timers::BEHIND_RETRY);

@@ -204,6 +204,8 @@ pub struct Replica<O> {
     last_heard: Nanos,
     /// Until when time alone makes nobody suspicious.
     excused: Nanos,
+    /// Since when the peer would be taken for lost, were it not excused.
+    suspected_since: Option<Nanos>,
     /// The longest silence of the peer that ended, in this session.
     silence_max: Nanos,
     peer_beat: Option<(PeerRole, Nanos)>,
@@ -216,7 +218,7 @@ pub struct Replica<O> {
     started: bool,
     /// The backup's copies of separate disks are being made the same as this side's.
     copying: bool,
-    /// The generation of the register when this side won the right to start the guest.
+    /// The generation of the register when this side asked for the right to start the guest.
     claimed_from: u64,
     /// The operator was told why the copies of separate disks let nobody start.
     copies_told: bool,
@@ -261,6 +263,7 @@ pub struct Replica<O> {
     exec_ack_due: Option<Nanos>,
     ending_deadline: Option<Nanos>,
     stop_deadline: Option<Nanos>,
+    cut_short: bool,
     register_poll_at: Option<Nanos>,
     // Out.
     frames: VecDeque<Frame>,
@@ -300,6 +303,7 @@ impl<O> Replica<O> {
             lost: None,
             last_heard: now,
             excused: 0,
+            suspected_since: None,
             silence_max: 0,
             peer_beat: None,
             peer_process: None,
@@ -338,6 +342,7 @@ impl<O> Replica<O> {
             exec_ack_due: None,
             ending_deadline: None,
             stop_deadline: None,
+            cut_short: false,
             register_poll_at: None,
             frames: VecDeque::new(),
             effects: VecDeque::new(),
@@ -468,6 +473,11 @@ impl<O> Replica<O> {
     /// The generation of which this replica is, or was last, a part.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// False if it ended because a stop took too long: outputs may be left that were never let out, writes of disks among them.
+    pub fn ended_in_order(&self) -> bool {
+        !self.cut_short
     }
 
     /// True if it has a peer in a session.

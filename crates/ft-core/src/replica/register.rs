@@ -83,7 +83,10 @@ impl<O> Replica<O> {
                     self.merge_registers();
                 }
                 self.found.get_or_insert(register.generation);
-                self.highest = self.highest.max(register.generation);
+                let own = self.is_own_win(register);
+                if !own {
+                    self.highest = self.highest.max(register.generation);
+                }
                 self.register_poll_at = Some(now + timers::REGISTER_POLL);
                 match self.phase {
                     Phase::Waiting => {
@@ -104,7 +107,7 @@ impl<O> Replica<O> {
                         }
                     }
                     Phase::Live | Phase::Backup | Phase::TakingOver(_)
-                        if register.generation > self.generation =>
+                        if register.generation > self.generation && !own =>
                     {
                         self.note_generation(register.generation);
                     }

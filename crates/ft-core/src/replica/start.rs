@@ -205,13 +205,13 @@ impl<O> Replica<O> {
             (Some(_), Some(mine)) => self.may_claim_with(mine, register.generation, alone, peer_waits),
         };
         if claim {
-            self.ask_at_once(register.generation);
+            self.claimed_from = register.generation;
+            self.ask_at_once(self.claim_from(register));
         }
     }
 
     /// This side won the right to start the guest.
     pub(super) fn claimed(&mut self, generation: u64, now: Nanos) {
-        self.claimed_from = generation.saturating_sub(1);
         self.generation = generation;
         self.highest = self.highest.max(generation);
         self.phase = Phase::Live;

@@ -19,6 +19,9 @@ pub(super) const EXEC_ACK_DELAY: Nanos = 5 * MS;
 pub(super) const ENDING_PATIENCE: Nanos = 1000 * MS;
 /// How long a stop may take before the replica ends all the same.
 pub(super) const STOP_PATIENCE: Nanos = 5000 * MS;
+/// The longest that a peer is excused, once it must be taken for lost: a host that is always late is not to keep its silence from
+/// being noticed.
+const MOST_EXCUSED: Nanos = 500 * MS;
 /// Stalls are summed over this window.
 pub(super) const STALL_WINDOW: Nanos = 10_000 * MS;
 
@@ -39,9 +42,12 @@ impl<O> Replica<O> {
         add(self.register_poll_at);
         add(self.ask.as_ref().and_then(|ask| ask.retry_at));
         if self.session.is_some() {
-            let mut suspicion = |at: Option<Nanos>| add(at.map(|at| at.max(self.excused)));
+            // It is noted as soon as there is one.
+            let excused = self.suspected_since.map_or(0, |since| self.excused_until(since));
+            let mut suspicion = |at: Option<Nanos>| add(at.map(|at| at.max(excused)));
             suspicion(self.detector.deadline());
             if matches!(self.phase, Phase::Live) {
+                suspicion(self.doubt_deadline());
                 suspicion(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
                 suspicion(self.log.no_progress_since().map(|at| at + self.settings.stuck));
                 suspicion(self.stall_deadline());
@@ -54,13 +60,20 @@ impl<O> Replica<O> {
         let is_due = |at: Option<Nanos>| at.is_some_and(|at| now >= at);
         if is_due(self.stop_deadline) {
             self.notice("the stop took too long");
+            self.cut_short = true;
             return self.finish();
         }
         if is_due(self.ending_deadline) && self.phase == Phase::Ending {
             return self.finish();
         }
-        if let Some(reason) = self.suspicion(now) {
-            self.lose_peer(&reason, now);
+        match self.suspicion(now) {
+            None => self.suspected_since = None,
+            Some(reason) => {
+                let since = *self.suspected_since.get_or_insert(now);
+                if now >= self.excused_until(since) {
+                    self.lose_peer(&reason, now);
+                }
+            }
         }
         if is_due(self.heartbeat_at) {
             self.heartbeat_at = Some(now + self.detector.heartbeat_interval());
@@ -107,16 +120,18 @@ impl<O> Replica<O> {
 
     /// The peer is not taken for lost before `until` because of its silence. For a runtime that comes late itself (its host was
     /// busy, or it was stopped): what has arrived meanwhile is to be read first, and a peer on the same host is to get its turn.
+    /// However often this is called, it puts no loss off by more than half a second.
     pub fn excuse(&mut self, until: Nanos) {
         self.excused = self.excused.max(until);
+    }
+
+    fn excused_until(&self, suspected: Nanos) -> Nanos {
+        self.excused.min(suspected.saturating_add(MOST_EXCUSED))
     }
 
     /// Why the peer must be taken for lost, if it must.
     fn suspicion(&self, now: Nanos) -> Option<String> {
         self.session?;
-        if now < self.excused {
-            return None;
-        }
         let ms = |time: Nanos| time / MS;
         if self.detector.suspect(now) {
             let known = self.detector.describe().map_or_else(String::new, |known| format!(" ({known})"));
@@ -128,6 +143,12 @@ impl<O> Replica<O> {
         }
         if self.log.oldest_unacked().is_some_and(|at| now >= at + self.settings.ack_timeout) {
             return Some(format!("a record was not acknowledged for {} ms", ms(self.settings.ack_timeout)));
+        }
+        if self.doubt_deadline().is_some_and(|at| now >= at) {
+            return Some(format!(
+                "after a pause of this side it acknowledged nothing for {} ms",
+                ms(self.settings.ack_timeout)
+            ));
         }
         if self.log.no_progress_since().is_some_and(|at| now >= at + self.settings.stuck) {
             return Some(format!("it is stuck: no execution for {} ms", ms(self.settings.stuck)));

@@ -90,7 +90,7 @@ pub enum Unavailable {
     /// The store belongs to another pair.
     #[error(
         "{path} belongs to the pair `{theirs}`, and this one is `{ours}` (vm.name): give each pair a tie-breaker path of its \
-         own. If this pair was called `{theirs}` before, it begins anew with another path, or with this folder moved away while \
+         own. If this pair was called `{theirs}` before, it begins anew with another path, or with this one moved away while \
          both replicas are stopped"
     )]
     ForeignPair {
@@ -176,6 +176,23 @@ pub enum Unavailable {
     /// There is no generation after the last one.
     #[error("the last generation is used up")]
     Exhausted,
+}
+
+impl Unavailable {
+    /// True if the store is there and what is in it is no whole register: no waiting mends that.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::Gap { .. } | Self::EtcdKey { .. } => true,
+            Self::ForeignPair { .. }
+            | Self::Io { .. }
+            | Self::Unreachable { .. }
+            | Self::Witness { .. }
+            | Self::Etcd { .. }
+            | Self::EtcdTls(_)
+            | Self::NoAnswer { .. }
+            | Self::Exhausted => false,
+        }
+    }
 }
 
 fn one_line(failures: &[etcd::Failure]) -> String {
@@ -266,6 +283,31 @@ impl TieBreakerKind {
                 let members: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
                 format!("the etcd at {}", members.join(", "))
             }
+        }
+    }
+    /// Where the register of one replica is: its own, where each has one.
+    pub fn place_of(&self, replica: ReplicaId) -> String {
+        match self {
+            Self::Manual { path } => path_of(path, Some(replica)).display().to_string(),
+            Self::SharedDisk { .. } | Self::Witness { .. } | Self::Etcd { .. } => self.place(),
+        }
+    }
+    /// What a person does to begin anew, as if no generation had ever been won: the end of a sentence.
+    pub fn begin_anew(&self) -> String {
+        let place = self.place();
+        match self {
+            Self::SharedDisk { .. } => {
+                format!("with both replicas stopped, move the folder {place} away, or name another path")
+            }
+            Self::Manual { .. } => format!(
+                "with both replicas stopped, move {place} away, the one of replica a and the one of replica b"
+            ),
+            Self::Witness { .. } => format!(
+                "with both replicas stopped, give the pair another vm.name: {place} never forgets a pair, and must not"
+            ),
+            Self::Etcd { .. } => format!(
+                "with both replicas stopped, give the pair another vm.name, or another prefix in {place}"
+            ),
         }
     }
     /// The name of its table.

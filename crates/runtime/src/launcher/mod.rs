@@ -26,6 +26,7 @@ pub mod status;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ft_policies::{Config, NetBackend, ReplicaId};
 use vmm_sys_util::eventfd::EventFd;
@@ -41,7 +42,12 @@ pub use self::promote::{PromoteError, Promoted, promote};
 use self::seat::Seat;
 use self::status::{Claim, Place};
 pub use self::status::{StatusError, print_status, status};
+use crate::found::{self, AtStart};
 use crate::replica::HOST_LACKS;
+
+/// How long each step of a start's look at what is there may take. Whatever does not answer by then has to answer the replicas
+/// before the guest runs, and they say so.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What is launched.
 #[derive(Debug, Clone)]
@@ -99,6 +105,14 @@ pub enum LaunchError {
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// What is there is another pair's, or damaged.
+    #[error("{what}; nothing was started")]
+    Found {
+        /// What, and what to do.
+        what: String,
+        /// The exit code.
+        code: u8,
+    },
     /// A replica's process.
     #[error("cannot start replica {replica}: {source}")]
     Spawn {
@@ -117,6 +131,7 @@ impl LaunchError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Lan(LanError::Tap(_)) => HOST_LACKS,
+            Self::Found { code, .. } => *code,
             _ => 1,
         }
     }
@@ -166,6 +181,8 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
         output.may_begin_later();
     }
 
+    say_what_is_there(options)?;
+
     let mut seats = Vec::new();
     for (place, &replica) in options.members.replicas().iter().enumerate() {
         let mut process = Process::spawn(program, replica.name(), &arguments(options))
@@ -192,6 +209,26 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
     };
     let members = options.members;
     Ok(Pair::new(Parts { members, poller, signals, lan, output, input, console_news, claim, seats })?)
+}
+
+/// What earlier runs left behind, as far as a person must know of it. To be called with the claim: a pair that runs here already has
+/// left nothing behind.
+fn say_what_is_there(options: &LaunchOptions) -> Result<(), LaunchError> {
+    if options.members == Members::Solo {
+        // It asks no tie-breaker, and its copies of separate disks are its own.
+        return Ok(());
+    }
+    let mut end = None;
+    for finding in found::look(&options.config, options.members.replicas(), LOOK) {
+        match finding.at_start {
+            AtStart::Silent => {}
+            AtStart::End(code) if end.is_none() => {
+                end = Some(LaunchError::Found { what: finding.to_string(), code });
+            }
+            AtStart::Say | AtStart::End(_) => eprintln!("ft-vm: {finding}"),
+        }
+    }
+    end.map_or(Ok(()), Err)
 }
 
 /// The arguments of a replica besides its name.

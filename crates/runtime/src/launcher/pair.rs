@@ -418,7 +418,7 @@ impl Pair {
         self.say_loss();
         let seat = &mut self.parts.seats[lost];
         if std::mem::replace(&mut seat.announced, true) {
-            say(&rest);
+            say(&format!("{reason}; {rest}"));
         } else {
             // A killed process closes its connections before it can be reaped: its successor may be faster.
             let deadline = Instant::now() + LAST_BREATH;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::control::Received;
 use super::link::Sockets;
+use super::prompt::be_prompt;
 use super::shared::Shared;
 use crate::launcher::messages::{FromReplica, ToReplica};
 
@@ -84,6 +85,7 @@ impl Events {
 
     /// Runs until the replica ends. Gives its exit code.
     pub(super) fn run(mut self, shared: &Shared) -> u8 {
+        be_prompt(shared);
         let mut woke = shared.now();
         loop {
             let due = shared.core().poll_timeout();
@@ -141,7 +143,7 @@ impl Events {
 
 /// The guest ended in order: this side's copies of separate disks are what its guest made of them, as the other side's are.
 fn stamp_clean(shared: &Shared) {
-    if shared.media.copies.is_empty() {
+    if shared.media.copies.is_empty() || !shared.core().ended_in_order() {
         return;
     }
     let Some(position) = shared.end_position() else { return };
@@ -267,6 +269,8 @@ impl Loop {
                     self.shared.wake_now();
                 }
                 Received::Message(ToReplica::Promote { id, generation }) => {
+                    // Whoever was stopped, or comes late, may have heard the peer and not know it yet.
+                    self.datagrams();
                     let result = self.shared.core().promote(generation, self.shared.now());
                     let refused = result.err().map(|error| error.to_string());
                     self.shared.wake_now();
@@ -294,6 +298,7 @@ fn status(shared: &Shared) -> Value {
     fields.insert("paused_ms".into(), json!(shared.paused.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("late_max_ms".into(), json!(shared.late.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("guest_ms".into(), json!(shared.guest.load(Ordering::Relaxed) as f64 / 1e6));
+    fields.insert("prompt".into(), json!(shared.prompt.load(Ordering::Relaxed)));
     fields.insert("digests".into(), json!(shared.digests.load(Ordering::Relaxed)));
     let apart = shared.media.apart();
     if !apart.is_empty() {

@@ -12,7 +12,7 @@ use crate::machine::BuildError;
 pub const HOST_LACKS: u8 = 4;
 
 /// Exit code: what the config says cannot be.
-const BAD_CONFIG: u8 = 2;
+pub(crate) const BAD_CONFIG: u8 = 2;
 
 /// Exit code: the peer is another's, or has another config.
 const NO_PAIR: u8 = 6;

@@ -10,6 +10,7 @@ use ft_core::{Event, Phase};
 use ft_policies::{Config, ReplicaId};
 
 use super::exit::Startup;
+use super::prompt::be_prompt;
 use super::shared::Shared;
 
 /// Between two attempts to reach the peer, while the guest has not started and afterwards.
@@ -83,6 +84,7 @@ fn dial(shared: &Shared, sockets: &Sockets) -> ! {
 
 /// Reads a connection to its end.
 fn read(shared: &Shared, mut stream: TcpStream) {
+    be_prompt(shared);
     let id = match prepare(shared, &stream) {
         Ok(Some(id)) => id,
         // There is one already, or it is gone again.

@@ -193,7 +193,7 @@ impl Media {
 }
 
 /// The pair as the lock of a disk names it. Its configuration is in it: two processes that could not be a pair cannot use one disk.
-fn fold(config: &Config) -> u64 {
+pub(crate) fn fold(config: &Config) -> u64 {
     let all = config.pair_id() ^ config.digest();
     all as u64 ^ (all >> 64) as u64
 }

@@ -32,6 +32,8 @@ mod live;
 mod media;
 mod net;
 mod outside;
+mod pi_mutex;
+mod prompt;
 mod register;
 mod shared;
 mod vcpu;
@@ -43,8 +45,10 @@ use ft_core::replica::{GATE, STUCK};
 use ft_core::{Event, Settings};
 use ft_policies::{Config, ReplicaId, Who};
 
+pub(crate) use exit::BAD_CONFIG;
 pub use exit::{HOST_LACKS, Startup};
 pub use fault::{BadFault, Fault};
+pub(crate) use media::fold;
 
 use crate::launcher::packet::PacketSocket;
 use crate::machine::Machine;
@@ -150,8 +154,9 @@ fn start(
     net::spawn(&shared, lan).map_err(Startup::Host)?;
     vcpu::spawn(&shared, config, machine, faults).map_err(Startup::Host)?;
     if let Some(sockets) = sockets {
-        link::spawn(&shared, sockets, replica).map_err(Startup::Host)?;
+        // Before anybody can connect: the protocol begins with this.
         shared.handle(Event::Start);
+        link::spawn(&shared, sockets, replica).map_err(Startup::Host)?;
     }
     shared.pump();
     Ok((shared, events))

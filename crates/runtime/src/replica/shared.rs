@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError, mpsc};
 use std::thread::Thread;
 use std::time::Instant;
 
@@ -29,6 +29,7 @@ use super::inputs::Inputs;
 use super::media::Media;
 use super::net;
 use super::outside::Outside;
+use super::pi_mutex::{PiGuard, PiMutex};
 use super::register::Call;
 use crate::launcher::messages::LanPacket;
 use crate::launcher::packet::PacketSocket;
@@ -67,8 +68,8 @@ pub(super) struct Ending {
 
 /// See the module.
 pub(super) struct Shared {
-    core: Mutex<Core>,
-    outside: Mutex<Outside>,
+    core: PiMutex<Core>,
+    outside: PiMutex<Outside>,
     /// Somebody found `outside` taken, and left what there is to do to the one that has it.
     outside_wanted: AtomicBool,
     tx: Mutex<Tx>,
@@ -102,6 +103,8 @@ pub(super) struct Shared {
     pub(super) late: AtomicU64,
     /// Digests logged, or found to be equal.
     pub(super) digests: AtomicU64,
+    /// The threads that must not wait for a processor do not ([`super::prompt`]).
+    pub(super) prompt: AtomicBool,
     /// Number of the last inbound frame that is queued here or executed.
     seen: AtomicU64,
     /// Of a guest whose network must be told where it is.
@@ -143,8 +146,8 @@ impl Shared {
         let disks =
             Disks::new(disks, direct, policies, Arc::clone(&inputs), Arc::clone(&kick), Arc::clone(&vcpu))?;
         Ok(Arc::new(Self {
-            core: Mutex::new(core),
-            outside: Mutex::new(Outside::new(lan)),
+            core: PiMutex::new(core)?,
+            outside: PiMutex::new(Outside::new(lan))?,
             outside_wanted: AtomicBool::new(false),
             tx: Mutex::default(),
             inputs,
@@ -170,6 +173,7 @@ impl Shared {
             paused: AtomicU64::new(0),
             late: AtomicU64::new(0),
             digests: AtomicU64::new(0),
+            prompt: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             addresses: addresses_to_learn(config),
             end: AtomicU64::new(0),
@@ -194,8 +198,8 @@ impl Shared {
     }
 
     /// The protocol. Not to be held while anything else is locked or done.
-    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn core(&self) -> PiGuard<'_, Core> {
+        self.core.lock()
     }
 
     /// Tells the protocol what happened, and wakes the vCPU's thread if that may change what it is to do.
@@ -224,8 +228,7 @@ impl Shared {
 
     /// Does what the protocol wants done, until there is nothing more.
     pub(super) fn pump(&self) {
-        let outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
-        self.pump_with(outside);
+        self.pump_with(self.outside.lock());
         if self.outside_wanted.load(Ordering::Acquire) {
             self.pump_if_free();
         }
@@ -238,17 +241,13 @@ impl Shared {
         // Either this thread finds the lock free, or the one that lets it go finds this: see the end of `pump_with`.
         fence(Ordering::SeqCst);
         while self.outside_wanted.load(Ordering::Acquire) {
-            let outside = match self.outside.try_lock() {
-                Ok(outside) => outside,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
+            let Some(outside) = self.outside.try_lock() else { return };
             self.outside_wanted.store(false, Ordering::Release);
             self.pump_with(outside);
         }
     }
 
-    fn pump_with(&self, mut outside: MutexGuard<'_, Outside>) {
+    fn pump_with(&self, mut outside: PiGuard<'_, Outside>) {
         loop {
             let effect = self.core().poll_effect();
             if let Some(effect) = effect {

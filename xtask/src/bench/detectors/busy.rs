@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ft_e2e::{Bed, Busy, Launcher, Load, Random, Shape, Takeover};
+use ft_e2e::{Bed, Busy, Launcher, Load, Random, Resp, Shape, Takeover};
 
 use super::{Kind, Seen, text};
 
@@ -13,6 +13,8 @@ const PER_CORE: usize = 2;
 const TURN: Duration = Duration::from_secs(5);
 /// The table so far is printed after this many turns: once a minute.
 const TURNS: u32 = 12;
+/// How long the guest may take to forget everything.
+const REPLY: Duration = Duration::from_secs(30);
 const SHAPE: Shape = Shape { writers: 2, counters: 1, readers: 1, depth: 4 };
 
 /// A pair that is watched.
@@ -76,6 +78,10 @@ pub(super) fn measure(time: Duration, all: &mut [Seen]) {
         for (number, watched) in pairs.iter_mut().enumerate() {
             watched.load = (turn % 2 == 1).then(|| {
                 let prefix = format!("turn{turn}pair{number}");
+                // Its memory must last for the whole time.
+                let emptied = Resp::connect(watched.bed.port(), REPLY)
+                    .and_then(|mut client| client.call(&["FLUSHALL"]));
+                emptied.unwrap_or_else(|error| panic!("{error}\n{}", watched.pair.said()));
                 Load::start(watched.bed.port(), &prefix, SHAPE, &mut random)
                     .unwrap_or_else(|error| panic!("{error}\n{}", watched.pair.said()))
             });

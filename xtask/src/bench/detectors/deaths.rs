@@ -51,6 +51,8 @@ fn death(kind: Kind, random: &mut Random) -> Result<(f64, String), String> {
     }
     let lines = pair.stderr.lines();
     if let Some(loss) = lines.iter().find(|line| Takeover::parse(&line.text, line.at).is_some()) {
+        // How it came to that is of more interest than that it did.
+        eprintln!("{}", pair.said());
         return Err(loss.text.clone());
     }
     bed.signal(primary, libc::SIGSTOP);

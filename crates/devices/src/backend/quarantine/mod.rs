@@ -204,21 +204,44 @@ impl Quarantine {
             remove_older(disk, *generation)?;
             return remove(path).map(|()| None);
         };
-        let damaged =
-            |reason: &str| QuarantineError::Damaged { path: path.clone(), reason: reason.to_owned() };
-        let owner = side.table.latest();
-        if owner.pair != pair {
-            return Err(QuarantineError::OtherPair { path: path.clone(), found: owner.pair, wanted: pair });
-        }
-        if owner.generation != *generation {
-            return Err(damaged("its name has another generation"));
-        }
+        check(&side.table, path, *generation, pair)?;
         if side.table.disk_len != self.inner.len() {
-            return Err(damaged("it is of a disk of another size"));
+            let reason = "it is of a disk of another size".to_owned();
+            return Err(QuarantineError::Damaged { path: path.clone(), reason });
         }
         remove_older(disk, *generation)?;
         Ok(Some(side))
     }
+}
+
+/// What is kept apart from a disk that nobody need have open. Nothing is changed, not even what was left behind by mistake.
+///
+/// # Errors
+/// A start would refuse what is there.
+pub fn look(disk: &Path, pair: u128) -> Result<Option<QuarantineStatus>, QuarantineError> {
+    let disk = std::fs::canonicalize(disk).unwrap_or_else(|_| disk.to_owned());
+    let found = side::find(&disk)?;
+    let Some((generation, path)) = found.files.last() else { return Ok(None) };
+    let Some(table) = SideFile::look(path)? else { return Ok(None) };
+    check(&table, path, *generation, pair)?;
+    Ok(Some(QuarantineStatus {
+        owners: table.owners().to_vec(),
+        sectors: table.bytes() / SECTOR,
+        path: path.clone(),
+    }))
+}
+
+/// Checks that a side file is of this pair, and has the name that it should have.
+fn check(table: &Table, path: &Path, generation: u64, pair: u128) -> Result<(), QuarantineError> {
+    let owner = table.latest();
+    if owner.pair != pair {
+        return Err(QuarantineError::OtherPair { path: path.to_owned(), found: owner.pair, wanted: pair });
+    }
+    if owner.generation != generation {
+        let reason = "its name has another generation".to_owned();
+        return Err(QuarantineError::Damaged { path: path.to_owned(), reason });
+    }
+    Ok(())
 }
 
 /// For fuzzers: a head of any bytes, also with the right checksum.

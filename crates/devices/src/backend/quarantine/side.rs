@@ -92,9 +92,21 @@ impl SideFile {
 
     /// Opens a side file; `None` if the disk holds everything again and it was only left behind.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, QuarantineError> {
+        let file = Self::open_file(path).map_err(QuarantineError::io("reading", path))?;
+        let table = Self::table_of(&file, path)?;
+        Ok(table.map(|table| Self { file, path: path.to_owned(), table }))
+    }
+
+    /// Looks at a side file without a right to change it; `None` as of [`SideFile::open`].
+    pub(super) fn look(path: &Path) -> Result<Option<Table>, QuarantineError> {
+        // Non-blocking: a pipe of that name must not hang.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        Self::table_of(&file.map_err(QuarantineError::io("reading", path))?, path)
+    }
+
+    fn table_of(file: &File, path: &Path) -> Result<Option<Table>, QuarantineError> {
         let failed = QuarantineError::io("reading", path);
         let damaged = |reason: String| QuarantineError::Damaged { path: path.to_owned(), reason };
-        let file = Self::open_file(path).map_err(&failed)?;
         let len = file.metadata().map_err(&failed)?.len();
         let mut head = vec![0; PREFIX];
         let read = |head: &mut [u8]| {
@@ -114,7 +126,7 @@ impl SideFile {
         if len != table.file_len() {
             return Err(damaged(format!("it has {len} bytes, and should have {}", table.file_len())));
         }
-        Ok(Some(Self { file, path: path.to_owned(), table }))
+        Ok(Some(table))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -95,12 +95,14 @@ fn a_cold_start_finds_what_was_left_apart() {
         assert_eq!(disk.load(PAIR).unwrap().unwrap().owners, [owner(2)]);
         write(&disk, 4..6, 9);
     }
+    let looked = look(&place.disk, PAIR).unwrap();
     let disk = place.open();
-    disk.load(PAIR).unwrap().unwrap();
+    assert_eq!(disk.load(PAIR).unwrap(), looked);
     assert_eq!(sectors(&disk)[3..7], [1, 9, 9, 1]);
     assert_eq!(sectors(&*place.inner)[3..7], [1, 1, 9, 1]);
     disk.end().unwrap();
     assert_eq!(sectors(&*place.inner)[3..7], [1, 9, 9, 1]);
+    assert_eq!(look(&place.disk, PAIR).unwrap(), None);
     assert_eq!(place.open().load(PAIR).unwrap(), None);
 }
 
@@ -178,8 +180,9 @@ fn what_a_crash_leaves_half_done_is_told_from_what_counts() {
 fn a_side_file_that_cannot_be_used_says_why() {
     let place = Place::new();
     place.open().begin(&[3..5], owner(2)).unwrap();
-    let error = place.open().load(PAIR + 1).unwrap_err();
-    assert!(matches!(error, QuarantineError::OtherPair { .. }), "{error}");
+    for error in [place.open().load(PAIR + 1).unwrap_err(), look(&place.disk, PAIR + 1).unwrap_err()] {
+        assert!(matches!(error, QuarantineError::OtherPair { .. }), "{error}");
+    }
     let error = place.open().begin(&[0..1], QuarantineOwner { pair: 1, ..owner(3) }).unwrap_err();
     assert!(matches!(error, QuarantineError::OtherPair { .. }), "{error}");
     for late in [owner(1), QuarantineOwner { incarnation: 1, ..owner(2) }] {
@@ -196,12 +199,14 @@ fn a_side_file_that_cannot_be_used_says_why() {
     // Every byte of the head, then some of the data.
     for len in (0..200).chain([4095, 4096, bytes.len() - 1]) {
         std::fs::write(&path, &bytes[..len]).unwrap();
-        let error = place.open().load(PAIR).unwrap_err();
-        assert!(matches!(error, QuarantineError::Damaged { .. }), "{len}: {error}");
+        for error in [place.open().load(PAIR).unwrap_err(), look(&place.disk, PAIR).unwrap_err()] {
+            assert!(matches!(error, QuarantineError::Damaged { .. }), "{len}: {error}");
+        }
     }
     std::fs::write(&path, &bytes).unwrap();
     place.open().load(PAIR).unwrap().unwrap();
     std::fs::rename(&path, place.dir.path().join("disk.quarantine-3")).unwrap();
+    assert!(matches!(look(&place.disk, PAIR), Err(QuarantineError::Damaged { .. })));
     assert!(matches!(place.open().load(PAIR), Err(QuarantineError::Damaged { .. })));
 }
 
