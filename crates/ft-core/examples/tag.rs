@@ -41,6 +41,7 @@ fn main() {
 }
 
 /// Microseconds of one call.
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
 fn fastest(mut work: impl FnMut()) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..TIMES {

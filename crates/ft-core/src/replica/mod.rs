@@ -10,10 +10,12 @@
 //!
 //! `start.rs` has everything until the guest runs, `copies.rs` what separate disks add to it, `live.rs` the replica whose guest
 //! is real, `follow.rs` the backup, `lose.rs` what happens when the other side is gone, `register.rs` the talk with the
-//! tie-breaker, `by_hand.rs` the pair whose tie-breaker is a person, `timers.rs` all that time alone brings about.
+//! tie-breaker, `by_hand.rs` the pair whose tie-breaker is a person, `strangers.rs` who is on the log connection at all,
+//! `datagrams.rs` the signs of life, `timers.rs` all that time alone brings about.
 
 mod by_hand;
 mod copies;
+mod datagrams;
 mod doubt;
 mod events;
 mod follow;
@@ -22,9 +24,10 @@ mod lose;
 mod register;
 mod start;
 mod status;
+mod strangers;
 mod timers;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::mem::Discriminant;
 
 use ft_policies::{Detector, Key, Pacing, RegisterState, Who};
@@ -196,7 +199,7 @@ pub struct Replica<O> {
     link: Option<Link>,
     links: u64,
     /// The operator was told of connections that were turned away for this.
-    strangers: HashSet<Discriminant<WireError>>,
+    strangers: Vec<Discriminant<WireError>>,
     session: Option<Session>,
     sessions: u64,
     /// The process of the peer in the last session.
@@ -297,7 +300,7 @@ impl<O> Replica<O> {
             ask: None,
             link: None,
             links: 0,
-            strangers: HashSet::new(),
+            strangers: Vec::new(),
             session: None,
             sessions: 0,
             lost: None,
@@ -583,47 +586,6 @@ impl<O> Replica<O> {
         })
     }
 
-    fn datagram(&mut self, bytes: &[u8], now: Nanos) {
-        let Ok(Frame::Heartbeat(beat)) = Frame::decode_with(bytes, self.settings.key.as_ref()) else {
-            self.counters.bad_datagrams += 1;
-            return;
-        };
-        if beat.stamp.pair != self.settings.pair || beat.replica == self.settings.me.replica {
-            self.counters.bad_datagrams += 1;
-            return;
-        }
-        self.peer_beat = Some((beat.role, now));
-        if beat.role == PeerRole::Gone {
-            self.peer_heard(beat.stamp.incarnation, true);
-        }
-        if self.is_current(&beat.stamp) {
-            self.heard(ft_policies::Heard::Heartbeat, now);
-            self.executed_heard(&beat, now);
-        } else if beat.stamp.generation == self.generation {
-            self.look_for_a_twin(&beat);
-        } else if beat.stamp.generation < self.generation {
-            self.counters.stale += 1;
-        } else {
-            self.note_generation(beat.stamp.generation);
-        }
-    }
-
-    /// Tells, once for each, of the processes that the peer was.
-    fn peer_heard(&mut self, incarnation: u64, gone: bool) {
-        if self.peer_process != Some((incarnation, gone)) {
-            self.peer_process = Some((incarnation, gone));
-            self.effects.push_back(Effect::Peer { incarnation, gone });
-        }
-    }
-
-    /// The datagram to send as the very last thing, once the disks are closed.
-    pub fn last_words(&self) -> Vec<u8> {
-        let (stamp, replica) = (self.stamp(), self.settings.me.replica);
-        let (executed, position) = (self.backlog.executed_lsn(), self.backlog.position());
-        let role = PeerRole::Gone;
-        self.encode(&Frame::Heartbeat(Heartbeat { stamp, replica, role, executed, position }))
-    }
-
     /// The process of the peer that was lost.
     pub fn lost_peer(&self) -> Option<u64> {
         self.lost
@@ -632,14 +594,6 @@ impl<O> Replica<O> {
     /// The process of the peer in this session.
     pub fn peer_incarnation(&self) -> Option<u64> {
         self.session.map(|session| session.peer)
-    }
-
-    fn executed_heard(&mut self, beat: &Heartbeat, now: Nanos) {
-        if matches!(self.phase, Phase::Live | Phase::Ending) {
-            let acked = self.log.acked();
-            // A heartbeat acknowledges nothing: it only tells how far what was acknowledged has been executed.
-            let _news = self.log.acknowledge(acked, beat.executed.min(acked), now);
-        }
     }
 
     fn heard(&mut self, what: ft_policies::Heard, now: Nanos) {

@@ -1,13 +1,11 @@
 //! Until the guest runs: handshake, who starts, arming the backup.
 
-use std::mem::discriminant;
-
-use super::{Effect, Event, Exit, Link, Nanos, Phase, Replica, Session};
+use super::{Effect, Exit, Link, Nanos, Phase, Replica, Session};
 use crate::Lsn;
 use crate::backlog::Backlog;
 use crate::log::Log;
 use crate::record::{Body, MAX_COUNT};
-use crate::wire::{Copies, Frame, FrameReader, Hello, Nonces, PeerRole, Refusal, WireError};
+use crate::wire::{Copies, Frame, FrameReader, Hello, Nonces, PeerRole, Refusal};
 
 impl<O> Replica<O> {
     pub(super) fn start(&mut self, now: Nanos) {
@@ -47,27 +45,8 @@ impl<O> Replica<O> {
     }
 
     /// True while a mismatch is the operator's mistake and not a stranger's: nothing runs yet.
-    fn is_starting(&self) -> bool {
+    pub(super) fn is_starting(&self) -> bool {
         self.session.is_none() && (self.phase == Phase::Waiting || self.phase == Phase::Live && !self.started)
-    }
-
-    /// True if this was said on this very connection. With a key the first hello of each side only tells its number, and counts
-    /// for nothing else: it may be a repetition. The next one has the other side's number too.
-    fn is_said_here(&mut self, hello: &Hello) -> bool {
-        if self.settings.key.is_none() {
-            return true;
-        }
-        let (Some(link), Some(nonces)) = (&mut self.link, hello.nonces) else { return false };
-        // One's own, sent back, is none.
-        let first = link.theirs == 0 && nonces.mine != link.nonce;
-        if first {
-            link.theirs = nonces.mine;
-        }
-        let here = nonces == Nonces { mine: link.theirs, yours: link.nonce };
-        if first {
-            self.send_hello();
-        }
-        here
     }
 
     pub(super) fn hello(&mut self, hello: Hello, now: Nanos) {
@@ -116,27 +95,6 @@ impl<O> Replica<O> {
         } else {
             self.halt(Exit::Failure, format!("the peer refused: {}", refusal.reason));
         }
-    }
-
-    pub(super) fn broken_stream(&mut self, error: WireError, now: Nanos) {
-        let strange = matches!(
-            error,
-            WireError::Version(_) | WireError::Untagged | WireError::OtherKey | WireError::Tagged
-        );
-        // With a key, nobody ends a start who does not have it: such a peer is a stranger, or his word is no better than one's.
-        if strange && self.settings.key.is_none() && self.is_starting() {
-            return self.halt(Exit::Mismatch, error.to_string());
-        }
-        if strange && self.session.is_none() {
-            self.counters.turned_away += 1;
-            // It comes again, many times a second while this side waits.
-            if self.strangers.insert(discriminant(&error)) {
-                self.notice(format!("a connection was turned away: {error}"));
-            }
-        }
-        self.link = None;
-        self.effects.push_back(Effect::CloseLink);
-        self.handle(Event::Disconnected(format!("the log connection is broken: {error}")), now);
     }
 
     /// Both sides have said what they are: does something follow?
