@@ -164,11 +164,6 @@ pub fn run_program(options: &LaunchOptions, program: &Program) -> u8 {
 fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchError> {
     let config = &options.config;
     raise_descriptor_limit();
-    if options.members.one().is_some()
-        && let Some(warning) = config.replicas.warning()
-    {
-        eprintln!("ft-vm: {warning}");
-    }
     let claim = Claim::new(Place::of(config, options.members.one()))?;
     let poller = Poller::new()?;
     let net = config.nets.first();
@@ -191,6 +186,11 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
             lan.attach(place, socket, &poller)?;
         }
         seats.push(Seat::new(replica, place, process, &poller)?);
+    }
+    if options.members.one().is_some()
+        && let Some(warning) = config.replicas.warning()
+    {
+        eprintln!("ft-vm: {warning}");
     }
     match net.map(|net| &net.backend) {
         Some(NetBackend::User { forward }) => {
