@@ -3,6 +3,7 @@
 
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,10 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
 /// What is said of such a connection.
 const NOBODY: &str = "nobody said on the connection who he is";
+/// Seconds without a word after which the kernel asks whether the peer's host is there, once a second, and how often in vain. Far above
+/// any detector's time-out: a session ends by those.
+const KEEP_IDLE: libc::c_int = 5;
+const KEEP_COUNT: libc::c_int = 5;
 /// Bytes read at once.
 const READ: usize = 256 * 1024;
 
@@ -123,8 +128,54 @@ fn read(shared: &Shared, mut stream: TcpStream) {
     shared.disconnected(id, reason);
 }
 
+/// A peer's host that lost its power closes no connection. While nothing is sent (both wait for something) nobody would ever notice,
+/// and the peer's next process would find the place taken: so the kernel asks, and gives up soon (tcp(7)).
+fn notice_death(stream: &TcpStream) -> io::Result<()> {
+    for (level, name, value) in [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEP_IDLE),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEP_COUNT),
+    ] {
+        let size = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: pointer and length are those of `value`, an int as each of these options takes.
+        let set = unsafe {
+            libc::setsockopt(stream.as_raw_fd(), level, name, std::ptr::from_ref(&value).cast(), size)
+        };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 fn prepare(shared: &Shared, stream: &TcpStream) -> io::Result<Option<u64>> {
     stream.set_nodelay(true)?;
+    notice_death(stream)?;
     stream.set_read_timeout(Some(HELLO_PATIENCE))?;
     shared.connected(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_gone_is_noticed_without_a_word() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        notice_death(&stream).unwrap();
+        let get = |level, name| {
+            let (mut value, mut size) = (0 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
+            // SAFETY: pointers to locals of the types that the call fills in.
+            let got = unsafe {
+                libc::getsockopt(stream.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut size)
+            };
+            assert_eq!(got, 0);
+            value
+        };
+        assert_eq!(get(libc::SOL_SOCKET, libc::SO_KEEPALIVE), 1);
+        assert_eq!(get(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE), KEEP_IDLE);
+        assert_eq!(get(libc::IPPROTO_TCP, libc::TCP_KEEPCNT), KEEP_COUNT);
+    }
 }
