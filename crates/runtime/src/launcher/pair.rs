@@ -291,7 +291,8 @@ impl Pair {
                 addresses,
             } => {
                 self.look_at_other(index)?;
-                match self.parts.lan.go_live(index, generation, seen, &addresses) {
+                let moved = takeover.then_some(&addresses[..]);
+                match self.parts.lan.go_live(index, generation, seen, moved) {
                     Ok(()) => {
                         let moved = Moved {
                             generation,

@@ -179,13 +179,13 @@ impl Lan {
         }
     }
 
-    /// The guest is at `port`; see [`Switch::go_live`]. `addresses` are those that it is known to use.
+    /// The guest is at `port`; see [`Switch::go_live`]. `moved`: it was elsewhere before, and is known to use these addresses.
     pub(crate) fn go_live(
         &mut self,
         port: Port,
         generation: u64,
         seen: u64,
-        addresses: &[Ipv4Addr],
+        moved: Option<&[Ipv4Addr]>,
     ) -> Result<(), Violation> {
         if let Some(before) =
             self.switch.live().filter(|&before| before != port && generation > self.switch.generation())
@@ -193,12 +193,10 @@ impl Lan {
             // Frames that the old primary released while it was live, and that its successor may know to be released.
             self.receive_rest(before);
         }
-        let moves = self.switch.live() != Some(port);
         let mut frames = Vec::new();
         self.switch.go_live(port, generation, seen, &mut frames)?;
-        if let Side::Tap(tap) = &mut self.side
-            && moves
-        {
+        // Not at a start: the guest is where it says that it is itself, and a primary that was just given up would go on with it.
+        if let (Side::Tap(tap), Some(addresses)) = (&mut self.side, moved) {
             tap.announce(&addresses[..addresses.len().min(ANNOUNCED)]);
         }
         self.let_out(frames);

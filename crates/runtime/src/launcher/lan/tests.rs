@@ -80,7 +80,7 @@ impl Running {
     }
 
     fn live(&self, port: Port, generation: u64) {
-        self.with(move |lan, _| lan.go_live(port, generation, 0, &[]).unwrap());
+        self.with(move |lan, _| lan.go_live(port, generation, 0, None).unwrap());
     }
 
     /// A guest at `port`, whose LAN socket is connected.
