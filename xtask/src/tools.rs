@@ -12,6 +12,46 @@ use crate::steps::target;
 const TOMBI: &str = "tombi==1.9.6";
 const TAPLO: &str = "@taplo/cli@0.7.0";
 
+/// A package of the distribution that tests need.
+struct Package {
+    name: &'static str,
+    /// Whether what is in it is there.
+    is_there: fn() -> bool,
+    /// What is said where it is not, before and after the package's name.
+    missing: [&'static str; 2],
+}
+
+const PACKAGES: [Package; 5] = [
+    Package {
+        name: "redis-tools",
+        is_there: ft_e2e::have_redis_tools,
+        missing: ["redis-benchmark and redis-cli are missing", ""],
+    },
+    Package {
+        name: "iproute2",
+        is_there: ft_e2e::have_iproute2,
+        missing: ["`ip` is missing", ": the tests of pairs on two hosts did not run"],
+    },
+    Package {
+        name: "nftables",
+        is_there: ft_e2e::have_nftables,
+        missing: ["`nft` is missing", ": the tests of networks between hosts did not run"],
+    },
+    Package {
+        name: "etcd-server",
+        is_there: ft_e2e::have_etcd,
+        missing: ["`etcd` is missing", ": the tests of that tie-breaker did not run"],
+    },
+    Package {
+        name: "bindfs",
+        is_there: ft_e2e::have_bindfs,
+        missing: [
+            "`bindfs` or /dev/fuse is missing",
+            ": the partition tests of the shared-disk tie-breaker did not run",
+        ],
+    },
+];
+
 /// What there is and what is missing.
 pub(crate) struct Tools {
     found: Vec<(&'static str, PathBuf)>,
@@ -33,35 +73,10 @@ impl Tools {
 /// Looks for all of them, and installs what can be.
 pub(crate) fn provide() -> Tools {
     let mut tools = Tools { found: Vec::new(), missing: Vec::new() };
-    if !provide_package("redis-tools", ft_e2e::have_redis_tools) {
-        tools
-            .missing
-            .push("redis-benchmark and redis-cli are missing (Debian: apt install redis-tools)".into());
-    }
-    if !provide_package("iproute2", ft_e2e::have_iproute2) {
-        tools.missing.push(
-            "`ip` is missing (Debian: apt install iproute2): the tests of pairs on two hosts did not run"
-                .into(),
-        );
-    }
-    if !provide_package("nftables", ft_e2e::have_nftables) {
-        tools.missing.push(
-            "`nft` is missing (Debian: apt install nftables): the tests of networks between hosts did not run"
-                .into(),
-        );
-    }
-    if !provide_package("etcd-server", ft_e2e::have_etcd) {
-        tools.missing.push(
-            "`etcd` is missing (Debian: apt install etcd-server): the tests of that tie-breaker did not run"
-                .into(),
-        );
-    }
-    if !provide_package("bindfs", ft_e2e::have_bindfs) {
-        tools.missing.push(
-            "`bindfs` or /dev/fuse is missing (Debian: apt install bindfs): the partition tests of the shared-disk tie-breaker did \
-             not run"
-                .into(),
-        );
+    for Package { name, is_there, missing: [what, so] } in PACKAGES {
+        if !provide_package(name, is_there) {
+            tools.missing.push(format!("{what} (Debian: apt install {name}){so}"));
+        }
     }
     let folder = target().join("tools");
     let python = folder.join("python");
