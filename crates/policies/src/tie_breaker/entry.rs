@@ -2,10 +2,13 @@
 //!
 //! It is read strictly: an entry is what [`Entry::render`] would have written, byte for byte, or it is damaged.
 
-use super::{Pair, Who};
+use std::path::Path;
+
+use super::durable::{self, Content};
+use super::{Pair, Unavailable, Who};
 
 /// More than an entry can have.
-pub(crate) const MAX_LEN: usize = 512;
+const MAX_LEN: usize = 512;
 const FORMAT: &str = "ft-vm generation 2";
 
 /// Who won one generation of one pair.
@@ -17,6 +20,21 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// The entry of `pair` in a file, where there is one. `follow`: a symbolic link may lead to it.
+    pub(super) fn read(path: &Path, pair: &Pair, follow: bool) -> Result<Option<Self>, Unavailable> {
+        let entry = match durable::read(path, MAX_LEN as u64, follow)? {
+            Content::Missing => return Ok(None),
+            Content::NoFile(reason) => Err(reason.to_owned()),
+            Content::Bytes(bytes) => Self::parse(&bytes),
+        };
+        let entry = entry.map_err(|reason| Unavailable::Corrupt { path: path.to_owned(), reason })?;
+        if entry.pair.id != pair.id {
+            let (theirs, ours) = (entry.pair.name, pair.name.clone());
+            return Err(Unavailable::ForeignPair { path: path.to_owned(), theirs, ours });
+        }
+        Ok(Some(entry))
+    }
+
     pub(crate) fn render(&self) -> String {
         let body = format!(
             "{FORMAT}\npair = {:032x}\nname = {}\ngeneration = {}\nreplica = {}\nincarnation = {:016x}\nconfig = {:032x}\n",

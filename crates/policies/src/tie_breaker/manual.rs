@@ -4,16 +4,14 @@
 //! protocol asks it only when a person has said so, or when both replicas agree that neither runs the guest; so it never has a
 //! reason to say no, except that it knows of a higher generation.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::entry::{Entry, MAX_LEN};
+use super::durable;
+use super::entry::Entry;
 use super::{Answer, Pair, Register, RegisterState, TieBreakerKind, Unavailable, Who};
 use crate::check::Check;
 use crate::config::REPLICA;
@@ -35,59 +33,17 @@ impl Manual {
         Self { path, pair, turn: Mutex::new(()) }
     }
 
-    fn entry(&self) -> Result<Option<Entry>, Unavailable> {
-        let corrupt = |reason: String| Unavailable::Corrupt { path: self.path.clone(), reason };
-        // Non-blocking: a pipe of that name must not hang.
-        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("opening", &self.path, &error)),
-        };
-        if !file.metadata().map_err(|error| failed("examining", &self.path, &error))?.is_file() {
-            return Err(corrupt("it is not a regular file".into()));
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_LEN as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| failed("reading", &self.path, &error))?;
-        let entry = Entry::parse(&bytes).map_err(corrupt)?;
-        if entry.pair.id != self.pair.id {
-            let (path, theirs, ours) = (self.path.clone(), entry.pair.name, self.pair.name.clone());
-            return Err(Unavailable::ForeignPair { path, theirs, ours });
-        }
-        Ok(Some(entry))
-    }
-
     fn state(&self) -> Result<RegisterState, Unavailable> {
-        Ok(match self.entry()? {
+        Ok(match Entry::read(&self.path, &self.pair, true)? {
             Some(entry) => RegisterState { generation: entry.generation, holder: Some(entry.who) },
             None => RegisterState { generation: 0, holder: None },
         })
     }
 
-    /// Whole or not at all, and durable when this returns: written beside it, and renamed over it.
+    /// Whole or not at all, and durable when this returns.
     fn write(&self, generation: u64, who: Who) -> Result<(), Unavailable> {
         let entry = Entry { pair: self.pair.clone(), generation, who };
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".tmp.{}", std::process::id()));
-        let temporary = PathBuf::from(name);
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&temporary)
-            .and_then(|mut file| file.write_all(entry.render().as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, &self.path));
-        if let Err(error) = written {
-            // Ours alone, and never renamed: nothing depends on it.
-            let _ = fs::remove_file(&temporary);
-            return Err(failed("writing", &temporary, &error));
-        }
-        let folder = self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| failed("making durable", folder, &error))
+        Ok(durable::replace(&self.path, entry.render().as_bytes())?)
     }
 
     fn try_advance(&self, from: u64, who: &Who) -> Result<Answer, Unavailable> {
@@ -129,10 +85,6 @@ impl Register for Manual {
     }
 }
 
-fn failed(doing: &'static str, path: &Path, error: &io::Error) -> Unavailable {
-    Unavailable::Io { doing, path: path.to_owned(), error: error.to_string() }
-}
-
 /// The `[tie-breaker.manual]` table.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -168,6 +120,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::config::ReplicaId;
 

@@ -4,6 +4,7 @@
 //! When the deadline passes the answer is "unavailable" and *the ask stays outstanding*: whoever asked holds everything
 //! back until some later call of the same incarnation has been answered.
 
+mod durable;
 pub(crate) mod entry;
 pub mod etcd;
 pub(crate) mod manual;

@@ -9,17 +9,16 @@
 //! 3. read that name back: it is mine or it is not;
 //! 4. fsync the folder, so that the win outlives a crash, and look once more for higher names, before saying "won".
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::entry::{Entry, MAX_LEN};
-use super::remedy::remedy;
+use super::durable::{Failed, folder, sync_folder};
+use super::entry::Entry;
 use super::{Answer, Pair, Register, RegisterState, TieBreakerKind, Unavailable, Who};
 use crate::check::Check;
 use crate::schema::At;
@@ -53,32 +52,8 @@ impl SharedDisk {
     /// The entry of one generation; `None` where there is none.
     fn entry(&self, generation: u64) -> Result<Option<Entry>, Unavailable> {
         let path = self.name(generation);
-        // Non-blocking and without following links: a pipe or a link of that name must not hang or mislead.
-        let opened =
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path);
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-                return Err(Unavailable::Corrupt { path, reason: "it is a symbolic link".into() });
-            }
-            Err(error) => return Err(io_failed("opening", &path, &error)),
-        };
-        if !file.metadata().map_err(|error| io_failed("examining", &path, &error))?.is_file() {
-            return Err(Unavailable::Corrupt { path, reason: "it is not a regular file".into() });
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_LEN as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| io_failed("reading", &path, &error))?;
-        let entry = match Entry::parse(&bytes) {
-            Ok(entry) => entry,
-            Err(reason) => return Err(Unavailable::Corrupt { path, reason }),
-        };
-        if entry.pair.id != self.pair.id {
-            let (theirs, ours) = (entry.pair.name, self.pair.name.clone());
-            return Err(Unavailable::ForeignPair { path, theirs, ours });
-        }
+        // A link of that name must not mislead.
+        let Some(entry) = Entry::read(&path, &self.pair, false)? else { return Ok(None) };
         if entry.generation != generation {
             return Err(Unavailable::Corrupt {
                 path,
@@ -90,7 +65,7 @@ impl SharedDisk {
 
     /// Every generation that has a name in the folder, in order; temporary files and strangers are passed over.
     fn generations(&self) -> Result<Vec<u64>, Unavailable> {
-        let failed = |error: io::Error| io_failed("listing", &self.folder, &error);
+        let failed = |error: io::Error| Failed::new("listing", &self.folder)(error).into();
         let listing = match fs::read_dir(&self.folder) {
             Ok(listing) => listing,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -132,11 +107,9 @@ impl SharedDisk {
     /// Makes the folder, durably, where it is missing.
     fn make_folder(&self) -> Result<(), Unavailable> {
         match fs::create_dir(&self.folder) {
-            Ok(()) => sync_folder(
-                self.folder.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-            ),
+            Ok(()) => Ok(sync_folder(folder(&self.folder))?),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(io_failed("making the folder", &self.folder, &error)),
+            Err(error) => Err(Failed::new("making the folder", &self.folder)(error).into()),
         }
     }
 
@@ -152,7 +125,7 @@ impl SharedDisk {
         if let Err(error) = written {
             // Ours alone, and never linked: nothing depends on it.
             let _ = fs::remove_file(&temporary);
-            return Err(io_failed("writing", &temporary, &error));
+            return Err(Failed::new("writing", &temporary)(error).into());
         }
         let linked = fs::hard_link(&temporary, self.name(entry.generation));
         // The entry has its own name now, or never will; a temporary file that stays behind is passed over.
@@ -174,7 +147,7 @@ impl SharedDisk {
                 io::Error::other("the entry did not appear; look after that file system, or its server")
             }
         };
-        io_failed("linking", &self.name(wanted), &error)
+        Failed::new("linking", &self.name(wanted))(error).into()
     }
 
     fn try_advance(&self, from: u64, who: &Who) -> Result<Answer, Unavailable> {
@@ -212,16 +185,6 @@ impl Register for SharedDisk {
     fn advance(&self, from: u64, who: &Who) -> Answer {
         self.try_advance(from, who).unwrap_or_else(Answer::Unavailable)
     }
-}
-
-fn sync_folder(path: &Path) -> Result<(), Unavailable> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| io_failed("making durable", path, &error))
-}
-
-fn io_failed(doing: &'static str, path: &Path, error: &io::Error) -> Unavailable {
-    Unavailable::Io { doing, path: path.to_owned(), error: format!("{error}{}", remedy(error)) }
 }
 
 /// The `[tie-breaker.shared-disk]` table.

@@ -6,12 +6,13 @@
 //! of, and its asker, asking again, gets it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::state::{self, MAX_LEN, MAX_PAIRS, Registers};
+use crate::tie_breaker::durable::{self, Content, Failed, beside, folder};
 use crate::tie_breaker::remedy::remedy;
 use crate::tie_breaker::{RegisterState, Who};
 
@@ -121,27 +122,7 @@ impl Store {
     }
 
     fn write(&self, registers: &Registers) -> Result<(), StoreError> {
-        let temporary = beside(&self.path, &format!(".tmp.{}", std::process::id()));
-        let failed = |doing| {
-            let temporary = &temporary;
-            move |error| {
-                // Ours alone, and never renamed: nothing depends on it.
-                let _ = fs::remove_file(temporary);
-                io_failed(doing, temporary)(error)
-            }
-        };
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&temporary)
-            .map_err(io_failed("making", &temporary))?;
-        file.write_all(state::render(registers).as_bytes()).map_err(failed("writing"))?;
-        file.sync_all().map_err(failed("making durable"))?;
-        fs::rename(&temporary, &self.path).map_err(failed("renaming"))?;
-        let folder = folder(&self.path);
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failed("making durable", folder))
+        Ok(durable::replace(&self.path, state::render(registers).as_bytes())?)
     }
 }
 
@@ -189,17 +170,11 @@ fn lock(state: &Path) -> Result<File, StoreError> {
 /// `None` where there is no file yet.
 fn read(path: &Path) -> Result<Option<Registers>, StoreError> {
     let damaged = |reason: &str| StoreError::Damaged { path: path.to_owned(), reason: reason.into() };
-    // Non-blocking: a pipe of that name must not hang.
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_failed("opening", path)(error)),
+    let bytes = match durable::read(path, MAX_LEN, true)? {
+        Content::Missing => return Ok(None),
+        Content::NoFile(reason) => return Err(damaged(reason)),
+        Content::Bytes(bytes) => bytes,
     };
-    if !file.metadata().map_err(io_failed("examining", path))?.is_file() {
-        return Err(damaged("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(io_failed("reading", path))?;
     if bytes.len() as u64 > MAX_LEN {
         return Err(damaged("it is too long"));
     }
@@ -223,20 +198,15 @@ fn remove_leftovers(state: &Path) {
     }
 }
 
-/// The path with `more` after the file's name.
-fn beside(path: &Path, more: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(more);
-    PathBuf::from(name)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn io_failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |error| StoreError::Io { doing, path, error }
+}
+
+impl From<Failed> for StoreError {
+    fn from(Failed { doing, path, error }: Failed) -> Self {
+        Self::Io { doing, path, error }
+    }
 }
 
 #[cfg(test)]
