@@ -1,6 +1,8 @@
 //! The register in a real etcd: members that end, hang and come back, a store that was restored from an old copy, and what is
 //! no etcd. What it has in common with the other registers is in `registers.rs`.
 
+mod common;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -12,24 +14,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ft_e2e::{Etcd, can_run_etcd};
 use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Unavailable, Who};
 
+use common::{NOBODY, a, b, state};
+
 /// How long a cluster may take to be one again after a member was lost or has come back.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a call may take: less than the second that a replica gives it, and something for a busy machine.
 const CALL: Duration = Duration::from_millis(2500);
 const PREFIX: &str = "/ft-vm/";
-const NOBODY: RegisterState = RegisterState { generation: 0, holder: None };
-
-fn a(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::A, incarnation, config: 0 }
-}
-
-fn b(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::B, incarnation, config: 0 }
-}
-
-fn state(generation: u64, holder: Who) -> RegisterState {
-    RegisterState { generation, holder: Some(holder) }
-}
 
 fn register(endpoints: Vec<SocketAddr>) -> Box<dyn Register + Send + Sync> {
     let pair = Pair { id: 0x1234, name: "kv".to_owned() };

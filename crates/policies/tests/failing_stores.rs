@@ -4,6 +4,8 @@
 //! Each test mounts a file system that its own thread alone can see, so nothing stays behind, however it ends. That takes
 //! root.
 
+mod common;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -13,21 +15,11 @@ use std::sync::{Arc, Mutex};
 
 use ft_policies::tie_breaker::witness::{ServeError, Server};
 use ft_policies::tie_breaker::{SharedDisk, Witness};
-use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, Who};
+use ft_policies::{Answer, Pair, Register, RegisterState, Who};
+
+use common::{a, b, state};
 
 const PAIR: u128 = 7;
-
-fn a(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::A, incarnation, config: 0 }
-}
-
-fn b(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::B, incarnation, config: 0 }
-}
-
-fn state(generation: u64, holder: Who) -> RegisterState {
-    RegisterState { generation, holder: Some(holder) }
-}
 
 /// A small file system in memory.
 struct Small {

@@ -1,5 +1,7 @@
 //! What every generation register must do, whatever keeps it: one winner of each generation, the same answer to the same ask.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::sync::Barrier;
 
@@ -8,27 +10,11 @@ use ft_policies::tie_breaker::witness::{ServeError, Server};
 use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, TieBreakerKind, Unavailable, Who};
 use proptest::prelude::*;
 
+use common::{NOBODY, a, b, state};
+
 fn pair() -> Pair {
     Pair { id: 0x1234, name: "kv".to_owned() }
 }
-
-fn who(replica: ReplicaId, incarnation: u64) -> Who {
-    Who { replica, incarnation, config: 0 }
-}
-
-fn a(incarnation: u64) -> Who {
-    who(ReplicaId::A, incarnation)
-}
-
-fn b(incarnation: u64) -> Who {
-    who(ReplicaId::B, incarnation)
-}
-
-fn state(generation: u64, holder: Who) -> RegisterState {
-    RegisterState { generation, holder: Some(holder) }
-}
-
-const NOBODY: RegisterState = RegisterState { generation: 0, holder: None };
 
 /// A register of one kind, and whatever stands behind it.
 struct Bed {
@@ -165,8 +151,7 @@ fn of_many_threads_exactly_one_wins_each_generation(bed: Bed) {
                 .map(|n| {
                     let (register, barrier) = (&register, &barrier);
                     scope.spawn(move || {
-                        let me =
-                            who(if n % 2 == 0 { ReplicaId::A } else { ReplicaId::B }, generation * 100 + n);
+                        let me = if n % 2 == 0 { a(generation * 100 + n) } else { b(generation * 100 + n) };
                         barrier.wait();
                         (me, register.advance(generation, &me))
                     })

@@ -1,25 +1,17 @@
 //! The shared-disk register: whatever lies in the folder. What it has in common with other registers is in `registers.rs`.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ft_policies::tie_breaker::SharedDisk;
-use ft_policies::{Answer, Pair, Register, RegisterState, ReplicaId, Unavailable, Who};
+use ft_policies::{Answer, Pair, Register, RegisterState, Unavailable};
+
+use common::{a, b, state};
 
 fn pair(name: &str) -> Pair {
     Pair { id: name.len() as u128, name: name.to_owned() }
-}
-
-fn who(replica: ReplicaId, incarnation: u64) -> Who {
-    Who { replica, incarnation, config: 0 }
-}
-
-fn a(incarnation: u64) -> Who {
-    who(ReplicaId::A, incarnation)
-}
-
-fn b(incarnation: u64) -> Who {
-    who(ReplicaId::B, incarnation)
 }
 
 fn register() -> (tempfile::TempDir, PathBuf, SharedDisk) {
@@ -31,10 +23,6 @@ fn register() -> (tempfile::TempDir, PathBuf, SharedDisk) {
 
 fn entry(folder: &Path, generation: u64) -> PathBuf {
     folder.join(format!("generation.{generation:020}"))
-}
-
-fn state(generation: u64, holder: Who) -> RegisterState {
-    RegisterState { generation, holder: Some(holder) }
 }
 
 #[test]

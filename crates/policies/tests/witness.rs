@@ -1,6 +1,8 @@
 //! The witness: what its state file survives, what it tells apart, and what strangers on the network can do to it. What it has
 //! in common with other registers is in `registers.rs`.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,24 +14,12 @@ use ft_policies::tie_breaker::witness::server::MAX_CONNECTIONS;
 use ft_policies::tie_breaker::witness::store::StoreError;
 use ft_policies::tie_breaker::witness::wire::{Ask, MAX_LINE, Reply, Request, Said};
 use ft_policies::tie_breaker::witness::{ServeError, Server};
-use ft_policies::{Answer, Register, RegisterState, ReplicaId, Unavailable, Who};
+use ft_policies::{Answer, Register, RegisterState, Unavailable};
 use proptest::prelude::*;
 
+use common::{NOBODY, a, b, state};
+
 const PAIR: u128 = 0x1234;
-const NOBODY: RegisterState = RegisterState { generation: 0, holder: None };
-
-fn a(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::A, incarnation, config: 0 }
-}
-
-fn b(incarnation: u64) -> Who {
-    Who { replica: ReplicaId::B, incarnation, config: 0 }
-}
-
-fn state(generation: u64, holder: Who) -> RegisterState {
-    RegisterState { generation, holder: Some(holder) }
-}
-
 fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }

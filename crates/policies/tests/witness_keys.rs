@@ -1,5 +1,7 @@
 //! A witness with keys: what a stranger, a pair with another key and a witness with none can do to each other, which is nothing.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,17 +13,13 @@ use ft_policies::key::{Key, Keys};
 use ft_policies::tie_breaker::Witness;
 use ft_policies::tie_breaker::witness::wire::{Ask, Reply, Request, Said};
 use ft_policies::tie_breaker::witness::{ServeError, Server};
-use ft_policies::{Answer, Config, Register, RegisterState, ReplicaId, Who};
+use ft_policies::{Answer, Config, Register, ReplicaId, Who};
 use proptest::prelude::*;
 
-const NOBODY: RegisterState = RegisterState { generation: 0, holder: None };
+use common::{NOBODY, state};
 
 fn a(incarnation: u64) -> Who {
     Who { replica: ReplicaId::A, incarnation, config: 7 }
-}
-
-fn state(generation: u64, holder: Who) -> RegisterState {
-    RegisterState { generation, holder: Some(holder) }
 }
 
 /// The number of the pair of a name.
