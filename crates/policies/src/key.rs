@@ -114,10 +114,7 @@ impl Key {
     /// # Errors
     /// The file exists, or cannot be made.
     pub fn make(path: &Path) -> Result<(), KeyError> {
-        let failed = |doing, remedy| {
-            let path = path.to_owned();
-            move |error| KeyError::Io { doing, path, error, remedy }
-        };
+        let failed = |doing, remedy| io_failed(path, doing, remedy);
         let key = Self::random().map_err(failed("finding random bytes for", ""))?;
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let mut file = made.map_err(|error| {
@@ -245,15 +242,17 @@ impl Keys {
 
 const EMPTY: &str = "it has no key; `ft-vm key` makes one";
 
+fn io_failed(path: &Path, doing: &'static str, remedy: &'static str) -> impl FnOnce(io::Error) -> KeyError {
+    let path = path.to_owned();
+    move |error| KeyError::Io { doing, path, error, remedy }
+}
+
 /// A line's key and name, or what is wrong with it.
 type Found = Result<(Key, Option<String>), String>;
 
 /// The lines of a file that are not for people, with their numbers.
 fn lines(path: &Path) -> Result<Vec<(usize, Found)>, KeyError> {
-    let failed = |doing, remedy| {
-        let path = path.to_owned();
-        move |error| KeyError::Io { doing, path, error, remedy }
-    };
+    let failed = |doing, remedy| io_failed(path, doing, remedy);
     // Non-blocking: a pipe of that name must not hang.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|error| {
