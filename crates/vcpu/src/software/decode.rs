@@ -285,7 +285,7 @@ fn is_64(i: &Instruction) -> bool {
 }
 
 /// The condition number of Jcc, SETcc and CMOVcc: the low bits of their opcodes.
-fn condition(i: &Instruction) -> u8 {
+pub(super) fn condition(i: &Instruction) -> u8 {
     use iced_x86::ConditionCode as C;
     match i.condition_code() {
         C::o => 0,

@@ -7,6 +7,7 @@ use crate::state::Segment;
 
 pub(super) const DE: u8 = 0;
 pub(super) const DB: u8 = 1;
+pub(super) const BR: u8 = 5;
 pub(super) const UD: u8 = 6;
 pub(super) const NM: u8 = 7;
 pub(super) const DOUBLE: u8 = 8;

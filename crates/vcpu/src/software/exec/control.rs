@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::software::block::Flow;
 use crate::software::cpu::{
-    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_PAE, CR4_PGE, CR4_SMAP, CR4_SMEP, CR4_UMIP,
+    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_OSXSAVE, CR4_PAE, CR4_PGE, CR4_SMAP, CR4_SMEP, CR4_UMIP,
     CS, Cpu, EFER_LMA, EFER_LME,
 };
 use crate::software::fault::Fault;
@@ -12,7 +12,7 @@ use crate::software::msr;
 
 /// Bits of CR4 that exist: TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT and those below.
 const CR4_EXISTING: u64 =
-    0x5FC & !CR4_UMIP | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_FSGSBASE | CR4_SMEP | CR4_SMAP;
+    0x5FC & !CR4_UMIP | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_FSGSBASE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP;
 /// Changes of these empty the TLBs.
 const CR4_FLUSHING: u64 = 0x10 | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP;
 

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use crate::software::cpu::{Cpu, RSP, SS, reg};
+use crate::software::cpu::{Cpu, MODE_SIZE_SHIFT, RSP, SS, reg};
 use crate::software::fault::Fault;
 use crate::software::tlb::mask;
 
@@ -139,6 +139,15 @@ impl Cpu {
         }
     }
 
+    /// Operand `n` as a selector: 16 bits, whatever the operand size.
+    pub(in crate::software) fn selector_operand(&mut self, i: &Instruction, n: u32) -> Result<u16, Fault> {
+        if i.op_kind(n) == OpKind::Memory {
+            let at = self.linear(i);
+            return Ok(self.read(at, 2)? as u16);
+        }
+        Ok(self.register(i.op_register(n)) as u16)
+    }
+
     /// Operand `n`, which will be written: any fault of writing it happens here.
     pub(in crate::software) fn get_modify(&mut self, i: &Instruction, n: u32) -> Result<u64, Fault> {
         if i.op_kind(n) == OpKind::Memory {
@@ -206,9 +215,12 @@ impl Cpu {
 
     /// Notes something that is not implemented, for the operator.
     pub(in crate::software) fn note(&mut self, what: &str) {
-        let text = format!("{what}; rip {:#x}, mode {}", self.rip, self.mode);
-        if self.unimplemented.len() < 256 && !self.unimplemented.contains(&text) {
-            self.unimplemented.push(text);
+        let size = [16, 32, 64][usize::from(self.mode >> MODE_SIZE_SHIFT & 3).min(2)];
+        let text = format!("{what}; rip {:#x}, {size}-bit code at privilege level {}", self.rip, self.cpl());
+        // Once for each place: the position is that of the first time.
+        if self.unimplemented.len() < 256 && !self.unimplemented.iter().any(|note| note.starts_with(&text)) {
+            let position = self.position_now();
+            self.unimplemented.push(format!("{text}, position {position}"));
         }
     }
 }

@@ -6,7 +6,7 @@ use super::operand::segment_number;
 use crate::software::block::Flow;
 use crate::software::cpu::{CR0_PE, CS, Cpu, EFER_SCE, RSP, SS};
 use crate::software::fault::{DB, Fault, GP};
-use crate::software::flags::{NT, RF, VM};
+use crate::software::flags::{IF, NT, RF, VM};
 use crate::software::tlb::SUPERVISOR;
 use crate::state::Segment;
 
@@ -73,6 +73,50 @@ pub(in crate::software) fn sysret(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
     Ok(Flow::Jump(target))
 }
 
+/// The flat segment that SYSENTER and SYSEXIT load, by selector: code of 64 or 32 bits, or data.
+fn flat(selector: u64, kind: u16, dpl: u16) -> Segment {
+    let selector = selector as u16 & 0xFFFC | dpl;
+    Segment { selector, base: 0, limit: u32::MAX, attributes: kind | dpl << 5 }
+}
+
+const CODE_64: u16 = 0xA09B;
+const CODE_32: u16 = 0xC09B;
+const DATA: u16 = 0xC093;
+
+/// SYSENTER.
+pub(in crate::software) fn sysenter(c: &mut Cpu, _: &Instruction) -> Result<Flow, Fault> {
+    let [selector, stack, target] = c.s.sysenter;
+    if c.s.cr0 & CR0_PE == 0 || selector & 0xFFFC == 0 {
+        return Err(Fault::gp());
+    }
+    let long = c.long_mode();
+    let cut = if long { u64::MAX } else { 0xFFFF_FFFF };
+    c.system_flags &= !(IF | VM);
+    c.gpr[RSP] = stack & cut;
+    c.s.segments[SS] = flat(selector + 8, DATA, 0);
+    c.set_code(flat(selector, if long { CODE_64 } else { CODE_32 }, 0), 0);
+    Ok(Flow::Jump(target & cut))
+}
+
+/// SYSEXIT.
+pub(in crate::software) fn sysexit(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let selector = c.s.sysenter[0];
+    if selector & 0xFFFC == 0 || c.cpl() != 0 || c.s.cr0 & CR0_PE == 0 {
+        return Err(Fault::gp());
+    }
+    let wide = i.code() == Code::Sysexitq;
+    let (stack, target) = (c.gpr[1], c.gpr[2]);
+    if wide && !(canonical(stack) && canonical(target)) {
+        return Err(Fault::gp());
+    }
+    let (code, kind, cut) =
+        if wide { (selector + 32, CODE_64, u64::MAX) } else { (selector + 16, CODE_32, 0xFFFF_FFFF) };
+    c.gpr[RSP] = stack & cut;
+    c.s.segments[SS] = flat(code + 8, DATA, 3);
+    c.set_code(flat(code, kind, 3), 3);
+    Ok(Flow::Jump(target & cut))
+}
+
 /// IRET of every size, to the same or an outer level.
 pub(in crate::software) fn iret(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let size = match i.code() {
@@ -134,7 +178,7 @@ fn far_return(
         return Err(Fault::with_code(GP, error));
     }
     let to_64 = c.long_mode() && cs.attributes & 0x2000 != 0;
-    if to_64 && !canonical(rip) {
+    if if to_64 { !canonical(rip) } else { rip > cs.limit.into() } {
         return Err(Fault::gp());
     }
     if !always && rpl == from {
@@ -237,7 +281,8 @@ pub(in crate::software) fn far_branch(c: &mut Cpu, i: &Instruction) -> Result<Fl
     if !allowed {
         return Err(Fault::with_code(GP, error));
     }
-    if c.long_mode() && cs.attributes & 0x2000 != 0 && !canonical(offset) {
+    let to_64 = c.long_mode() && cs.attributes & 0x2000 != 0;
+    if if to_64 { !canonical(offset) } else { offset > cs.limit.into() } {
         return Err(Fault::gp());
     }
     if i.mnemonic() == Mnemonic::Call {
@@ -252,7 +297,7 @@ pub(in crate::software) fn far_branch(c: &mut Cpu, i: &Instruction) -> Result<Fl
     Ok(Flow::Jump(offset))
 }
 
-/// MOV and POP to a segment register, LDS and its kind.
+/// MOV and POP to a segment register.
 pub(in crate::software) fn load_segment(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let number = segment_number(i.op0_register());
     if number == CS {

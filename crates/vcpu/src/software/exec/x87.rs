@@ -39,7 +39,7 @@ global_asm!(
 const IMAGE: usize = 108;
 
 /// Bytes of the largest operand, rounded up.
-type Buffer = [u8; 16];
+pub(super) type Buffer = [u8; 16];
 
 /// Arithmetic flags, which FCMOVcc reads and FCOMI writes.
 const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
@@ -70,7 +70,7 @@ fn from_image(image: &[u8; IMAGE]) -> X87 {
 }
 
 /// Runs instruction `index` of the table on a copy of `x87`.
-fn run(x87: &X87, index: usize, buffer: &mut Buffer, flags: &mut u64) -> X87 {
+pub(super) fn run(x87: &X87, index: usize, buffer: &mut Buffer, flags: &mut u64) -> X87 {
     debug_assert!(index < 512 + 64);
     let mut image = to_image(x87);
     let mut all_flags = *flags & ARITHMETIC | 0x202;
