@@ -232,7 +232,7 @@ impl Work {
             Answer::Pole(negative) => (special(INTEGER_BIT, SPECIAL, negative), ZERO_DIVIDE),
             Answer::Infinity(negative) => (special(INTEGER_BIT, SPECIAL, negative), 0),
             Answer::Zero(negative) => (special(0, 0, negative), 0),
-            Answer::Unchanged => (self.x87.registers[self.physical(0)], 0),
+            Answer::Unchanged => (self.x87.registers[self.physical(0)], PRECISION),
             Answer::Value(value, exact) => {
                 let (register, exceptions) = round(value, exact, self.x87.control);
                 if denormal && self.note(DENORMAL) {
