@@ -91,7 +91,7 @@ fn the_host_side_is_repeatable() {
     }
     let window = layout::window(2);
     let mut native = Native::new(window);
-    let mut source = Source::new(window);
+    let mut source = Source::new(window, host::case::Mode::Long);
     let (mut ran, mut traps) = (0, 0);
     for family in [
         Family::Integer,

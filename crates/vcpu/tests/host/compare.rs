@@ -32,6 +32,8 @@ pub(crate) struct Latitude {
     pub(crate) mmx_before_fault: bool,
     /// The x87 results are approximations.
     pub(crate) x87_approximate: bool,
+    /// The case gave FS and GS bases, which on the host has to do with selectors and here has not.
+    pub(crate) any_selectors: bool,
 }
 
 impl Latitude {
@@ -56,6 +58,7 @@ impl Latitude {
         let x87_status = bits.iter().filter(|(bit, _)| undefined & bit != 0).map(|(_, flag)| flag).sum();
         let mut latitude = Self { flags, x87_status, ..Self::default() };
         latitude.shift(instruction, case);
+        latitude.any_selectors = (case.regs.fs_base, case.regs.gs_base) != (0, 0);
         latitude.faults_by_page = instruction.memory_size().size() > 16
             || matches!(instruction.mnemonic(), Mnemonic::Fldenv | Mnemonic::Fnstenv);
         match instruction.mnemonic() {
@@ -79,8 +82,10 @@ impl Latitude {
             Mnemonic::Enter => latitude.partial_stores = true,
             Mnemonic::Maskmovq => latitude.mmx_before_fault = true,
             // FOP, FIP, FDP and their selectors: the engine keeps none. MXCSR_MASK: the host may have more bits.
-            Mnemonic::Fxsave | Mnemonic::Fxsave64 => {
+            Mnemonic::Fxsave | Mnemonic::Fxsave64 | Mnemonic::Xsave | Mnemonic::Xsave64 => {
                 latitude.memory = vec![(6, 24), (28, 32)];
+                // Which states count as in use.
+                latitude.memory.push((512, 513));
                 // The reserved upper parts of the x87 registers.
                 latitude.memory.extend((0..8).map(|st| (32 + 16 * st + 10, 32 + 16 * st + 16)));
             }
@@ -158,6 +163,14 @@ pub(crate) fn differences(want: &Outcome, got: &Outcome, latitude: &Latitude) ->
     if want.regs.rip != got.regs.rip {
         found.push(format!("rip: want {:#x} got {:#x}", want.regs.rip, got.regs.rip));
     }
+    if want.regs.mode != got.regs.mode {
+        found.push(format!("cs: want {:?} got {:?}", want.regs.mode, got.regs.mode));
+    }
+    // Coming back from the kernel makes a null selector 0, whatever level it asks for.
+    let real = |selectors: [u16; 4]| selectors.map(|selector| if selector < 4 { 0 } else { selector });
+    if real(want.regs.selectors) != real(got.regs.selectors) && !latitude.any_selectors {
+        found.push(format!("segments: want {:x?} got {:x?}", want.regs.selectors, got.regs.selectors));
+    }
     // An exception that changes nothing changes no flags either; only #DE may have gone some way.
     let open = if want.trap.is_some_and(|trap| trap.vector != 0) { 0 } else { latitude.flags };
     let changed = (want.regs.rflags ^ got.regs.rflags) & !open;
@@ -206,7 +219,8 @@ fn x87(want: &Outcome, got: &Outcome, latitude: &Latitude, found: &mut Vec<Strin
         (true, _) => 0x220,
     };
     let top = usize::from(want.status >> 11 & 7);
-    let denormal = latitude.x87_approximate && want.registers[top][9] & 0x7F == 0 && want.registers[top][8] == 0;
+    let denormal =
+        latitude.x87_approximate && want.registers[top][9] & 0x7F == 0 && want.registers[top][8] == 0;
     let open = latitude.x87_status
         | approximate
         // Whether a denormal result counts as exact.

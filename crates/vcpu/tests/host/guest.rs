@@ -9,7 +9,7 @@ use ft_vcpu::state::{DescriptorTable, Segment};
 use ft_vcpu::{CpuState, GuestRam, Kick, Platform, Position, Stop, Vcpu};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::case::{Case, Outcome, Regs, Trap, USER_FLAGS};
+use super::case::{Case, Mode, Outcome, Regs, Trap, USER_DATA, USER_FLAGS};
 use super::layout::{self, DATA, DATA_LEN};
 
 const PAGE: u64 = 4096;
@@ -133,15 +133,16 @@ impl Guest {
 
         let mut template = CpuState::reset_pvh(0, 0);
         let null = Segment::default();
-        let stack = Segment { selector: 0x2B, base: 0, limit: u32::MAX, attributes: 0xC0F3 };
+        let data = Segment { selector: USER_DATA, base: 0, limit: u32::MAX, attributes: 0xC0F3 };
         let code = Segment { selector: 0x33, base: 0, limit: u32::MAX, attributes: 0xA0FB };
-        template.segments = [null, code, stack, null, null, null];
+        template.segments = [data, code, data, data, null, null];
         template.tr = Segment { selector: 0x40, base: KERNEL + TSS, limit: 0x67, attributes: 0x8B };
         template.gdtr = DescriptorTable { base: KERNEL + GDT, limit: 0x7F };
         template.idtr = DescriptorTable { base: KERNEL + IDT, limit: 0xFFF };
         template.cr0 = 0x8005_0033;
         template.cr3 = 0x1000;
-        template.cr4 = 0x620;
+        template.cr4 = 0x4_0620;
+        template.xcr0 = 3;
         template.efer = 0xD01;
         let vcpu = engine(ram.clone());
         Self { vcpu, ram, window, template }
@@ -164,6 +165,14 @@ impl Guest {
         state.x87 = case.regs.x87;
         state.segments[4].base = case.regs.fs_base;
         state.segments[5].base = case.regs.gs_base;
+        if case.regs.mode == Mode::Compat {
+            state.segments[1].selector = Mode::Compat.selector();
+            state.segments[1].attributes = 0xC0FB;
+            if case.regs.gs_base != 0 {
+                let data = state.segments[3];
+                state.segments[5] = Segment { selector: 0x47, base: case.regs.gs_base, ..data };
+            }
+        }
         self.vcpu.restore(&state);
         state.position
     }
@@ -209,15 +218,20 @@ impl Guest {
             x87: state.x87,
             fs_base: state.segments[4].base,
             gs_base: state.segments[5].base,
+            mode: Mode::Long,
+            selectors: [0, 3, 4, 5].map(|number| state.segments[number].selector),
+            loads_selectors: false,
         };
         let stubs = KERNEL + STUBS..KERNEL + STUBS + PAGE;
         if !stubs.contains(&state.rip) {
-            if state.segments[1].selector != 0x33 || state.segments[2].selector != 0x2B {
+            let mode = mode_of(state.segments[1].selector.into());
+            if mode.is_none() || state.segments[2].selector != 0x2B {
                 return Err(format!("left user mode: rip {:#x}, segments {:x?}", state.rip, state.segments));
             }
             if state.rflags & 0x200 == 0 || state.rflags & 0x3000 != 0 || state.rflags & 2 == 0 {
                 return Err(format!("system flags changed: {:#x}", state.rflags));
             }
+            regs.mode = mode.unwrap_or_default();
             return Ok(Outcome { regs, trap: None });
         }
         let vector = ((state.rip - stubs.start) / 16) as u8;
@@ -231,9 +245,10 @@ impl Guest {
             self.ram.read_obj(GuestAddress(KERNEL_PAGES + STACK_TOP - 8 * (5 - number))).unwrap()
         };
         let (cs, ss) = (word(1), word(4));
-        if (cs, ss) != (0x33, 0x2B) {
+        let Some(mode) = mode_of(cs).filter(|_| ss == 0x2B) else {
             return Err(format!("#{vector}: cs {cs:#x}, ss {ss:#x} on the stack"));
-        }
+        };
+        regs.mode = mode;
         if state.segments[1].selector != 0x10 || state.segments[2].selector != 0 {
             return Err(format!("#{vector}: handler runs with {:x?}", state.segments));
         }
@@ -281,6 +296,11 @@ impl Guest {
             self.ram.write_slice(byte_run, GuestAddress(physical)).unwrap();
         }
     }
+}
+
+/// The mode of user code by its selector.
+fn mode_of(selector: u64) -> Option<Mode> {
+    [Mode::Long, Mode::Compat].into_iter().find(|mode| u64::from(mode.selector()) == selector)
 }
 
 /// The parts of `bytes` at `offset` that lie in the first and in the second page.

@@ -6,8 +6,8 @@ use super::is_nop;
 use crate::software::block::{Flow, Interpret};
 use crate::software::cpu::{Cpu, MODE_SSE_OFF};
 use crate::software::exec::{
-    bits, control, descriptor, float, general, io, legacy, mmx, muldiv, sse, sse_float, sse_later, stack, string, system,
-    transfer, x87, x87_transcendental, xstate,
+    bits, control, descriptor, float, general, io, legacy, mmx, muldiv, sse, sse_float, sse_later, stack,
+    string, system, transfer, x87, x87_transcendental, xstate,
 };
 use crate::software::fault::Fault;
 

@@ -9,8 +9,8 @@ use crate::software::fault::Fault;
 use crate::software::flags::ZF;
 use crate::state::Segment;
 
-/// What LAR gives of the upper half of a descriptor.
-const ACCESS_RIGHTS: u64 = 0x00F0_FF00;
+/// What LAR gives of the upper half of a descriptor. The manual leaves the bits of the limit open; silicon gives them.
+const ACCESS_RIGHTS: u64 = 0x00FF_FF00;
 
 impl Cpu {
     fn set_zero_flag(&mut self, zero: bool) {

@@ -206,8 +206,8 @@ impl Cpu {
     fn holds(&self, condition: u8) -> bool {
         use crate::software::flags::condition as test;
         let table: [fn(&Lazy) -> bool; 16] = [
-            test::<0>, test::<1>, test::<2>, test::<3>, test::<4>, test::<5>, test::<6>, test::<7>, test::<8>,
-            test::<9>, test::<10>, test::<11>, test::<12>, test::<13>, test::<14>, test::<15>,
+            test::<0>, test::<1>, test::<2>, test::<3>, test::<4>, test::<5>, test::<6>, test::<7>,
+            test::<8>, test::<9>, test::<10>, test::<11>, test::<12>, test::<13>, test::<14>, test::<15>,
         ];
         table[usize::from(condition & 15)](&self.flags)
     }

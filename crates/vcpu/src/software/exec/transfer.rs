@@ -203,7 +203,10 @@ fn far_return(
             let segment = c.s.segments[number];
             let dpl = (segment.attributes >> 5) as u8 & 3;
             let data = segment.attributes & 0x1C != 0x1C;
-            if segment.attributes & 0x80 != 0 && data && dpl < rpl {
+            if segment.attributes & 0x80 == 0 {
+                // FS and GS keep the base that they may have from an MSR.
+                c.s.segments[number].selector = 0;
+            } else if data && dpl < rpl {
                 c.s.segments[number] = Segment::default();
             }
         }
@@ -287,9 +290,11 @@ pub(in crate::software) fn far_branch(c: &mut Cpu, i: &Instruction) -> Result<Fl
     }
     if i.mnemonic() == Mnemonic::Call {
         let old = c.s.segments[CS].selector;
-        let bottom = c.gpr[RSP].wrapping_sub(2 * size as u64);
-        let at = c.stack_address(bottom);
-        c.check_write(at, 2 * size)?;
+        // The selector is pushed first: its place faults first.
+        for pushed in 1..=2 {
+            let at = c.stack_address(c.gpr[RSP].wrapping_sub(pushed * size as u64));
+            c.check_write(at, size)?;
+        }
         c.push(size, old.into())?;
         c.push(size, c.next_rip)?;
     }

@@ -142,8 +142,8 @@ fn round(value: Wide, exact: bool, control: u16) -> (Register, u16) {
     let mut status = 0;
     let mut extra = 0;
     // Tiny is what is below the normal numbers after rounding to 64 bits (SDM volume 1, section 4.9.1.5).
-    let tiny = exponent < 0
-        || exponent == 0 && cut(value.mantissa, 0, negative, rounding, exact).0 >> 64 == 0;
+    let tiny =
+        exponent < 0 || exponent == 0 && cut(value.mantissa, 0, negative, rounding, exact).0 >> 64 == 0;
     if tiny {
         if control & UNDERFLOW == 0 {
             exponent += WRAP;
