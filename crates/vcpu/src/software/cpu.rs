@@ -34,6 +34,7 @@ pub(super) const CR0_EM: u64 = 1 << 2;
 pub(super) const CR0_TS: u64 = 1 << 3;
 pub(super) const CR0_NE: u64 = 1 << 5;
 pub(super) const CR0_WP: u64 = 1 << 16;
+pub(super) const CR0_AM: u64 = 1 << 18;
 pub(super) const CR0_PG: u64 = 1 << 31;
 pub(super) const CR4_PAE: u64 = 1 << 5;
 pub(super) const CR4_PGE: u64 = 1 << 7;
@@ -104,6 +105,18 @@ pub(super) struct Cpu {
     pub platform: Option<*mut (dyn Platform + 'static)>,
     pub cache: Cache,
     pub unimplemented: Vec<String>,
+    /// What accesses are looked at for: see [`super::debug`].
+    pub watch: u8,
+    /// Code breakpoints are armed.
+    pub stepping: bool,
+    /// Data and port breakpoints that the running instruction has hit, as bits of DR6.
+    pub hits: u64,
+    /// The instruction is a REP that goes on.
+    pub repeating: bool,
+    /// The instruction cleared TF in a way that no single-step trap follows.
+    pub no_step: bool,
+    /// A data TLB that never matches.
+    pub blind: Box<[Entry]>,
     /// [`crate::memory::PageFlags::dirty_generation`] as the write tags know it.
     pub dirty_generation: u64,
 }
@@ -147,7 +160,7 @@ impl Cpu {
         self.limit.wrapping_sub((self.budget + unstarted) as u64)
     }
 
-    /// Recomputes what follows from CS, SS, CR0, CR4, EFER and AC: mode, memory view, jump cache salt.
+    /// Recomputes what follows from CS, SS, CR0, CR4, EFER, the debug registers and AC: mode, memory view, jump cache salt.
     pub(super) fn update_mode(&mut self) {
         let cs = self.s.segments[CS].attributes;
         let size = if self.long_mode() && cs & 0x2000 != 0 { 2 } else { u8::from(cs & 0x4000 != 0) };
@@ -161,7 +174,12 @@ impl Cpu {
         } else {
             tlb::SUPERVISOR
         };
-        self.tlb = &raw mut self.tlbs[self.view * tlb::ENTRIES];
+        self.update_watch();
+        self.tlb = if self.watch == 0 {
+            &raw mut self.tlbs[self.view * tlb::ENTRIES]
+        } else {
+            self.blind.as_mut_ptr()
+        };
         self.update_salt();
     }
 
@@ -287,16 +305,16 @@ impl Form for Slow {
     const SLOW: bool = true;
 }
 
-/// The linear address of an op's memory operand.
+/// The linear address of an op's memory operand of `size` bytes. Beyond its segment's limit it is one that faults.
 ///
 /// # Safety
 /// `cpu` and `op` are live; `op` has an address.
 #[inline(always)]
-pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op) -> u64 {
+pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op, size: u64) -> u64 {
     // SAFETY: by contract.
     unsafe {
         if F::SLOW {
-            return address_slow(cpu, op);
+            return address_slow(cpu, op, size);
         }
         let o = &*op;
         reg::<u64>(cpu, o.base)
@@ -310,7 +328,7 @@ pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op) -> u64 {
 /// # Safety
 /// As [`address`].
 #[inline(never)]
-pub(super) unsafe extern "C" fn address_slow(cpu: *mut Cpu, op: *const Op) -> u64 {
+pub(super) unsafe extern "C" fn address_slow(cpu: *mut Cpu, op: *const Op, size: u64) -> u64 {
     // SAFETY: by contract.
     unsafe {
         let o = &*op;
@@ -319,12 +337,12 @@ pub(super) unsafe extern "C" fn address_slow(cpu: *mut Cpu, op: *const Op) -> u6
         let stack = o.base == (RSP * 8) as u8 || o.base == 5 * 8;
         let mut value = offset_only(cpu, op);
         let segment = (o.scale >> SEGMENT_SHIFT) & 7;
-        c.address_vector = if stack && (segment == 0 || segment == 3) { 12 } else { 13 };
+        if o.scale & LINEAR32 != 0 {
+            return c.in_segment(segment as usize - 1, value, size);
+        }
+        c.address_vector = if stack && segment == 0 { 12 } else { 13 };
         if segment != 0 {
             value = value.wrapping_add(c.s.segments[segment as usize - 1].base);
-        }
-        if o.scale & LINEAR32 != 0 {
-            value &= 0xFFFF_FFFF;
         }
         value
     }

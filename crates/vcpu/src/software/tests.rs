@@ -1,6 +1,9 @@
 //! Tests by tiny programs.
 
+mod compatibility;
+mod debugging;
 mod exactness;
+mod extended_state;
 mod memory_model;
 mod platform;
 mod programs;

@@ -230,7 +230,8 @@ fn elsewhere(code: Code, mode: Mode) -> Option<&'static str> {
         {
             "AMD refuses PREFETCH with a register, Intel does nothing"
         }
-        Mnemonic::Bswap if code == Code::Bswap_r16 => "makers differ",
+        Mnemonic::Bswap if code == Code::Bswap_r16 => "makers differ in what it gives",
+        Mnemonic::Movsxd if code == Code::Movsxd_r16_rm16 => "makers differ in how much it reads",
         Mnemonic::Jmp | Mnemonic::Call if matches!(code, Code::Jmp_m1664 | Code::Call_m1664) => {
             "AMD has no 64-bit far pointers"
         }

@@ -561,12 +561,39 @@ impl Placer<'_> {
             }
             _ => {}
         }
-        if self.mode() == Mode::Compat
-            && (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory)
-            && matches!(instruction.memory_segment(), Register::CS | Register::FS)
+        if self.mode() == Mode::Compat && matches!(instruction.memory_segment(), Register::CS | Register::FS)
         {
             // Code cannot be written, and the host's FS is the C library's.
             return false;
+        }
+        let stores_gs = instruction.op_count() == 2 && instruction.op1_register() == Register::GS;
+        if stores_gs && self.case.regs.gs_base != 0 {
+            return false;
+        }
+        if self.family() == Some(Family::Far) {
+            // 64-bit code may call 32-bit code, which has half a stack pointer.
+            let far = self.case.regs.gpr[4] >> 32 != 0;
+            let target = u64::from(instruction.far_branch32());
+            let own = self.case.regs.rip..self.case.regs.rip + 16;
+            if far || instruction.op0_kind() == OpKind::FarBranch32 && own.contains(&target) {
+                return false;
+            }
+        }
+        if let Some(address) = self.operand {
+            // Of operands beyond 64 KiB with 16-bit addresses, processors wrap the parts as they like.
+            let end = (address.wrapping_sub(self.case.regs.gs_base) & 0xFFFF) + 600;
+            let short = instruction.memory_base().size() == 2 || instruction.memory_displ_size() == 2;
+            let size = instruction.memory_size().size();
+            if short && end > 0x1_0000 && (size > 4 || self.family() == Some(Family::State)) {
+                return false;
+            }
+            // A selector must be one that was chosen.
+            if self.family() == Some(Family::Segment)
+                && self.is_data(address, 1)
+                && !self.is_writable(address, 8)
+            {
+                return false;
+            }
         }
         if matches!(instruction.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall)
             && instruction.op0_kind() == OpKind::Memory

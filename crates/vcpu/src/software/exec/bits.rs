@@ -24,7 +24,7 @@ pub(in crate::software) fn bit_test(c: &mut Cpu, i: &Instruction) -> Result<Flow
             let signed = ((number << unused) as i64) >> unused;
             away = (signed >> bits.ilog2()).wrapping_mul(size as i64) as u64;
         }
-        let place = c.linear_from(i, away);
+        let place = c.linear_from(i, away, size as u64);
         at = Some(place);
         if write {
             c.check_write(place, size)?;

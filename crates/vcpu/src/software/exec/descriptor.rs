@@ -72,10 +72,10 @@ pub(in crate::software) fn verify(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
 
 /// ARPL.
 pub(in crate::software) fn adjust_level(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
-    let selector = c.get_modify(i, 0)?;
+    // On silicon the operand is written only if it changes.
+    let selector = c.get(i, 0)?;
     let least = c.get(i, 1)? & 3;
     let raise = selector & 3 < least;
-    // On silicon the operand is written only if it changes.
     if raise {
         c.set(i, 0, selector & !3 | least)?;
     }

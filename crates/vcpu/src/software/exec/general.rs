@@ -135,7 +135,7 @@ pub(in crate::software) fn xlat(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
         _ => Register::RBX,
     };
     let offset = c.register(base).wrapping_add(c.gpr[0] & 0xFF) & mask(base.size());
-    let at = c.in_segment(super::operand::segment_number(i.memory_segment()), offset);
+    let at = c.in_segment(super::operand::segment_number(i.memory_segment()), offset, 1);
     let value = c.read(at, 1)?;
     c.set_at(0, 1, value);
     Ok(Flow::Next)

@@ -82,7 +82,7 @@ pub(in crate::software) fn bound(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
     let at = c.linear(i);
     c.check_read(at, 2 * size)?;
     let lower = c.read(at, size)?;
-    let next = c.linear_from(i, size as u64);
+    let next = c.linear_from(i, size as u64, size as u64);
     let upper = c.read(next, size)?;
     let index = signed(c.register(i.op0_register()));
     if index < signed(lower) || index > signed(upper) { Err(Fault::new(BR)) } else { Ok(Flow::Next) }
@@ -101,7 +101,7 @@ pub(in crate::software) fn load_pointer(c: &mut Cpu, i: &Instruction) -> Result<
     };
     let at = c.linear(i);
     let offset = c.read(at, size)?;
-    let next = c.linear_from(i, size as u64);
+    let next = c.linear_from(i, size as u64, 2);
     let selector = c.read(next, 2)? as u16;
     c.load_segment(segment_number(segment), selector)?;
     c.set_register(register, offset);

@@ -306,6 +306,7 @@ pub(super) unsafe extern "C" fn interpret(cpu: *mut Cpu, op: *const Op) -> *cons
                     c.rip = rip;
                     c.exit = Exit::Boundary;
                 } else {
+                    c.repeating = true;
                     c.exit = if c.exit_request { Exit::Boundary } else { Exit::Lookup };
                 }
                 std::ptr::null()

@@ -55,7 +55,7 @@ pub(in crate::software) unsafe extern "C" fn imul_rm<T: Int, F: Form>(
 ) -> *const Op {
     // SAFETY: as imul_rr.
     unsafe {
-        let b = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, imul_rm::<T, Slow>);
+        let b = load!(load::<F, T>(cpu, address::<F>(cpu, op, T::SIZE)), F, cpu, op, imul_rm::<T, Slow>);
         imul::<T>(&mut (*cpu).flags, reg(cpu, (*op).reg), b).write(cpu, (*op).reg);
         next::<F>(cpu, op)
     }
@@ -69,7 +69,7 @@ pub(in crate::software) unsafe extern "C" fn imul_rmi<T: Int, F: Form>(
 ) -> *const Op {
     // SAFETY: as imul_rr.
     unsafe {
-        let a = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, imul_rmi::<T, Slow>);
+        let a = load!(load::<F, T>(cpu, address::<F>(cpu, op, T::SIZE)), F, cpu, op, imul_rmi::<T, Slow>);
         imul::<T>(&mut (*cpu).flags, a, T::from64((*op).imm)).write(cpu, (*op).reg);
         next::<F>(cpu, op)
     }

@@ -6,7 +6,7 @@ use super::operand::segment_number;
 use crate::software::block::Flow;
 use crate::software::cpu::{CR0_PE, CS, Cpu, EFER_SCE, RSP, SS};
 use crate::software::fault::{DB, Fault, GP};
-use crate::software::flags::{IF, NT, RF, VM};
+use crate::software::flags::{IF, NT, RF, TF, VM};
 use crate::software::tlb::SUPERVISOR;
 use crate::state::Segment;
 
@@ -43,6 +43,7 @@ pub(in crate::software) fn syscall(c: &mut Cpu, _: &Instruction) -> Result<Flow,
     c.gpr[11] = c.rflags() & !RF;
     let selector = (c.s.star >> 32) as u16 & 0xFFFC;
     let flags = c.rflags() & !c.s.sfmask & !RF;
+    c.no_step = c.s.sfmask & TF != 0;
     c.set_rflags(flags);
     c.s.segments[SS] =
         Segment { selector: selector.wrapping_add(8), base: 0, limit: u32::MAX, attributes: 0xC093 };
@@ -226,7 +227,7 @@ fn return_stack(c: &mut Cpu, selector: u16, cpl: u8, to_64: bool) -> Result<Segm
 
 impl Cpu {
     fn return_flags(&mut self, value: u64, size: usize, cpl: u8) {
-        use crate::software::flags::{AC, ARITHMETIC, DF, ID, IF, IOPL, TF};
+        use crate::software::flags::{AC, ARITHMETIC, DF, ID, IOPL};
         let iopl = (self.system_flags >> 12 & 3) as u8;
         let mut change = ARITHMETIC | TF | DF | NT | AC | ID | RF;
         if cpl == 0 {
@@ -237,8 +238,8 @@ impl Cpu {
         }
         change &= crate::software::tlb::mask(size);
         let merged = self.rflags() & !change | value & change;
-        // RF only matters to instruction breakpoints, which are not modelled.
-        self.set_rflags(merged & !RF);
+        // RF matters to code breakpoints only, and costs a step: without one it is dropped.
+        self.set_rflags(if self.stepping { merged } else { merged & !RF });
         self.update_mode();
     }
 }
@@ -292,7 +293,7 @@ pub(in crate::software) fn far_branch(c: &mut Cpu, i: &Instruction) -> Result<Fl
         let old = c.s.segments[CS].selector;
         // The selector is pushed first: its place faults first.
         for pushed in 1..=2 {
-            let at = c.stack_address(c.gpr[RSP].wrapping_sub(pushed * size as u64));
+            let at = c.stack_address(c.gpr[RSP].wrapping_sub(pushed * size as u64), size);
             c.check_write(at, size)?;
         }
         c.push(size, old.into())?;

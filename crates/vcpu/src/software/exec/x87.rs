@@ -150,6 +150,7 @@ impl Cpu {
     }
 
     fn read_bytes(&mut self, at: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.check_alignment(at, alignment(bytes.len()))?;
         self.check_read(at, bytes.len())?;
         for (n, chunk) in (0..).zip(bytes.chunks_mut(2)) {
             let from = self.wrap(at.wrapping_add(2 * n));
@@ -159,6 +160,7 @@ impl Cpu {
     }
 
     fn write_bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.check_alignment(at, alignment(bytes.len()))?;
         self.check_write(at, bytes.len())?;
         for (n, chunk) in (0..).zip(bytes.chunks(2)) {
             let to = self.wrap(at.wrapping_add(2 * n));
@@ -166,6 +168,16 @@ impl Cpu {
             self.write(to, chunk.len(), value)?;
         }
         Ok(())
+    }
+}
+
+/// What an x87 operand must be aligned to where that is checked (SDM volume 3, table 6-7).
+fn alignment(len: usize) -> usize {
+    match len {
+        10 => 8,
+        28 | 108 => 4,
+        14 | 94 => 2,
+        len => len,
     }
 }
 

@@ -31,8 +31,11 @@ impl Cpu {
         }
         let asked = (self.gpr[0] & 0xFFFF_FFFF | self.gpr[2] << 32) & self.s.xcr0;
         let at = self.linear(i);
+        if at & 63 != 0 {
+            return Err(Fault::gp());
+        }
         self.canonical(at, 1)?;
-        if at & 63 != 0 { Err(Fault::gp()) } else { Ok((asked, at)) }
+        Ok((asked, at))
     }
 
     fn read_image<const N: usize>(&mut self, at: u64) -> Result<[u8; N], Fault> {
@@ -56,6 +59,8 @@ impl Cpu {
 /// XSAVE, XSAVE64.
 pub(in crate::software) fn save(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let (asked, at) = c.xsave_operands(i)?;
+    // The last byte first, as with FXSAVE.
+    c.check_write(at.wrapping_add(AREA - 1), 1)?;
     c.check_write(at, AREA as usize)?;
     let image = c.legacy_image();
     let registers = if c.long64() { 16 } else { 8 };
@@ -76,6 +81,7 @@ pub(in crate::software) fn save(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
 /// XRSTOR, XRSTOR64.
 pub(in crate::software) fn restore(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let (asked, at) = c.xsave_operands(i)?;
+    c.check_read(at.wrapping_add(AREA - 1), 1)?;
     c.check_read(at, AREA as usize)?;
     let header: [u8; 64] = c.read_image(at.wrapping_add(HEADER))?;
     let present = u64::from_le_bytes(std::array::from_fn(|n| header[n]));
