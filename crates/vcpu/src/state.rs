@@ -84,6 +84,8 @@ pub struct CpuState {
     pub tsc_adjust: u64,
     /// IA32_TSC_AUX.
     pub tsc_aux: u64,
+    /// IA32_SPEC_CTRL: stored, without effect.
+    pub spec_ctrl: u64,
     /// IA32_PAT.
     pub pat: u64,
     /// MTRR default type, fixed and variable ranges in the order of their numbers: stored, without effect.
@@ -124,6 +126,24 @@ impl CpuState {
             ..Self::default()
         };
         state.gpr[3] = start_info;
+        state
+    }
+
+    /// The state in which Linux's 64-bit entry point is called (Linux's `Documentation/arch/x86/boot.rst`): long mode, the
+    /// first 4 GiB mapped by `page_tables`, selectors 0x10 and 0x18 of `descriptors` loaded, interrupts off, RSI = address of
+    /// `boot_params`.
+    pub fn reset_linux(entry: u64, boot_params: u64, page_tables: u64, descriptors: u64) -> Self {
+        let mut state = Self::reset_pvh(entry, 0);
+        let data = Segment { selector: 0x18, ..state.segments[0] };
+        state.segments = [data; 6];
+        state.segments[1] = Segment { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xA09B };
+        state.tr = Segment { selector: 0, base: 0, limit: 0x67, attributes: 0x008B };
+        state.gdtr = DescriptorTable { base: descriptors, limit: 4 * 8 - 1 };
+        state.cr0 |= 1 << 31;
+        state.cr3 = page_tables;
+        state.cr4 = 1 << 5;
+        state.efer = 0x500;
+        state.gpr[6] = boot_params;
         state
     }
 }

@@ -12,8 +12,10 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, _cr4: u64) -> [u32; 4] {
         1 => [0x0002_06C2, 0x0001_0800, FEATURES_C, FEATURES_D],
         // ARAT.
         6 => [4, 0, 0, 0],
-        // FSGSBASE, TSC_ADJUST, SMEP, SMAP; ARCH_CAPABILITIES.
-        7 if subleaf == 0 => [0, 1 | 1 << 1 | 1 << 7 | 1 << 20, 0, 1 << 29],
+        // FSGSBASE, TSC_ADJUST, SMEP, SMAP; IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD.
+        7 if subleaf == 0 => {
+            [0, 1 | 1 << 1 | 1 << 7 | 1 << 20, 0, 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31]
+        }
         // TSC = crystal = 1 GHz.
         0x15 => [1, 1, 1_000_000_000, 0],
         0x16 => [1000, 1000, 1000, 0],
