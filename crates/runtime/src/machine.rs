@@ -199,6 +199,11 @@ impl Machine {
         self.vcpu.position()
     }
 
+    /// The address of the next instruction, for profiles.
+    pub fn instruction_pointer(&self) -> u64 {
+        self.vcpu.state().rip
+    }
+
     /// Identifies kernel, initial RAM disk, command line and memory size: both replicas must have the same.
     pub fn image_digest(&self) -> u128 {
         self.image_digest

@@ -106,6 +106,20 @@ pub struct CpuState {
     pub halted: bool,
 }
 
+/// The memory types that a firmware sets up: everything is write-back but video memory and the top GiB below 4 GiB, where
+/// devices are.
+fn firmware_mtrrs() -> Vec<u64> {
+    const WRITE_BACK: u64 = 0x0606_0606_0606_0606;
+    const DEVICES: u64 = 0xC000_0000;
+    const VALID: u64 = 1 << 11;
+    // Enabled, fixed ranges too, default write-back; 64 KiB and 16 KiB ranges; 4 KiB ranges; variable ranges.
+    let mut mtrr = vec![0xC06, WRITE_BACK, WRITE_BACK, 0];
+    mtrr.extend([WRITE_BACK; 8]);
+    mtrr.extend([DEVICES, 0xFF_C000_0000 | VALID]);
+    mtrr.resize(28, 0);
+    mtrr
+}
+
 impl CpuState {
     /// The state in which a PVH entry point is called (Xen's PVH boot ABI): 32-bit protected mode, flat segments, paging
     /// off, interrupts off, EBX = address of `hvm_start_info`.
@@ -123,6 +137,7 @@ impl CpuState {
             mxcsr: 0x1F80,
             x87: X87 { control: 0x37F, ..X87::default() },
             xcr0: 1,
+            mtrr: firmware_mtrrs(),
             ..Self::default()
         };
         state.gpr[3] = start_info;

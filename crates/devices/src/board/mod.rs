@@ -256,6 +256,7 @@ impl Board {
 
     /// The levels of the clock and of ACPI's events, and their timers, follow their registers.
     fn after_chipset(&mut self) {
+        self.power.set_rtc_line(self.rtc.line());
         self.set_isa_line(rtc::IRQ, self.rtc.line());
         self.set_isa_line(power::SCI_IRQ, self.power.line());
         self.refresh_timers();

@@ -26,7 +26,8 @@ const NANOS: u128 = 1_000_000_000;
 const TIMER_STATUS: u16 = 1;
 const GLOBAL_STATUS: u16 = 1 << 5;
 const BUTTON_STATUS: u16 = 1 << 8;
-const EVENTS: u16 = TIMER_STATUS | GLOBAL_STATUS | BUTTON_STATUS;
+const RTC_STATUS: u16 = 1 << 10;
+const EVENTS: u16 = TIMER_STATUS | GLOBAL_STATUS | BUTTON_STATUS | RTC_STATUS;
 const SCI_ENABLED: u16 = 1;
 const SLEEP_ENABLE: u8 = 1 << 5;
 const RESET_CPU: u8 = 1 << 2;
@@ -48,6 +49,7 @@ pub struct Power {
     control: u16,
     /// How often the timer's highest bit has changed, as far as `status` knows.
     toggles: u64,
+    rtc_line: bool,
 }
 
 impl Power {
@@ -95,6 +97,14 @@ impl Power {
     /// Somebody pressed the power button.
     pub fn press_button(&mut self) {
         self.status |= BUTTON_STATUS;
+    }
+
+    /// The level of the real-time clock's line; its rise is an event.
+    pub fn set_rtc_line(&mut self, asserted: bool) {
+        if asserted && !self.rtc_line {
+            self.status |= RTC_STATUS;
+        }
+        self.rtc_line = asserted;
     }
 
     /// True while the SCI is asserted.
@@ -173,6 +183,17 @@ mod tests {
         write16(&mut power, EVENT_PORT, BUTTON_STATUS);
         assert!(!power.line());
         assert_eq!(power.read(EVENT_PORT + 1, 0), 0);
+    }
+
+    #[test]
+    fn the_clock_is_an_event_when_its_line_rises() {
+        let mut power = Power::default();
+        write16(&mut power, EVENT_PORT + 2, RTC_STATUS);
+        power.set_rtc_line(true);
+        assert!(power.line());
+        write16(&mut power, EVENT_PORT, RTC_STATUS);
+        power.set_rtc_line(true);
+        assert!(!power.line());
     }
 
     #[test]

@@ -96,7 +96,6 @@ fn fadt(dsdt: u64, facs: u64) -> acpi_tables::fadt::FADT {
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
         .flag(Flags::SlpButton)
-        .flag(Flags::FixRtc)
         .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup);
     fadt.dsdt = (dsdt as u32).into();

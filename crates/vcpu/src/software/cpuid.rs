@@ -14,8 +14,10 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, _cr4: u64) -> [u32; 4] {
         6 => [4, 0, 0, 0],
         // FSGSBASE, TSC_ADJUST, SMEP, SMAP; IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD.
         7 if subleaf == 0 => {
-            [0, 1 | 1 << 1 | 1 << 7 | 1 << 20, 0, 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31]
+            [2, 1 | 1 << 1 | 1 << 7 | 1 << 20, 0, 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31]
         }
+        // BHI_CTRL.
+        7 if subleaf == 2 => [0, 0, 0, 1 << 4],
         // TSC = crystal = 1 GHz.
         0x15 => [1, 1, 1_000_000_000, 0],
         0x16 => [1000, 1000, 1000, 0],

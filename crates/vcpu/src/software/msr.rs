@@ -6,8 +6,8 @@ const TSC: u32 = 0x10;
 const TSC_ADJUST: u32 = 0x3B;
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
-/// IBRS, STIBP, SSBD.
-const SPEC_CTRL_EXISTING: u64 = 0b111;
+/// IBRS, STIBP, SSBD, BHI_DIS_S.
+const SPEC_CTRL_EXISTING: u64 = 0b111 | 1 << 10;
 const ARCH_CAPABILITIES: u32 = 0x10A;
 /// RDCL_NO, IBRS_ALL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO,
 /// RFDS_NO, ITS_NO: this processor does not speculate.
