@@ -189,6 +189,17 @@ pub enum Clock {
 pub struct Console {
     /// Where the guest's console goes.
     pub output: ConsoleOutput,
+    /// How a terminal's keyboard reaches the guest.
+    pub input: ConsoleInput,
+}
+
+/// How a terminal's keyboard reaches the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleInput {
+    /// In whole lines.
+    Lines,
+    /// Key by key.
+    Keys,
 }
 
 /// Where the guest's console goes.

@@ -244,6 +244,11 @@ impl Machine {
         outputs
     }
 
+    /// True if the guest has not begun, and its real-time clock was not told the date.
+    pub fn wants_date(&self) -> bool {
+        self.position() == 0 && self.board.wants_date()
+    }
+
     /// Guest time here, in nanoseconds since power-on.
     pub fn now_ns(&self) -> u64 {
         self.board.now_ns(self.vcpu.position())

@@ -184,6 +184,10 @@ impl Board {
                 self.power.press_button();
                 self.after_chipset();
             }
+            Input::Date(seconds) => {
+                self.rtc.set_date(*seconds, self.clock.now(at));
+                self.after_chipset();
+            }
         }
         Ok(())
     }
@@ -230,6 +234,11 @@ impl Board {
     /// Requests for entropy that are not answered, as (request, bytes), in the order of submission.
     pub fn pending_entropy(&self) -> Vec<(u64, u32)> {
         self.slots.rng.iter().flat_map(|slot| slot.device.pending()).collect()
+    }
+
+    /// True until the real-time clock was told the date.
+    pub fn wants_date(&self) -> bool {
+        !self.rtc.has_date()
     }
 
     /// Offset of the next console byte that is handed out.

@@ -18,6 +18,9 @@ pub const CENTURY: u8 = 0x32;
 /// What the clock shows at power-on, in seconds since 1970: the beginning of 2026, until a date is given.
 pub const DEFAULT_DATE: u64 = 1_767_225_600;
 
+/// The last second of the year 9999.
+const LAST_DATE: u64 = 253_402_300_799;
+
 const NANOS: u64 = 1_000_000_000;
 /// An update of the registers is announced this long before.
 const UPDATE_NANOS: u64 = 244_000;
@@ -60,6 +63,8 @@ pub struct Rtc {
     c: u8,
     /// Up to where flags in `c` are computed, in guest nanoseconds.
     seen: u64,
+    /// The date was told; until then the clock counts from [`DEFAULT_DATE`].
+    dated: bool,
     /// Battery-backed memory: registers 0x0e to 0x7f.
     memory: Vec<u8>,
 }
@@ -76,6 +81,7 @@ impl Default for Rtc {
             b: HOURS_24,
             c: 0,
             seen: 0,
+            dated: false,
             memory: vec![0; 128],
         }
     }
@@ -85,6 +91,19 @@ impl Rtc {
     /// True if `port` belongs to the clock.
     pub fn claims(port: u16) -> bool {
         port & !1 == PORT
+    }
+
+    /// True if [`Rtc::set_date`] was called.
+    pub fn has_date(&self) -> bool {
+        self.dated
+    }
+
+    /// The calendar shows `seconds` since 1970 now. Beyond the year 9999 it is that year's end.
+    pub fn set_date(&mut self, seconds: u64, now: u64) {
+        self.update(now);
+        self.dated = true;
+        self.shown = seconds.min(LAST_DATE) as i64;
+        self.since = now as i64;
     }
 
     /// True if the state can be that of a clock.
@@ -338,6 +357,19 @@ mod tests {
         assert_eq!(get(&mut rtc, 0, 2 * NANOS), 57);
         put(&mut rtc, REGISTER_B, BINARY, now);
         assert_eq!(get(&mut rtc, 4, now), 0x80 | 12);
+    }
+
+    #[test]
+    fn it_is_told_the_date() {
+        let mut rtc = Rtc::default();
+        assert!(!rtc.has_date());
+        rtc.set_date(1_709_251_199, 5);
+        assert!(rtc.has_date());
+        assert_eq!(date(&mut rtc, NANOS + 4), [0x20, 0x24, 0x02, 0x29, 0x23, 0x59, 0x59]);
+        assert_eq!(date(&mut rtc, NANOS + 5), [0x20, 0x24, 0x03, 0x01, 0, 0, 0]);
+        rtc.set_date(u64::MAX, 5);
+        assert_eq!(date(&mut rtc, 5), [0x99, 0x99, 0x12, 0x31, 0x23, 0x59, 0x59]);
+        assert!(rtc.is_sane());
     }
 
     #[test]

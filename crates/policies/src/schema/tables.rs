@@ -99,6 +99,19 @@ pub(crate) struct Console {
     /// Where the guest's console goes: `-` is standard output, anything else is a file.
     #[schemars(extend("default" = "-"))]
     pub(crate) output: Option<At<NonEmpty>>,
+    /// How a terminal's keyboard reaches the guest.
+    #[schemars(extend("default" = "lines"))]
+    pub(crate) input: Option<At<ConsoleInput>>,
+}
+
+/// `console.input`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ConsoleInput {
+    /// In whole lines, which the terminal shows and lets edit; Ctrl-C stops ft-vm.
+    Lines,
+    /// Key by key, Ctrl-C too, as a guest with a shell wants it; Ctrl-] stops ft-vm.
+    Keys,
 }
 
 /// A `[[disk]]` table.

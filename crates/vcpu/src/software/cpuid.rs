@@ -12,9 +12,9 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, _cr4: u64) -> [u32; 4] {
         1 => [0x0002_06C2, 0x0001_0800, FEATURES_C, FEATURES_D],
         // ARAT.
         6 => [4, 0, 0, 0],
-        // FSGSBASE, TSC_ADJUST, SMEP, SMAP; IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD.
+        // FSGSBASE, TSC_ADJUST, SMEP, INVPCID, SMAP; IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD.
         7 if subleaf == 0 => {
-            [2, 1 | 1 << 1 | 1 << 7 | 1 << 20, 0, 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31]
+            [2, 1 | 1 << 1 | 1 << 7 | 1 << 10 | 1 << 20, 0, 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31]
         }
         // BHI_CTRL.
         7 if subleaf == 2 => [0, 0, 0, 1 << 4],
@@ -35,9 +35,9 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, _cr4: u64) -> [u32; 4] {
     }
 }
 
-/// SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT, TSC-deadline, hypervisor. A feature is advertised once all its forms
+/// SSE3, SSSE3, CMPXCHG16B, PCID, SSE4.1, SSE4.2, POPCNT, TSC-deadline, hypervisor. A feature is advertised once all its forms
 /// are implemented; `tests/implemented.rs` compares both.
-const FEATURES_C: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 31;
+const FEATURES_C: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 31;
 /// FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, SEP, MTRR, PGE, CMOV, PAT, CLFLUSH, MMX, FXSR, SSE, SSE2. FPU, FXSR, SSE and
 /// SSE2 are part of every x86-64 processor and thus here even while forms of theirs are missing.
 const FEATURES_D: u32 = 1

@@ -1,5 +1,6 @@
 //! Tests by tiny programs.
 
+mod contexts;
 mod exactness;
 mod memory_model;
 mod platform;
