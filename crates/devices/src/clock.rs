@@ -62,11 +62,18 @@ impl Clock {
 pub enum TimerId {
     /// The timer of the local APIC.
     Lapic,
+    /// The interval timer.
+    Pit,
+    /// The real-time clock.
+    Rtc,
+    /// ACPI's timer.
+    Power,
     /// Console bytes are handed out when the guest has written no end of line for a while.
     Console,
 }
 
-const TIMERS: [TimerId; 2] = [TimerId::Lapic, TimerId::Console];
+const TIMERS: [TimerId; 5] =
+    [TimerId::Lapic, TimerId::Pit, TimerId::Rtc, TimerId::Power, TimerId::Console];
 
 /// Deadlines in guest nanoseconds. A cache: each device holds its own deadline in its state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

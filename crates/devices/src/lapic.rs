@@ -36,6 +36,7 @@ const MODE_TSC_DEADLINE: u32 = 2 << 17;
 /// Bits of each LVT entry that can be written: timer, thermal, performance, LINT0, LINT1, error.
 const LVT_WRITABLE: [u32; 6] = [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
 const LVT_TIMER: usize = 0;
+const LVT_LINT0: usize = 3;
 const LVT_ERROR: usize = 5;
 /// ESR: received, or asked to send, a vector below 16.
 const ERROR_RECEIVED_ILLEGAL: u32 = 1 << 6;
@@ -48,6 +49,8 @@ const BASE_ENABLE: u64 = 1 << 11;
 /// Delivery modes that carry a vector.
 const DELIVERY_FIXED: u32 = 0;
 const DELIVERY_LOWEST: u32 = 1;
+/// Delivery mode of a pin that the 8259A pair is on.
+const DELIVERY_EXTERNAL: u32 = 7;
 
 /// A message on the APIC bus, from the I/O APIC or another sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,6 +278,12 @@ impl Lapic {
         set(&mut self.isr, vector, true);
         self.update();
         vector
+    }
+
+    /// True if an interrupt of the 8259A pair reaches the CPU: through LINT0, or past an APIC that is off.
+    pub fn passes_external(&self) -> bool {
+        let pin = self.lvt[LVT_LINT0];
+        !self.is_enabled() || (pin & LVT_MASKED == 0 && pin >> 8 & 7 == DELIVERY_EXTERNAL)
     }
 
     /// Task priority, 0-15.

@@ -14,6 +14,8 @@ pub const IOAPIC_PINS: usize = 24;
 pub const COM1_PORT: u16 = 0x3f8;
 /// Interrupt line of the serial line.
 pub const COM1_GSI: u8 = 4;
+/// Pin of the I/O APIC for the interval timer; the other ISA lines are on the pin of their number.
+pub const TIMER_GSI: u8 = 2;
 /// First port of the keyboard controller, of which only the reset is there.
 pub const I8042_PORT: u16 = 0x60;
 /// A byte written here is the guest's exit code.

@@ -7,6 +7,7 @@ use ft_core::output::Output;
 use serde::{Deserialize, Serialize};
 
 use crate::board::{ConsoleStream, PowerButton};
+use crate::chipset::{Pic, Pit, Power, Rtc};
 use crate::clock::Clock;
 use crate::ioapic::IoApic;
 use crate::lapic::Lapic;
@@ -48,6 +49,10 @@ components! {
     Lapic => "lapic", 1;
     IoApic => "ioapic", 1;
     Com1State => "com1", 1;
+    Pic => "pic", 1;
+    Pit => "pit", 1;
+    Rtc => "rtc", 1;
+    Power => "power", 1;
     ConsoleStream => "console stream", 1;
     PowerButton => "power button", 1;
     DeviceState<Blk> => "disk", 2;
@@ -92,6 +97,10 @@ pub struct BoardState {
     pub lapic: Versioned<Lapic>,
     pub ioapic: Versioned<IoApic>,
     pub com1: Versioned<Com1State>,
+    pub pic: Versioned<Pic>,
+    pub pit: Versioned<Pit>,
+    pub rtc: Versioned<Rtc>,
+    pub power: Versioned<Power>,
     pub console_stream: Versioned<ConsoleStream>,
     pub power_button: Versioned<PowerButton>,
     pub disks: Vec<Versioned<DeviceState<Blk>>>,

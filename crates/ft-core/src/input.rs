@@ -26,6 +26,8 @@ pub enum Input {
     },
     /// The power button: asks the guest to shut down.
     PowerButton,
+    /// What the calendar shows, in seconds since 1970: sets the real-time clock. Once, before the guest's first instruction.
+    Date(u64),
 }
 
 /// Guest time from a position on: `time + (((p - position) * rate) >> 32)` nanoseconds, `position` being where the anchor

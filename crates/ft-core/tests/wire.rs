@@ -26,6 +26,7 @@ fn input() -> impl Strategy<Value = Input> {
         bytes().prop_map(Input::Console),
         (any::<u64>(), bytes()).prop_map(|(request, bytes)| Input::Entropy { request, bytes }),
         Just(Input::PowerButton),
+        any::<u64>().prop_map(Input::Date),
     ]
 }
 

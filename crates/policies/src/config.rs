@@ -142,6 +142,8 @@ pub struct Vm {
     pub memory: Size,
     /// What is booted.
     pub kernel: Kernel,
+    /// The initial RAM disk. It existed when the config was read.
+    pub initrd: Option<PathBuf>,
     /// The kernel's command line: printable ASCII, at most 2047 bytes.
     pub cmdline: String,
     /// What guest time follows.
@@ -160,7 +162,7 @@ pub enum Engine {
 pub enum Kernel {
     /// One of [`BUILTIN_GUESTS`].
     Builtin(String),
-    /// An ELF file with a PVH entry point. It existed, and began as an ELF file does, when the config was read.
+    /// An ELF file or a Linux bzImage. It existed, and began as one of them does, when the config was read.
     File(PathBuf),
 }
 
@@ -187,6 +189,17 @@ pub enum Clock {
 pub struct Console {
     /// Where the guest's console goes.
     pub output: ConsoleOutput,
+    /// How a terminal's keyboard reaches the guest.
+    pub input: ConsoleInput,
+}
+
+/// How a terminal's keyboard reaches the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleInput {
+    /// In whole lines.
+    Lines,
+    /// Key by key.
+    Keys,
 }
 
 /// Where the guest's console goes.

@@ -30,7 +30,7 @@ fn canonical(config: &Config) -> String {
         // With its length, so that no value can look like the next line.
         let _ = writeln!(text, "{key} {} {value}", value.len());
     };
-    let crate::config::Vm { name, engine, memory, kernel, cmdline, clock } = vm;
+    let crate::config::Vm { name, engine, memory, kernel, initrd, cmdline, clock } = vm;
     line("vm.name", name);
     line(
         "vm.engine",
@@ -44,6 +44,8 @@ fn canonical(config: &Config) -> String {
         // Where the file is may differ between hosts; what is in it is compared apart.
         Kernel::File(_) => line("vm.kernel.file", &""),
     }
+    // As with the kernel.
+    line("vm.initrd", &initrd.is_some());
     line("vm.cmdline", cmdline);
     line(
         "vm.clock",

@@ -28,7 +28,7 @@ pub mod tie_breaker;
 pub mod units;
 
 pub use config::{
-    BUILTIN_GUESTS, Clock, Config, Console, ConsoleOutput, Disk, DiskFaults, Engine, Forward, Kernel,
+    BUILTIN_GUESTS, Clock, Config, Console, ConsoleInput, ConsoleOutput, Disk, DiskFaults, Engine, Forward, Kernel,
     MAX_MEMORY, MIN_MEMORY, Net, NetBackend, REPLICA, Reads, ReplicaId, Replicas, Sharing, Vm,
 };
 pub use detector::{Detector, DetectorKind, Heard};

@@ -16,7 +16,7 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::boot::{self, BootError};
+use crate::boot::{self, BootError, Payload};
 use crate::digest::{self, Difference, Window};
 
 /// What a machine is made of.
@@ -24,14 +24,27 @@ use crate::digest::{self, Difference, Window};
 pub struct MachineSpec {
     /// RAM in bytes.
     pub memory: u64,
-    /// ELF image with a PVH entry point.
+    /// ELF image, or Linux's bzImage.
     pub kernel: Vec<u8>,
-    /// The person's part of the kernel command line; devices are appended.
+    /// Initial RAM disk; empty for none.
+    pub initrd: Vec<u8>,
+    /// The person's part of the kernel command line.
     pub command_line: String,
+    /// How the kernel is told of its devices.
+    pub discovery: Discovery,
     /// Devices.
     pub board: BoardSpec,
     /// Software engine.
     pub engine: Options,
+}
+
+/// How a kernel is told of its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// By words appended to the command line: the in-tree guests.
+    CommandLine,
+    /// By ACPI tables: Linux as distributions build it.
+    Acpi,
 }
 
 /// Why a machine cannot be built.
@@ -40,6 +53,14 @@ pub enum BuildError {
     /// The kernel file.
     #[error("cannot read the kernel {}: {error}", path.display())]
     Kernel {
+        /// As configured.
+        path: PathBuf,
+        /// From the operating system.
+        error: std::io::Error,
+    },
+    /// The initial RAM disk.
+    #[error("cannot read the initial RAM disk {}: {error}", path.display())]
+    Initrd {
         /// As configured.
         path: PathBuf,
         /// From the operating system.
@@ -94,14 +115,23 @@ impl Machine {
     /// See [`BuildError`].
     pub fn build(config: &Config, disk_sectors: &[u64]) -> Result<Self, BuildError> {
         let name = config.vm.kernel.to_string();
-        let kernel = match &config.vm.kernel {
+        let (kernel, discovery) = match &config.vm.kernel {
             Kernel::Builtin(builtin) => {
                 let image = ft_guests::builtin(builtin);
-                image.ok_or_else(|| BuildError::Builtin(builtin.clone()))?.to_vec()
+                let image = image.ok_or_else(|| BuildError::Builtin(builtin.clone()))?;
+                (image.to_vec(), Discovery::CommandLine)
             }
             Kernel::File(path) => {
-                std::fs::read(path).map_err(|error| BuildError::Kernel { path: path.clone(), error })?
+                let kernel = std::fs::read(path)
+                    .map_err(|error| BuildError::Kernel { path: path.clone(), error })?;
+                (kernel, Discovery::Acpi)
             }
+        };
+        let initrd = match &config.vm.initrd {
+            Some(path) => {
+                std::fs::read(path).map_err(|error| BuildError::Initrd { path: path.clone(), error })?
+            }
+            None => Vec::new(),
         };
         let disks = config.disks.iter().zip(disk_sectors);
         let board = BoardSpec {
@@ -113,7 +143,9 @@ impl Machine {
         let spec = MachineSpec {
             memory: config.vm.memory.bytes(),
             kernel,
+            initrd,
             command_line: config.vm.cmdline.clone(),
+            discovery,
             board,
             engine: Options::default(),
         };
@@ -128,9 +160,19 @@ impl Machine {
         let ram = ft_vcpu::memory::allocate(spec.memory as usize)
             .map_err(|reason| BuildError::Memory { mebibytes: spec.memory >> 20, reason })?;
         let board = Board::new(&spec.board, ram.clone())?;
-        let command_line = format!("{} {}", spec.command_line, spec.board.command_line());
+        let declared = match spec.discovery {
+            Discovery::CommandLine => spec.board.command_line(),
+            Discovery::Acpi => String::new(),
+        };
+        let command_line = format!("{} {declared}", spec.command_line);
         let command_line = command_line.trim();
-        let state = boot::load(&ram, spec.memory, &spec.kernel, command_line)
+        let payload = Payload {
+            kernel: &spec.kernel,
+            initrd: &spec.initrd,
+            command_line,
+            acpi: (spec.discovery == Discovery::Acpi).then_some(&spec.board),
+        };
+        let state = boot::load(&ram, spec.memory, &payload)
             .map_err(|error| BuildError::Boot { kernel: name.to_owned(), error })?;
         let mut vcpu = SoftwareVcpu::new(ram.clone(), spec.engine)
             .map_err(|error| BuildError::Engine(error.to_string()))?;
@@ -139,6 +181,7 @@ impl Machine {
         let mut identity = command_line.as_bytes().to_vec();
         identity.extend_from_slice(&spec.memory.to_le_bytes());
         identity.extend_from_slice(&xxh3_128(&spec.kernel).to_le_bytes());
+        identity.extend_from_slice(&xxh3_128(&spec.initrd).to_le_bytes());
         Ok(Self {
             vcpu: Box::new(vcpu),
             board,
@@ -156,7 +199,12 @@ impl Machine {
         self.vcpu.position()
     }
 
-    /// Identifies kernel, command line and memory size: both replicas must have the same.
+    /// The address of the next instruction, for profiles.
+    pub fn instruction_pointer(&self) -> u64 {
+        self.vcpu.state().rip
+    }
+
+    /// Identifies kernel, initial RAM disk, command line and memory size: both replicas must have the same.
     pub fn image_digest(&self) -> u128 {
         self.image_digest
     }
@@ -194,6 +242,11 @@ impl Machine {
         let mut outputs = self.board.take_outputs();
         outputs.extend(self.dead_output.take());
         outputs
+    }
+
+    /// True if the guest has not begun, and its real-time clock was not told the date.
+    pub fn wants_date(&self) -> bool {
+        self.position() == 0 && self.board.wants_date()
     }
 
     /// Guest time here, in nanoseconds since power-on.

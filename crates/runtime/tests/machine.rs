@@ -4,7 +4,7 @@ use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
 use ft_core::output::{DiskOp, DiskRequest, Output, OutputBody};
 use ft_devices::{BoardSpec, DiskSpec, NicSpec};
 use ft_guests::blk::{self, Random};
-use ft_runtime::machine::{Machine, MachineSpec};
+use ft_runtime::machine::{Discovery, Machine, MachineSpec};
 use ft_vcpu::software::Options;
 use ft_vcpu::{Kick, Stop};
 
@@ -69,6 +69,8 @@ impl Bench {
         let spec = MachineSpec {
             memory: 64 << 20,
             kernel: ft_guests::builtin(guest).expect("an in-tree guest").to_vec(),
+            initrd: Vec::new(),
+            discovery: Discovery::CommandLine,
             command_line: command_line.to_owned(),
             board,
             engine: Options::default(),

@@ -84,6 +84,8 @@ pub struct CpuState {
     pub tsc_adjust: u64,
     /// IA32_TSC_AUX.
     pub tsc_aux: u64,
+    /// IA32_SPEC_CTRL: stored, without effect.
+    pub spec_ctrl: u64,
     /// IA32_PAT.
     pub pat: u64,
     /// MTRR default type, fixed and variable ranges in the order of their numbers: stored, without effect.
@@ -104,6 +106,20 @@ pub struct CpuState {
     pub halted: bool,
 }
 
+/// The memory types that a firmware sets up: everything is write-back but video memory and the top GiB below 4 GiB, where
+/// devices are.
+fn firmware_mtrrs() -> Vec<u64> {
+    const WRITE_BACK: u64 = 0x0606_0606_0606_0606;
+    const DEVICES: u64 = 0xC000_0000;
+    const VALID: u64 = 1 << 11;
+    // Enabled, fixed ranges too, default write-back; 64 KiB and 16 KiB ranges; 4 KiB ranges; variable ranges.
+    let mut mtrr = vec![0xC06, WRITE_BACK, WRITE_BACK, 0];
+    mtrr.extend([WRITE_BACK; 8]);
+    mtrr.extend([DEVICES, 0xFF_C000_0000 | VALID]);
+    mtrr.resize(28, 0);
+    mtrr
+}
+
 impl CpuState {
     /// The state in which a PVH entry point is called (Xen's PVH boot ABI): 32-bit protected mode, flat segments, paging
     /// off, interrupts off, EBX = address of `hvm_start_info`.
@@ -121,9 +137,28 @@ impl CpuState {
             mxcsr: 0x1F80,
             x87: X87 { control: 0x37F, ..X87::default() },
             xcr0: 1,
+            mtrr: firmware_mtrrs(),
             ..Self::default()
         };
         state.gpr[3] = start_info;
+        state
+    }
+
+    /// The state in which Linux's 64-bit entry point is called (Linux's `Documentation/arch/x86/boot.rst`): long mode, the
+    /// first 4 GiB mapped by `page_tables`, selectors 0x10 and 0x18 of `descriptors` loaded, interrupts off, RSI = address of
+    /// `boot_params`.
+    pub fn reset_linux(entry: u64, boot_params: u64, page_tables: u64, descriptors: u64) -> Self {
+        let mut state = Self::reset_pvh(entry, 0);
+        let data = Segment { selector: 0x18, ..state.segments[0] };
+        state.segments = [data; 6];
+        state.segments[1] = Segment { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xA09B };
+        state.tr = Segment { selector: 0, base: 0, limit: 0x67, attributes: 0x008B };
+        state.gdtr = DescriptorTable { base: descriptors, limit: 4 * 8 - 1 };
+        state.cr0 |= 1 << 31;
+        state.cr3 = page_tables;
+        state.cr4 = 1 << 5;
+        state.efer = 0x500;
+        state.gpr[6] = boot_params;
         state
     }
 }

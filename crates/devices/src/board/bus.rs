@@ -1,9 +1,10 @@
 //! The board as the CPU sees it: ports, memory-mapped registers, MSRs, timers and interrupts.
 
-use ft_core::output::Output;
+use ft_core::output::{Output, OutputBody};
 use ft_vcpu::{Platform, Position};
 
 use super::Board;
+use crate::chipset::{Pic, Pit, Power, Rtc, power};
 use crate::clock::TimerId;
 use crate::lapic::Effect;
 use crate::layout::{self, IOAPIC_BASE, IOAPIC_SIZE, LAPIC_BASE, LAPIC_SIZE, VIRTIO_BASE, VIRTIO_STRIDE};
@@ -13,15 +14,27 @@ const MSR_APIC_BASE: u32 = 0x1b;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 
 impl Board {
-    fn port_read(&mut self, port: u16) -> u8 {
+    fn port_read(&mut self, at: Position, port: u16) -> u8 {
         if (layout::COM1_PORT..layout::COM1_PORT + 8).contains(&port) {
             let value = self.com1.read((port - layout::COM1_PORT) as u8);
             self.after_com1();
             value
         } else if port == layout::EXIT_PORT {
             u8::from(self.power_button.pressed)
+        } else if Pit::claims(port) {
+            self.pit.read(port, self.clock.now(at))
         } else if Reset::claims(port) {
             self.reset.read(port)
+        } else if Pic::claims(port) {
+            self.pic.read(port)
+        } else if Rtc::claims(port) {
+            let value = self.rtc.read(port, self.clock.now(at));
+            self.after_chipset();
+            value
+        } else if Power::claims(port) {
+            let value = self.power.read(port, self.clock.now(at));
+            self.after_chipset();
+            value
         } else {
             0xff
         }
@@ -33,13 +46,38 @@ impl Board {
                 self.write_console(at, &[byte]);
             }
             self.after_com1();
-        } else if (port == layout::EXIT_PORT || Reset::claims(port))
-            && let Some(body) = self.reset.write(port, value)
-        {
-            // What was written before the end is seen before the end.
-            self.flush_console(at);
-            self.outputs.push(Output { position: at, body });
+        } else if Pit::claims(port) {
+            self.pit.write(port, value, self.clock.now(at));
+            self.refresh_timers();
+        } else if port == layout::EXIT_PORT || Reset::claims(port) {
+            if let Some(body) = self.reset.write(port, value) {
+                self.end(at, body);
+            }
+        } else if Pic::claims(port) {
+            self.pic.write(port, value);
+        } else if Rtc::claims(port) {
+            self.rtc.write(port, value, self.clock.now(at));
+            self.after_chipset();
+        } else if Power::claims(port) {
+            let asked = self.power.write(port, value, self.clock.now(at));
+            self.after_chipset();
+            match asked {
+                Some(power::Asked::PowerOff) => self.end(at, OutputBody::PowerOff { code: 0 }),
+                Some(power::Asked::Reset) => self.end(at, OutputBody::Reset),
+                None => {}
+            }
         }
+    }
+
+    /// An interrupt of the 8259A pair goes before those of the local APIC, whose priorities it does not have.
+    fn external_interrupt(&self) -> bool {
+        self.lapic.passes_external() && self.pic.is_asking()
+    }
+
+    fn end(&mut self, at: Position, body: OutputBody) {
+        // What was written before the end is seen before the end.
+        self.flush_console(at);
+        self.outputs.push(Output { position: at, body });
     }
 }
 
@@ -52,9 +90,9 @@ fn ones(size: u8) -> u64 {
 }
 
 impl Platform for Board {
-    fn pio_read(&mut self, _at: Position, port: u16, size: u8) -> u32 {
+    fn pio_read(&mut self, at: Position, port: u16, size: u8) -> u32 {
         (0..u16::from(size.min(4))).fold(0, |value, index| {
-            value | u32::from(self.port_read(port.wrapping_add(index))) << (8 * index)
+            value | u32::from(self.port_read(at, port.wrapping_add(index))) << (8 * index)
         })
     }
 
@@ -155,17 +193,32 @@ impl Platform for Board {
                     self.lapic.fire(now);
                     self.refresh_timers();
                 }
+                TimerId::Pit => {
+                    if self.pit.fire(now) {
+                        self.set_isa_line(0, true);
+                        self.set_isa_line(0, false);
+                    }
+                    self.refresh_timers();
+                }
+                TimerId::Rtc => {
+                    self.rtc.update(now);
+                    self.after_chipset();
+                }
+                TimerId::Power => {
+                    self.power.update(now);
+                    self.after_chipset();
+                }
                 TimerId::Console => self.flush_console(at),
             }
         }
     }
 
     fn pending_interrupt(&self) -> Option<u8> {
-        self.lapic.pending()
+        if self.external_interrupt() { Some(self.pic.vector()) } else { self.lapic.pending() }
     }
 
     fn acknowledge_interrupt(&mut self) -> u8 {
-        self.lapic.acknowledge()
+        if self.external_interrupt() { self.pic.acknowledge() } else { self.lapic.acknowledge() }
     }
 
     fn wants_stop(&self) -> bool {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::spec::{ApplyError, BoardSpec, DiskSpec, NicSpec, TooManyDevices};
 
 use self::slots::Slots;
+use crate::chipset::{Pic, Pit, Power, Rtc, power, rtc};
 use crate::clock::{Clock, TimerId, Timers};
 use crate::ioapic::IoApic;
 use crate::lapic::Lapic;
@@ -61,6 +62,10 @@ pub struct Board {
     next_timer: Position,
     lapic: Lapic,
     ioapic: IoApic,
+    pic: Pic,
+    pit: Pit,
+    rtc: Rtc,
+    power: Power,
     com1: Com1,
     reset: Reset,
     stream: ConsoleStream,
@@ -97,6 +102,10 @@ impl Board {
             next_timer: Position::MAX,
             lapic: Lapic::default(),
             ioapic: IoApic::default(),
+            pic: Pic::default(),
+            pit: Pit::default(),
+            rtc: Rtc::default(),
+            power: Power::default(),
             com1: Com1::default(),
             reset: Reset::default(),
             stream: ConsoleStream::default(),
@@ -170,7 +179,15 @@ impl Board {
                 }
                 self.after_slot(at, self.slots.rng_slot());
             }
-            Input::PowerButton => self.power_button.pressed = true,
+            Input::PowerButton => {
+                self.power_button.pressed = true;
+                self.power.press_button();
+                self.after_chipset();
+            }
+            Input::Date(seconds) => {
+                self.rtc.set_date(*seconds, self.clock.now(at));
+                self.after_chipset();
+            }
         }
         Ok(())
     }
@@ -219,6 +236,11 @@ impl Board {
         self.slots.rng.iter().flat_map(|slot| slot.device.pending()).collect()
     }
 
+    /// True until the real-time clock was told the date.
+    pub fn wants_date(&self) -> bool {
+        !self.rtc.has_date()
+    }
+
     /// Offset of the next console byte that is handed out.
     pub fn console_offset(&self) -> u64 {
         self.stream.offset
@@ -236,11 +258,25 @@ impl Board {
     fn after_com1(&mut self) {
         if self.com1.take_interrupt() {
             // The interrupt is an edge: what vm-superio says is that one is due.
-            let lapic = &mut self.lapic;
-            let mut send = |message| lapic.deliver(message);
-            self.ioapic.set_line(layout::COM1_GSI, true, &mut send);
-            self.ioapic.set_line(layout::COM1_GSI, false, &mut send);
+            self.set_isa_line(layout::COM1_GSI, true);
+            self.set_isa_line(layout::COM1_GSI, false);
         }
+    }
+
+    /// The levels of the clock and of ACPI's events, and their timers, follow their registers.
+    fn after_chipset(&mut self) {
+        self.power.set_rtc_line(self.rtc.line());
+        self.set_isa_line(rtc::IRQ, self.rtc.line());
+        self.set_isa_line(power::SCI_IRQ, self.power.line());
+        self.refresh_timers();
+    }
+
+    /// An ISA line is on both kinds of controller.
+    fn set_isa_line(&mut self, line: u8, asserted: bool) {
+        self.pic.set_line(line, asserted);
+        let pin = if line == 0 { layout::TIMER_GSI } else { line };
+        let lapic = &mut self.lapic;
+        self.ioapic.set_line(pin, asserted, &mut |message| lapic.deliver(message));
     }
 
     fn collect(&mut self, at: Position) {
@@ -272,6 +308,9 @@ impl Board {
     fn refresh_timers(&mut self) {
         let before = self.timers;
         self.timers.set(TimerId::Lapic, self.lapic.deadline());
+        self.timers.set(TimerId::Pit, self.pit.deadline());
+        self.timers.set(TimerId::Rtc, self.rtc.deadline());
+        self.timers.set(TimerId::Power, self.power.deadline());
         self.timers.set(TimerId::Console, self.stream.deadline);
         if self.timers != before {
             self.place_timers();

@@ -25,6 +25,10 @@ impl Board {
             lapic: Versioned::new(self.lapic.clone()),
             ioapic: Versioned::new(self.ioapic.clone()),
             com1: Versioned::new(self.com1.save()),
+            pic: Versioned::new(self.pic.clone()),
+            pit: Versioned::new(self.pit.clone()),
+            rtc: Versioned::new(self.rtc.clone()),
+            power: Versioned::new(self.power.clone()),
             console_stream: Versioned::new(self.stream.clone()),
             power_button: Versioned::new(self.power_button),
             disks: self.slots.disks.iter().map(slot).collect(),
@@ -79,6 +83,11 @@ impl Board {
         let console = slots(ram, &own, &saved, |_, saved| saved.is_sane())?.pop();
         let bad = |reason| RestoreError::Bad { component: "com1", reason };
         let com1 = Com1::restore(state.com1.get()?).map_err(bad)?;
+        let (pic, pit) = (state.pic.get()?.clone(), state.pit.get()?.clone());
+        let (rtc, power) = (state.rtc.get()?.clone(), state.power.get()?.clone());
+        if !rtc.is_sane() {
+            return Err(RestoreError::Bad { component: "rtc", reason: "it is no clock's" });
+        }
         let (clock, ioapic) = (*state.clock.get()?, state.ioapic.get()?.clone());
         let mut lapic = state.lapic.get()?.clone();
         lapic.update();
@@ -86,6 +95,7 @@ impl Board {
 
         let slots = Slots { disks, nics, rng, console };
         (self.clock, self.lapic, self.ioapic, self.com1) = (clock, lapic, ioapic, com1);
+        (self.pic, self.pit, self.rtc, self.power) = (pic, pit, rtc, power);
         (self.stream, self.power_button, self.slots) = (stream, power_button, slots);
         self.outputs = state.outputs.clone();
         self.refresh_timers();

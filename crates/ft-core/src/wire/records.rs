@@ -17,6 +17,7 @@ const DIGEST: u8 = 8;
 const ARMED: u8 = 9;
 const STOP: u8 = 10;
 const OWN_READ: u8 = 11;
+const DATE: u8 = 12;
 
 /// Appends first LSN, first position, number and records. They must be consecutive.
 pub(super) fn encode(out: &mut Writer, records: &[LogRecord]) {
@@ -93,6 +94,10 @@ fn encode_one(out: &mut Writer, record: &LogRecord, before: u64, last: &mut Anch
             out.string(bytes);
         }
         Body::Input(Input::PowerButton) => head(out, POWER_BUTTON),
+        Body::Input(Input::Date(seconds)) => {
+            head(out, DATE);
+            out.var(*seconds);
+        }
     }
 }
 
@@ -161,6 +166,7 @@ fn decode_body(reader: &mut Reader<'_>, tag: u8, last: &mut Anchor) -> Result<Bo
         CONSOLE => Body::Input(Input::Console(reader.string()?.to_vec())),
         ENTROPY => Body::Input(Input::Entropy { request: reader.var()?, bytes: reader.string()?.to_vec() }),
         POWER_BUTTON => Body::Input(Input::PowerButton),
+        DATE => Body::Input(Input::Date(reader.var()?)),
         _ => return Err(WireError::Malformed("record kind")),
     })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Check;
 use super::network::Places;
-use crate::config::{Config, Console, ConsoleOutput, Disk, Kernel, ReplicaId, Vm};
+use crate::config::{Config, Console, ConsoleInput, ConsoleOutput, Disk, Kernel, ReplicaId, Vm};
 use crate::detector;
 use crate::logging;
 use crate::output::{Output, OutputRule};
@@ -78,7 +78,12 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
         unsafe_rule(rule.span(), disk, check);
     }
 
-    let console = match console.and_then(|table| table.output) {
+    let (output, input) = console.map_or((None, None), |table| (table.output, table.input));
+    let input = match input.as_deref() {
+        Some(tables::ConsoleInput::Keys) => ConsoleInput::Keys,
+        Some(tables::ConsoleInput::Lines) | None => ConsoleInput::Lines,
+    };
+    let output = match output {
         Some(at) if at.value().0 != "-" => {
             let path = check.path(&at);
             uses.push((path.clone(), at.span(), "the console output".to_owned()));
@@ -99,7 +104,7 @@ pub(super) fn resolve(root: Root, path: &Path, check: &mut Check) -> Config {
     Config {
         path: path.to_owned(),
         vm,
-        console: Console { output: console },
+        console: Console { output, input },
         disks,
         nets,
         replicas: check.replicas(replicas_table),

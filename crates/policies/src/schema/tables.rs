@@ -58,10 +58,10 @@ pub(crate) struct Vm {
     #[schemars(extend("default" = DEFAULT_MEMORY))]
     pub(crate) memory: Option<At<Size>>,
     /// What is booted: `builtin:NAME` for a guest that is part of ft-vm (`builtin:kv`, `builtin:cpu`, `builtin:blk`), or the
-    /// path of an ELF file with a PVH entry point.
-    #[schemars(with = "At<NonEmpty>", extend("examples" = ["builtin:kv", "builtin:cpu", "builtin:blk"]))]
+    /// path of Linux as its distribution packages it (vmlinuz), or of an ELF file with a PVH or 64-bit Linux entry point.
+    #[schemars(with = "At<NonEmpty>", extend("examples" = ["builtin:kv", "builtin:cpu", "builtin:blk", "vmlinuz"]))]
     pub(crate) kernel: Option<At<NonEmpty>>,
-    /// The path of an initial RAM disk for the kernel. Not available in this version.
+    /// The path of an initial RAM disk for the kernel.
     pub(crate) initrd: Option<At<NonEmpty>>,
     /// The kernel's command line.
     #[schemars(extend("default" = ""))]
@@ -99,6 +99,19 @@ pub(crate) struct Console {
     /// Where the guest's console goes: `-` is standard output, anything else is a file.
     #[schemars(extend("default" = "-"))]
     pub(crate) output: Option<At<NonEmpty>>,
+    /// How a terminal's keyboard reaches the guest.
+    #[schemars(extend("default" = "lines"))]
+    pub(crate) input: Option<At<ConsoleInput>>,
+}
+
+/// `console.input`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ConsoleInput {
+    /// In whole lines, which the terminal shows and lets edit; Ctrl-C stops ft-vm.
+    Lines,
+    /// Key by key, Ctrl-C too, as a guest with a shell wants it; Ctrl-] stops ft-vm.
+    Keys,
 }
 
 /// A `[[disk]]` table.

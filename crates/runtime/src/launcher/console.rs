@@ -7,15 +7,17 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ft_policies::ConsoleOutput;
+use ft_policies::{ConsoleInput, ConsoleOutput};
 use vmm_sys_util::eventfd::EventFd;
+
+use super::keyboard::{Keyboard, STOP_KEY};
 
 /// Bytes waiting to be written beyond which the live replica is not read from.
 const QUEUE_BYTES: usize = 4 << 20;
@@ -217,11 +219,20 @@ fn write_all(shared: &Shared, mut sink: Sink) {
 /// What is typed (or piped) into the launcher, for the guest. Its end ends nothing.
 pub(crate) struct Input {
     chunks: Option<Receiver<Vec<u8>>>,
+    /// The terminal as it is while keys go to the guest.
+    _keyboard: Option<Keyboard>,
 }
 
 impl Input {
     /// Reads standard input in a thread; `wake` is told of each chunk.
-    pub(crate) fn start(wake: EventFd) -> Self {
+    pub(crate) fn start(wake: EventFd, input: ConsoleInput) -> Self {
+        // SAFETY: standard input stays open.
+        let terminal = unsafe { BorrowedFd::borrow_raw(io::stdin().as_raw_fd()) };
+        let keyboard = match input {
+            ConsoleInput::Keys => Keyboard::take(terminal),
+            ConsoleInput::Lines => None,
+        };
+        let keys = keyboard.is_some();
         let (give, chunks) = sync_channel(INPUT_QUEUE);
         let spawned = std::thread::Builder::new().name("console-input".into()).spawn(move || {
             block_terminal_stop();
@@ -231,6 +242,10 @@ impl Input {
                 match stdin.read(&mut buffer) {
                     Ok(0) => return,
                     Ok(len) => {
+                        if keys && buffer[..len].contains(&STOP_KEY) {
+                            super::keyboard::ask_to_stop();
+                            continue;
+                        }
                         if give.send(buffer[..len].to_vec()).is_err() {
                             return;
                         }
@@ -242,7 +257,7 @@ impl Input {
                 }
             }
         });
-        Self { chunks: spawned.is_ok().then_some(chunks) }
+        Self { chunks: spawned.is_ok().then_some(chunks), _keyboard: keyboard }
     }
 
     /// The next chunk, if one came.

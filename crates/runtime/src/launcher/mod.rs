@@ -13,6 +13,7 @@
 //! the other process.
 
 mod console;
+mod keyboard;
 pub mod lan;
 pub mod messages;
 pub mod packet;
@@ -204,7 +205,7 @@ fn prepare(options: &LaunchOptions, program: &Program) -> Result<Pair, LaunchErr
         None => {}
     }
     let input = match stdin_is_interactive() {
-        true => Some(Input::start(console_news.try_clone()?)),
+        true => Some(Input::start(console_news.try_clone()?, config.console.input)),
         false => None,
     };
     let members = options.members;

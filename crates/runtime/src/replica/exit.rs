@@ -59,10 +59,13 @@ impl Startup {
     pub fn code(&self) -> u8 {
         match self {
             Self::Build(BuildError::Engine(_)) => HOST_LACKS,
-            // The config names a kernel that is none.
-            Self::Build(BuildError::Kernel { .. } | BuildError::Builtin(_) | BuildError::Boot { .. }) => {
-                BAD_CONFIG
-            }
+            // The config names a kernel or an initial RAM disk that is none.
+            Self::Build(
+                BuildError::Kernel { .. }
+                | BuildError::Initrd { .. }
+                | BuildError::Builtin(_)
+                | BuildError::Boot { .. },
+            ) => BAD_CONFIG,
             Self::Disk(DiskError::OtherPair(_)) => NO_PAIR,
             _ => 1,
         }

@@ -73,6 +73,6 @@ pub(super) fn cost(input: &Input) -> u64 {
             OVERHEAD + batch.frames.iter().map(|frame| frame.len() as u64 + 8).sum::<u64>()
         }
         Input::Console(bytes) | Input::Entropy { bytes, .. } => OVERHEAD + bytes.len() as u64,
-        Input::Anchor(_) | Input::PowerButton => Body::Progress.cost(),
+        Input::Anchor(_) | Input::PowerButton | Input::Date(_) => Body::Progress.cost(),
     }
 }

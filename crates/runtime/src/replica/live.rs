@@ -1,6 +1,7 @@
 //! The live loop: solo, alone and primary are the same; the protocol knows whether anybody follows.
 
 use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
 use ft_core::reads::{self, ReadId};
@@ -52,7 +53,7 @@ impl Runner {
                 self.shared.park(self.shared.now() + NAP);
                 continue;
             }
-            if !room || !self.take_inputs() {
+            if !room || !self.tell_date() || !self.take_inputs() {
                 // A stall. What would end it wakes this thread.
                 self.flush();
                 self.shared.park(self.shared.now() + NAP);
@@ -117,6 +118,20 @@ impl Runner {
                 self.shared.control.notice(what);
             }
         }
+    }
+
+    /// Before its first instruction a guest on the host's clock is told the date. False if there is no room for the record.
+    fn tell_date(&mut self) -> bool {
+        if self.clock.is_virtual() || !self.machine.wants_date() {
+            return true;
+        }
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let date = Input::Date(seconds);
+        if !self.shared.core().reserve(inputs::cost(&date), self.shared.now()) {
+            return false;
+        }
+        self.apply(date);
+        true
     }
 
     /// Applies what has arrived. False if there is no room for its records: a stall.

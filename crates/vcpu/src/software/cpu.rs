@@ -41,6 +41,7 @@ pub(super) const CR4_PGE: u64 = 1 << 7;
 pub(super) const CR4_OSFXSR: u64 = 1 << 9;
 pub(super) const CR4_UMIP: u64 = 1 << 11;
 pub(super) const CR4_FSGSBASE: u64 = 1 << 16;
+pub(super) const CR4_PCIDE: u64 = 1 << 17;
 pub(super) const CR4_OSXSAVE: u64 = 1 << 18;
 pub(super) const CR4_SMEP: u64 = 1 << 20;
 pub(super) const CR4_SMAP: u64 = 1 << 21;

@@ -19,8 +19,12 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, cr4: u64) -> [u32; 4] {
         ],
         // ARAT.
         6 => [4, 0, 0, 0],
-        // FSGSBASE, TSC_ADJUST, SMEP, SMAP; ARCH_CAPABILITIES.
-        7 if subleaf == 0 => [0, 1 | 1 << 1 | 1 << 7 | 1 << 20, 0, 1 << 29],
+        // FSGSBASE, TSC_ADJUST, SMEP, INVPCID, SMAP; RDPID; IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD.
+        7 if subleaf == 0 => {
+            [2, 1 | 1 << 1 | 1 << 7 | 1 << 10 | 1 << 20, 1 << 22, 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31]
+        }
+        // BHI_CTRL.
+        7 if subleaf == 2 => [0, 0, 0, 1 << 4],
         // XSAVE of the x87 and SSE in the standard format, and none of its variants.
         0xD if subleaf == 0 => [(STATE_X87 | STATE_SSE) as u32, AREA as u32, AREA as u32, 0],
         // TSC = crystal = 1 GHz.
@@ -40,9 +44,10 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, cr4: u64) -> [u32; 4] {
     }
 }
 
-/// SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT, TSC-deadline, XSAVE, hypervisor. A feature is advertised once all its forms
+/// SSE3, SSSE3, CMPXCHG16B, PCID, SSE4.1, SSE4.2, POPCNT, TSC-deadline, XSAVE, hypervisor. A feature is advertised once all its forms
 /// are implemented; `tests/implemented.rs` compares both.
-const FEATURES_C: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 31;
+const FEATURES_C: u32 =
+    1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 31;
 /// The operating system has enabled XSAVE.
 const OSXSAVE: u32 = 1 << 27;
 /// FPU, DE, PSE, TSC, MSR, PAE, CX8, APIC, SEP, MTRR, PGE, CMOV, PAT, CLFLUSH, MMX, FXSR, SSE, SSE2. FPU, FXSR, SSE and

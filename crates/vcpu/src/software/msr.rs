@@ -4,9 +4,27 @@ use super::cpu::{CR0_PG, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
 
 const TSC: u32 = 0x10;
 const TSC_ADJUST: u32 = 0x3B;
+const SPEC_CTRL: u32 = 0x48;
+const PRED_CMD: u32 = 0x49;
+/// IBRS, STIBP, SSBD, BHI_DIS_S.
+const SPEC_CTRL_EXISTING: u64 = 0b111 | 1 << 10;
 const ARCH_CAPABILITIES: u32 = 0x10A;
-/// RDCL_NO, IBRS_ALL, SSB_NO, MDS_NO, TAA_NO.
-const NOT_VULNERABLE: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8;
+/// RDCL_NO, IBRS_ALL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO,
+/// RFDS_NO, ITS_NO: this processor does not speculate.
+const NOT_VULNERABLE: u64 = 1
+    | 1 << 1
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 8
+    | 1 << 13
+    | 1 << 14
+    | 1 << 15
+    | 1 << 20
+    | 1 << 24
+    | 1 << 26
+    | 1 << 27
+    | 1 << 62;
 /// 8 variable ranges, fixed ranges, write-combining.
 const MTRR_CAPABILITIES: u64 = 0x508;
 
@@ -30,6 +48,7 @@ pub(super) fn read(c: &mut Cpu, at: u64, msr: u32) -> Option<u64> {
     Some(match msr {
         TSC => c.platform().tsc(at).wrapping_add(c.s.tsc_adjust),
         TSC_ADJUST => c.s.tsc_adjust,
+        SPEC_CTRL => c.s.spec_ctrl,
         // Platform id, microcode revision: 0.
         0x17 | 0x8B => 0,
         0xFE => MTRR_CAPABILITIES,
@@ -67,6 +86,11 @@ pub(super) fn write(c: &mut Cpu, at: u64, msr: u32, value: u64) -> bool {
             c.s.tsc_adjust = value.wrapping_sub(now);
         }
         TSC_ADJUST => c.s.tsc_adjust = value,
+        SPEC_CTRL if value & !SPEC_CTRL_EXISTING == 0 => c.s.spec_ctrl = value,
+        SPEC_CTRL => return false,
+        // The barrier has nothing to act on.
+        PRED_CMD if value & !1 == 0 => {}
+        PRED_CMD => return false,
         0x8B | 0x1A0 => {}
         0x174 => c.s.sysenter[0] = value,
         0x175 | 0x176 => {

@@ -1,6 +1,7 @@
 //! Tests by tiny programs.
 
 mod compatibility;
+mod contexts;
 mod debugging;
 mod exactness;
 mod extended_state;

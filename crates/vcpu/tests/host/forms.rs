@@ -101,6 +101,8 @@ pub(crate) const ADVERTISED: &[CpuidFeature] = {
         F::SEP,
         F::FSGSBASE,
         F::SMAP,
+        F::INVPCID,
+        F::RDPID,
         F::RDPMC,
         // ENDBR does nothing where control-flow enforcement is off.
         F::CET_IBT,
@@ -194,7 +196,7 @@ fn elsewhere(code: Code, mode: Mode) -> Option<&'static str> {
     let description = code.op_code();
     let operands: Vec<_> = (0..description.op_count()).map(|number| description.op_kind(number)).collect();
     Some(match code.mnemonic() {
-        Mnemonic::Cpuid | Mnemonic::Rdtsc | Mnemonic::Rdtscp | Mnemonic::Xgetbv => {
+        Mnemonic::Cpuid | Mnemonic::Rdtsc | Mnemonic::Rdtscp | Mnemonic::Rdpid | Mnemonic::Xgetbv => {
             "the answer is the host's own"
         }
         Mnemonic::Rdpmc => "the kernel may let a program count",

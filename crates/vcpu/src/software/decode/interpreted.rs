@@ -38,6 +38,7 @@ pub(super) fn ends_block(i: &Instruction) -> bool {
                 | Lmsw
                 | Clts
                 | Invlpg
+                | Invpcid
                 | Ud2
         )
 }
@@ -145,6 +146,7 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         Lgdt | Lidt => system::load_table,
         Sgdt | Sidt => system::store_table,
         Invlpg => system::invlpg,
+        Invpcid => system::invpcid,
         Wbinvd | Invd => system::cache,
         Clts => system::clts,
         Clac | Stac => system::access_check,

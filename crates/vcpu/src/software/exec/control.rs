@@ -4,18 +4,27 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::software::block::Flow;
 use crate::software::cpu::{
-    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_OSXSAVE, CR4_PAE, CR4_PGE, CR4_SMAP,
-    CR4_SMEP, CR4_UMIP, CS, Cpu, EFER_LMA, EFER_LME,
+    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, CR4_PGE,
+    CR4_SMAP, CR4_SMEP, CR4_UMIP, CS, Cpu, EFER_LMA, EFER_LME,
 };
 use crate::software::debug::CR4_DE;
 use crate::software::fault::Fault;
 use crate::software::msr;
 
 /// Bits of CR4 that exist: TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT and those below.
-const CR4_EXISTING: u64 =
-    0x5FC & !CR4_UMIP | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_FSGSBASE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP;
+const CR4_EXISTING: u64 = 0x5FC & !CR4_UMIP
+    | CR4_PAE
+    | CR4_PGE
+    | CR4_OSFXSR
+    | CR4_FSGSBASE
+    | CR4_OSXSAVE
+    | CR4_PCIDE
+    | CR4_SMEP
+    | CR4_SMAP;
+/// CR3: the process context, while CR4.PCIDE is set.
+pub(in crate::software) const PCID: u64 = 0xFFF;
 /// Changes of these empty the TLBs.
-const CR4_FLUSHING: u64 = 0x10 | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP;
+const CR4_FLUSHING: u64 = 0x10 | CR4_PCIDE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP;
 
 impl Cpu {
     fn write_cr0(&mut self, value: u64) -> Result<(), Fault> {
@@ -42,7 +51,7 @@ impl Cpu {
             self.s.efer |= EFER_LMA;
         }
         if value & CR0_PG == 0 && old & CR0_PG != 0 {
-            if self.long64() {
+            if self.long64() || self.s.cr4 & CR4_PCIDE != 0 {
                 return Err(Fault::gp());
             }
             self.s.efer &= !EFER_LMA;
@@ -60,6 +69,10 @@ impl Cpu {
             return Err(Fault::gp());
         }
         let changed = self.s.cr4 ^ value;
+        // Process contexts are of long mode only, and begin with context 0.
+        if changed & value & CR4_PCIDE != 0 && (!self.long_mode() || self.s.cr3 & PCID != 0) {
+            return Err(Fault::gp());
+        }
         self.s.cr4 = value;
         if changed & CR4_FLUSHING != 0 {
             self.flush_tlbs(false);
@@ -98,6 +111,9 @@ pub(in crate::software) fn mov_control(c: &mut Cpu, i: &Instruction) -> Result<F
         Register::CR0 => c.write_cr0(value)?,
         Register::CR2 => c.s.cr2 = value,
         Register::CR3 => {
+            // Asked to keep the new context's translations, this processor still forgets them, as it may.
+            let keep_context = c.s.cr4 & CR4_PCIDE != 0;
+            let value = if keep_context { value & !(1 << 63) } else { value };
             if wide && value >> crate::software::paging::PHYSICAL_BITS != 0 {
                 return Err(Fault::gp());
             }

@@ -2,8 +2,9 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::control::PCID;
 use crate::software::block::Flow;
-use crate::software::cpu::{CR0_TS, CR4_FSGSBASE, CR4_SMAP, Cpu};
+use crate::software::cpu::{CR0_TS, CR4_FSGSBASE, CR4_PCIDE, CR4_SMAP, Cpu};
 use crate::software::cpuid::cpuid as leaf;
 use crate::software::fault::Fault;
 use crate::software::flags::{AC, IF};
@@ -117,6 +118,33 @@ pub(in crate::software) fn invlpg(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
     c.privileged()?;
     let at = c.linear(i);
     c.invalidate_page(at);
+    Ok(Flow::Boundary)
+}
+
+/// INVPCID. The TLBs hold translations of the current process context alone: switching contexts empties them.
+pub(in crate::software) fn invpcid(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    c.privileged()?;
+    let kind = c.register(i.op_register(0));
+    let at = c.linear(i);
+    let context = c.read(at, 8)?;
+    let address = c.read(c.wrap(at.wrapping_add(8)), 8)?;
+    let canonical = ((address as i64) << 16 >> 16) as u64 == address;
+    let contexts = c.s.cr4 & CR4_PCIDE != 0;
+    if context & !PCID != 0
+        || kind > 3
+        || (kind == 0 && !canonical)
+        || (kind < 2 && !contexts && context != 0)
+    {
+        return Err(Fault::gp());
+    }
+    let current = if contexts { c.s.cr3 & PCID } else { 0 };
+    match kind {
+        0 if context == current => c.invalidate_page(address),
+        1 if context == current => c.flush_tlbs(true),
+        2 => c.flush_tlbs(false),
+        3 => c.flush_tlbs(true),
+        _ => {}
+    }
     Ok(Flow::Boundary)
 }
 
