@@ -41,7 +41,7 @@ mod records;
 mod stream;
 
 pub use frame::{
-    Ack, Copies, Copy, Frame, Heartbeat, Hello, LogFrame, Nonces, PeerRole, Refusal, Stamp, Used,
+    Ack, Copies, Copy, CpuLeaf, Frame, Heartbeat, Hello, LogFrame, Nonces, PeerRole, Refusal, Stamp, Used,
 };
 pub use stream::FrameReader;
 
@@ -50,7 +50,7 @@ use ft_policies::key::SHORT;
 use crate::output::MAX_DISK_DATA;
 
 /// The version of this protocol. Sides of different versions refuse each other.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Bytes of a header.
 pub const HEADER: usize = 16;

@@ -17,10 +17,19 @@ const PAGE: u64 = 4096;
 impl Check {
     pub(super) fn vm(&mut self, table: tables::Vm) -> Vm {
         let tables::Vm { name, engine, memory, kernel, initrd, cmdline, clock } = table;
-        if let Some(at) = &engine
-            && **at == tables::Engine::Kvm
+        let engine = match engine.as_deref() {
+            Some(tables::Engine::Kvm) => Engine::Kvm,
+            Some(tables::Engine::Software) | None => Engine::Software,
+        };
+        if let Some(at) = &clock
+            && (engine, at.value()) == (Engine::Kvm, &tables::Clock::Virtual)
         {
-            self.unavailable_at(at.span(), "engine = \"kvm\"", "use engine = \"software\"");
+            self.error(
+                at.span(),
+                "clock = \"virtual\" makes no sense with engine = \"kvm\"",
+                "time cannot be the guest's own progress here: KVM does not count it",
+                "clock = \"host\", or engine = \"software\"",
+            );
         }
         if let Some(at) = &initrd {
             self.unavailable_at(at.span(), "vm.initrd", "leave it out");
@@ -39,7 +48,7 @@ impl Check {
         }
         Vm {
             name: name.map(|at| at.into_inner().0).unwrap_or_default(),
-            engine: Engine::Software,
+            engine,
             memory: self.or_default(memory.as_ref(), DEFAULT_MEMORY, Size::parse),
             kernel: kernel.map_or_else(|| Kernel::Builtin(String::new()), |at| self.kernel(&at)),
             cmdline: cmdline.map(|at| at.into_inner().0).unwrap_or_default(),
