@@ -93,6 +93,16 @@ fn asked<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, Lack> {
     result.map_err(|error| Lack::Refused { what, error })
 }
 
+/// Asks again where a signal came in between: a tick of an earlier run may still be on its way to this thread.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match ask() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
 /// Capabilities without which there is no engine.
 const NEEDED: [(Cap, &str); 9] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
@@ -165,12 +175,12 @@ impl KvmVcpu {
         let kvm = open()?;
         let supported = asked("KVM_GET_SUPPORTED_CPUID", kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES))?;
         let leaves = cpuid::table(supported.as_slice())?;
-        let vm = asked("KVM_CREATE_VM", kvm.create_vm())?;
+        let vm = asked("KVM_CREATE_VM", patiently(|| kvm.create_vm()))?;
         asked("KVM_SET_TSS_ADDR", vm.set_tss_address(TSS))?;
         asked("KVM_SET_IDENTITY_MAP_ADDR", vm.set_identity_map_address(IDENTITY_MAP))?;
         Self::leave_msrs_to_us(&vm)?;
         let slot = Slot::new(vm, ram.clone(), base as u64, size, flags)?;
-        let vcpu = asked("KVM_CREATE_VCPU", slot.vm().create_vcpu(0))?;
+        let vcpu = asked("KVM_CREATE_VCPU", patiently(|| slot.vm().create_vcpu(0)))?;
         asked("KVM_SET_CPUID2", vcpu.set_cpuid2(&cpuid::entries(&leaves)?))?;
         let mut this = Self {
             vcpu,

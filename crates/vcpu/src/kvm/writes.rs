@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{Error as Errno, VmFd};
 
-use super::{Lack, asked};
+use super::{Lack, asked, patiently};
 use crate::GuestRam;
 use crate::memory::{DIRTY, PageFlags};
 
@@ -43,7 +43,7 @@ impl Slot {
             userspace_addr: self.base,
         };
         // SAFETY: the region is mapped at `base`, and `_ram` keeps it so for as long as the VM lives.
-        unsafe { self.vm.set_user_memory_region(region) }
+        patiently(|| unsafe { self.vm.set_user_memory_region(region) })
     }
 
     /// Begins or ends KVM's log.

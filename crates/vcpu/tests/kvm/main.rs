@@ -1,0 +1,34 @@
+//! The KVM engine, where the host's /dev/kvm works well enough; elsewhere each test says that it was skipped, and why.
+//!
+//! [`bare`] is a long-mode guest with a board that writes everything down; `FT_SEED` and `FT_CASES` are those of the other
+//! differential tests.
+
+mod bare;
+mod differential;
+mod engine;
+#[path = "../host/mod.rs"]
+mod host;
+
+use std::sync::OnceLock;
+
+use ft_vcpu::kvm;
+
+/// True where the engine can be tested.
+fn works(test: &str) -> bool {
+    static WORKS: OnceLock<Result<kvm::Probed, String>> = OnceLock::new();
+    match WORKS.get_or_init(|| kvm::probe().map_err(|lack| lack.to_string())) {
+        Ok(_) => true,
+        Err(lack) => {
+            println!("skipped: {test}: {lack}");
+            false
+        }
+    }
+}
+
+/// The tiny guest makes one exit for each thing that it does, whatever the host.
+#[test]
+fn the_probe_counts_its_exits() {
+    if works("the_probe_counts_its_exits") {
+        assert_eq!(kvm::probe().unwrap(), kvm::Probed { exits: 9 });
+    }
+}
