@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ft_e2e::{Bed, Guest};
 
-use super::{kvm, works};
+use super::{assert_undisturbed, both, with_kvm, works};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Where the image is loaded and entered.
@@ -65,7 +65,7 @@ fn a_guest_that_reads_a_counter_is_found() {
     if !works("a_guest_that_reads_a_counter_is_found") {
         return;
     }
-    let bed = Bed::new(&kvm(Guest::Cpu { rounds: 1, exit: 0 }));
+    let bed = Bed::new(&with_kvm(Guest::Cpu { rounds: 1, exit: 0 }));
     fs::write(bed.path().join("counter.elf"), image(CODE)).expect("the folder is writable");
     bed.edit("builtin:cpu", "counter.elf");
     let pair = bed.start();
@@ -90,16 +90,16 @@ fn without_the_counter_or_on_the_other_engine_it_is_not() {
     // Two NOPs in place of the instruction.
     quiet[..2].fill(0x90);
     for (engine, code) in [("kvm", &quiet[..]), ("software", CODE)] {
-        let mut settings = kvm(Guest::Cpu { rounds: 1, exit: 0 });
+        let mut settings = with_kvm(Guest::Cpu { rounds: 1, exit: 0 });
         settings.engine = engine;
         let bed = Bed::new(&settings);
         fs::write(bed.path().join("counter.elf"), image(code)).expect("the folder is writable");
         bed.edit("builtin:cpu", "counter.elf");
         let pair = bed.start();
         bed.wait_status("digests that are equal", LIMIT, |status| {
-            status.replicas.len() == 2 && status.backup().number("digests") > 3.0
+            both(status).is_some_and(|(_, backup)| backup.number("digests") > 3.0)
         });
-        super::assert_undisturbed(&pair);
+        assert_undisturbed(&pair);
         pair.stop();
         bed.assert_clean();
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ft_e2e::{Bed, BlkRun, Guest, Random, Settings, Victim, check_image, rounds};
 
-use super::{assert_undisturbed, kvm, works};
+use super::{assert_undisturbed, both, with_kvm, works};
 
 const LIMIT: Duration = Duration::from_secs(100);
 
@@ -22,7 +22,7 @@ fn the_console_is_that_of_the_software_engine() {
     let guest = Guest::Cpu { rounds: ROUNDS, exit: 7 };
     let mut consoles = Vec::new();
     for (settings, more) in
-        [(Settings::new(guest.clone()), &["--solo"][..]), (kvm(guest.clone()), &["--solo"]), (kvm(guest), &[])]
+        [(Settings::new(guest.clone()), &["--solo"][..]), (with_kvm(guest.clone()), &["--solo"]), (with_kvm(guest), &[])]
     {
         let bed = Bed::new(&settings);
         let mut vm = bed.start_with(more);
@@ -43,12 +43,10 @@ fn a_guest_that_does_not_exit_survives_its_primary() {
         return;
     }
     const ROUNDS: u64 = 800;
-    let bed = Bed::new(&kvm(Guest::Cpu { rounds: ROUNDS, exit: 5 }));
+    let bed = Bed::new(&with_kvm(Guest::Cpu { rounds: ROUNDS, exit: 5 }));
     let mut pair = bed.start();
     // It is on its way, and both sides know where to.
-    let before = bed.wait_status("both at work", LIMIT, |status| {
-        status.replicas.len() == 2 && status.primary().position > 0 && status.backup().position > 0
-    });
+    let before = bed.wait_status("both at work", LIMIT, |status| both(status).is_some());
     bed.signal(before.primary().pid, libc::SIGKILL);
     let takeover = pair.wait_takeover(0, LIMIT);
     eprintln!("{}", takeover.line);
@@ -68,7 +66,7 @@ fn disks_are_what_the_operations_make() {
     const SEED: u64 = 5;
     let guest = Guest::Blk { cmdline: format!("ops={OPS} seed={SEED} depth=16 report=500"), disks: 1 };
     for more in [&["--solo"][..], &[]] {
-        let bed = Bed::new(&kvm(guest.clone()));
+        let bed = Bed::new(&with_kvm(guest.clone()));
         let mut vm = bed.start_with(more);
         assert_eq!(vm.exit_code(LIMIT), 0, "{}", vm.said());
         assert_undisturbed(&vm);
@@ -99,7 +97,7 @@ fn kills(test: &str, victim: Victim, rounds: u32) {
     for round in 0..rounds {
         let seed = random.below(1 << 32);
         let cmdline = format!("ops={OPS} seed={seed} depth=16 report=100");
-        let bed = Bed::new(&kvm(Guest::Blk { cmdline: cmdline.clone(), disks: 1 }));
+        let bed = Bed::new(&with_kvm(Guest::Blk { cmdline: cmdline.clone(), disks: 1 }));
         let mut pair = bed.start();
         let [primary, backup] = pair.wait_roles(LIMIT);
         let ((_, dies), (stays, _)) = match victim {
@@ -135,7 +133,7 @@ fn a_flipped_bit_is_found() {
         return;
     }
     let cmdline = "mode=hold seed=3 depth=8 report=0".to_owned();
-    let bed = Bed::new(&kvm(Guest::Blk { cmdline, disks: 1 }));
+    let bed = Bed::new(&with_kvm(Guest::Blk { cmdline, disks: 1 }));
     let pair = bed.start_with(&["--fault", "flip-bit:500:m0x80010"]);
     let report = pair.stderr.wait_for(0, LIMIT, |line| line.contains("diverged"));
     let report = report.unwrap_or_else(|| panic!("no report of the divergence:\n{}", pair.said()));

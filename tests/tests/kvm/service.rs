@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ft_e2e::{Bed, Guest, Ledger, Load, Random, Resp, Settings, Shape, Victim, alive, rounds};
 
-use super::{kvm, works};
+use super::{both, with_kvm, works};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// A guest in a nested virtual machine is slow: fewer requests in flight.
@@ -41,8 +41,8 @@ fn answers_are_those_of_the_software_engine() {
         return;
     }
     let software = answers(&Settings::new(Guest::Kv), &["--solo"]);
-    assert_eq!(software, answers(&kvm(Guest::Kv), &["--solo"]));
-    assert_eq!(software, answers(&kvm(Guest::Kv), &[]));
+    assert_eq!(software, answers(&with_kvm(Guest::Kv), &["--solo"]));
+    assert_eq!(software, answers(&with_kvm(Guest::Kv), &[]));
 }
 
 #[test]
@@ -62,13 +62,13 @@ fn kills(test: &str, victim: Victim, rounds: u32) {
     }
     let mut random = Random::new(test);
     for round in 0..rounds {
-        let bed = Bed::new(&kvm(Guest::Kv));
+        let bed = Bed::new(&with_kvm(Guest::Kv));
         let mut pair = bed.start();
         let mut client: Resp = pair.wait_service(bed.port());
         let load = Load::start(bed.port(), "k", SHAPE, &mut random).expect("the clients connect");
         load.wait_replies(200, LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", pair.said()));
         let before = bed.wait_status("digests that are equal", LIMIT, |status| {
-            status.replicas.len() == 2 && status.backup().number("digests") > 1.0
+            both(status).is_some_and(|(_, backup)| backup.number("digests") > 1.0)
         });
         let (dies, stays) = match victim {
             Victim::Primary => (before.primary(), before.backup()),
@@ -90,9 +90,8 @@ fn kills(test: &str, victim: Victim, rounds: u32) {
         assert!(!alive(dies.pid), "{} was killed", dies.pid);
         assert_eq!(bed.status().live(), 1);
         pair.stop();
-        // Cold, from the disk alone, and under the other engine: what is on a disk is the guest's.
-        let bed_now = bed.start_solo_on(&takeover.replica);
-        let mut solo = bed_now;
+        // Cold, from the disk alone.
+        let mut solo = bed.start_solo_on(&takeover.replica);
         let mut client = solo.wait_service(bed.port());
         ledger.verify(&mut client).unwrap_or_else(|error| panic!("after a cold start: {error}\n{}", solo.said()));
         solo.stop();
@@ -106,18 +105,16 @@ fn inputs_that_must_wait_are_shown() {
     if !works("inputs_that_must_wait_are_shown") {
         return;
     }
-    let mut settings = kvm(Guest::Cpu { rounds: 1_000_000, exit: 0 });
+    let mut settings = with_kvm(Guest::Cpu { rounds: 1_000_000, exit: 0 });
     settings.extra = "\n[[net]]\n[net.user]\nforward = [\"127.0.0.1:PORT -> 6379\"]\n".to_owned();
     let bed = Bed::new(&settings);
     bed.edit("PORT", &bed.port().to_string());
     let pair = bed.start();
-    bed.wait_status("both at work", LIMIT, |status| {
-        status.replicas.len() == 2 && status.primary().position > 0 && status.backup().position > 0
-    });
+    bed.wait_status("both at work", LIMIT, |status| both(status).is_some());
     // Somebody asks for an address that the guest never answers for.
     let _client = std::net::TcpStream::connect(("127.0.0.1", bed.port())).expect("the launcher listens");
     let status = bed.wait_status("inputs that wait", LIMIT, |status| {
-        status.primary().json["held_up"]["inputs"].as_u64().is_some_and(|inputs| inputs > 0)
+        both(status).is_some_and(|(primary, _)| primary.json["held_up"]["inputs"].as_u64() > Some(0))
     });
     assert!(status.primary().json["held_up"]["ms"].as_f64().is_some_and(|ms| ms >= 100.0), "{}", status.json);
     let table = bed.run(&["status", "--config", "pair.toml"]).stdout;
