@@ -65,7 +65,7 @@ fn random_programs_end_the_same_on_both_engines() {
         let mut found = compare::differences(&want, &got, &Latitude::default());
         found.extend(compare::memory_difference(window + DATA, &hardware.data(), &software.data()));
         if !found.is_empty() {
-            fail(format!("{found:#?}"));
+            fail(format!("KVM ends at {:x}, software at {:x}: {found:#?}", want.regs.rip, got.regs.rip));
         }
     }
     println!("{count} programs, {instructions} instructions, seed {}", host::seed());
