@@ -3,7 +3,9 @@
 
 mod image;
 
-use iced_x86::{CpuidFeature, Instruction, Mnemonic};
+use std::collections::BTreeSet;
+
+use iced_x86::{CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess};
 
 /// Why an instruction may not be in an image.
 fn objection(instruction: &Instruction) -> Option<&'static str> {
@@ -60,6 +62,81 @@ fn images_have_no_forbidden_instruction() {
         }
         assert!(count > 1000, "{name}: only {count} instructions were found");
     }
+}
+
+/// Loops that wait for something in memory: rounds that only read, and in which nothing depends on the round before. Under an
+/// engine that applies inputs only where the guest leaves its own code, such a loop never ends.
+///
+/// What a scan can see: straight loops, from the target of a jump back to the jump. One with a port access, a halt, a call, a
+/// store or a string instruction in it does something each round; one that changes a register which it also reads counts, or goes
+/// through memory.
+fn spins(instructions: &[Instruction]) -> Vec<u64> {
+    let mut factory = InstructionInfoFactory::new();
+    let mut found = Vec::new();
+    for (end, jump) in instructions.iter().enumerate() {
+        let target = jump.near_branch_target();
+        let is_back = jump.is_jcc_short_or_near() || jump.is_jmp_short_or_near();
+        if !is_back || target > jump.ip() || jump.ip() - target > 256 {
+            continue;
+        }
+        let start = instructions.partition_point(|instruction| instruction.ip() < target);
+        if instructions[start].ip() != target {
+            continue;
+        }
+        let body = &instructions[start..=end];
+        if body[..body.len() - 1].iter().any(|inside| inside.flow_control() == FlowControl::UnconditionalBranch) {
+            continue;
+        }
+        let (mut reads, mut acts) = (false, false);
+        let (mut written, mut needed) = (BTreeSet::new(), BTreeSet::new());
+        for instruction in body {
+            acts |= instruction.is_string_instruction()
+                || matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall | FlowControl::Return)
+                || matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Hlt);
+            let info = factory.info(instruction);
+            for memory in info.used_memory() {
+                reads |= matches!(memory.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite);
+                acts |= !matches!(memory.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+            }
+            let used = |other: [OpAccess; 2]| {
+                let used = info.used_registers().iter().filter(move |register| !other.contains(&register.access()));
+                used.map(|register| register.register().full_register())
+            };
+            // What an instruction reads it reads before it writes.
+            needed.extend(used([OpAccess::Write, OpAccess::CondWrite]).filter(|name| !written.contains(name)));
+            written.extend(used([OpAccess::Read, OpAccess::CondRead]));
+        }
+        let carried = needed.intersection(&written).next().is_some();
+        if reads && !acts && !carried {
+            found.push(jump.ip());
+        }
+    }
+    found
+}
+
+#[test]
+fn images_wait_for_nothing_in_memory() {
+    for name in ft_guests::NAMES {
+        let elf = ft_guests::builtin(name).expect("a listed name");
+        for code in image::sections(elf) {
+            let instructions = image::decode(code.bits, code.address, code.bytes);
+            let found: Vec<String> = spins(&instructions).iter().map(|at| format!("{at:#x}")).collect();
+            assert!(found.is_empty(), "{name}: loops that may wait for memory end at {}", found.join(", "));
+        }
+    }
+}
+
+#[test]
+fn the_scan_sees_loops_that_wait() {
+    let scan = |bytes: &[u8]| spins(&image::decode(64, 0x1000, bytes)).len();
+    // mov eax, [rdi]; test eax, eax; jz back
+    assert_eq!(scan(&[0x8B, 0x07, 0x85, 0xC0, 0x74, 0xFA]), 1);
+    // cmp dword ptr [rdi], 0; jne back
+    assert_eq!(scan(&[0x83, 0x3F, 0x00, 0x75, 0xFB]), 1);
+    // The same with a HLT in it, with an IN in it, and with a counter.
+    assert_eq!(scan(&[0xF4, 0x83, 0x3F, 0x00, 0x75, 0xFA]), 0);
+    assert_eq!(scan(&[0xEC, 0x83, 0x3F, 0x00, 0x75, 0xFA]), 0);
+    assert_eq!(scan(&[0x83, 0x3F, 0x00, 0x48, 0xFF, 0xC7, 0x75, 0xF8]), 0);
 }
 
 #[test]

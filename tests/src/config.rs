@@ -78,6 +78,8 @@ pub const KEY: &str = "pair.key";
 pub struct Settings {
     /// The guest.
     pub guest: Guest,
+    /// `vm.engine`
+    pub engine: &'static str,
     /// Silence after which the detector suspects the peer. Long by default: most tests lose a replica by a closed
     /// connection, and a loaded test machine is no reason to suspect one.
     pub timeout: Duration,
@@ -105,6 +107,7 @@ impl Settings {
         let tie_breaker = if disk.is_separate() { TieBreaker::Witness } else { TieBreaker::SharedDisk };
         Self {
             guest,
+            engine: "software",
             timeout: Duration::from_secs(2),
             disk,
             tie_breaker,
@@ -117,7 +120,7 @@ impl Settings {
     /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's. An etcd runs already.
     pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports, etcd: Option<&Etcd>) -> String {
         let Network { replicas: [at_a, at_b], witness, tap } = network;
-        let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"software\"\nmemory = \"64 MiB\"\n");
+        let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"{}\"\nmemory = \"64 MiB\"\n", self.engine);
         let size = match &self.guest {
             Guest::Kv => {
                 text += "kernel = \"builtin:kv\"\n\n";

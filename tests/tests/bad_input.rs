@@ -60,10 +60,10 @@ const TEXTS: &[(&str, &str, &str, &[&str])] = &[
     ("too little memory", "memory = \"64 MiB\"", "memory = \"4 KiB\"", &["pair.toml:4:10"]),
     ("unknown engine", "engine = \"software\"", "engine = \"hardware\"", &["pair.toml:3:10", "hardware"]),
     (
-        "not available",
+        "time that KVM does not count",
         "engine = \"software\"",
-        "engine = \"kvm\"",
-        &["pair.toml:3:10", "not available in this version"],
+        "engine = \"kvm\"\nclock = \"virtual\"",
+        &["pair.toml:4:9", "clock = \"virtual\" makes no sense with engine = \"kvm\""],
     ),
     ("unknown guest", "builtin:kv", "builtin:nothing", &["pair.toml:5:10", "nothing"]),
     ("missing kernel", "builtin:kv", "kernels/missing.elf", &["pair.toml:5:10", "missing.elf"]),

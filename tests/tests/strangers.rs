@@ -30,6 +30,7 @@ fn hello(bed: &Bed) -> Frame {
         role: PeerRole::Waiting,
         config: 0,
         image: 0,
+        cpu: Vec::new(),
         next: 1,
         copies: Copies::default(),
         register: None,

@@ -32,7 +32,7 @@ fn check_names_every_mistake() {
     let broken = folder.path().join("broken.toml");
     let text = std::fs::read_to_string(config("pair.toml")).unwrap();
     let text =
-        text.replace("memory =", "memroy =").replace("\"20 ms\"", "20").replace("\"software\"", "\"kvm\"");
+        text.replace("memory =", "memroy =").replace("\"20 ms\"", "20").replace("\"software\"", "\"kwm\"");
     std::fs::write(&broken, &text).unwrap();
     let broken = broken.to_str().unwrap();
     for args in [
@@ -43,7 +43,7 @@ fn check_names_every_mistake() {
     ] {
         let output = ft_vm(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
-        for wrong in ["memroy", "heartbeat = 20", "\"kvm\""] {
+        for wrong in ["memroy", "heartbeat = 20", "\"kwm\""] {
             let (at, line) = text.lines().enumerate().find(|(_, line)| line.contains(wrong)).unwrap();
             let place = format!("{broken}:{}:", at + 1);
             assert!(

@@ -163,6 +163,16 @@ impl Lapic {
         true
     }
 
+    /// Whether what a read of this register gives depends on the time.
+    pub fn read_sees_time(offset: u64) -> bool {
+        offset == CURRENT_COUNT
+    }
+
+    /// Whether what a write of this register does depends on the time.
+    pub fn write_sees_time(offset: u64) -> bool {
+        matches!(offset, INITIAL_COUNT | DIVIDE)
+    }
+
     /// Reads the register at `offset` in the page. Registers are 32 bits at multiples of 16; others read 0.
     pub fn read(&self, offset: u64, now: u64) -> u32 {
         let word = |bits: &[u32; 8], first: u64| bits[((offset - first) / 16) as usize];

@@ -162,7 +162,7 @@ impl<O> Backlog<O> {
             && (made.position < record.position || !may_precede_its_marker(&record.body))
         {
             // An input may itself make outputs, at its own position; their markers follow. So does that of the guest's end
-            // follow the digest of the state in which it ended.
+            // follow the digest of the state in which it ended. And a position may be told before the primary has been there.
             return Err(Divergence {
                 position: made.position,
                 what: format!("this side made {} that the primary did not", describe(made.class)),
@@ -306,7 +306,7 @@ impl<O> Backlog<O> {
 }
 
 fn may_precede_its_marker(body: &Body) -> bool {
-    body.is_input() || matches!(body, Body::Digest(_))
+    body.is_input() || matches!(body, Body::Digest(_) | Body::Progress)
 }
 
 fn describe(class: OutputClass) -> &'static str {

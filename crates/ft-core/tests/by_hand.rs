@@ -34,6 +34,8 @@ fn node(index: usize, incarnation: u64, now: u64) -> Replica<u64> {
         pair: 7,
         config: 5,
         image: 6,
+        cpu: Vec::new(),
+        divergence_hint: "",
         log_capacity: 16 << 20,
         gate_bytes: 1 << 20,
         gate_outputs: 4,

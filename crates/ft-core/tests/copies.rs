@@ -32,6 +32,8 @@ impl Two {
                 pair: 7,
                 config: 5,
                 image: 6,
+                cpu: Vec::new(),
+                divergence_hint: "",
                 log_capacity: 16 << 20,
                 gate_bytes: 1 << 20,
                 gate_outputs: 4,

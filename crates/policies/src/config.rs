@@ -155,6 +155,8 @@ pub struct Vm {
 pub enum Engine {
     /// The software engine: any Linux/x86-64 host, no special rights.
     Software,
+    /// The host's KVM, for guests that keep to its rules.
+    Kvm,
 }
 
 /// What is booted.

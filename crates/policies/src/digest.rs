@@ -36,6 +36,7 @@ fn canonical(config: &Config) -> String {
         "vm.engine",
         match engine {
             Engine::Software => &"software",
+            Engine::Kvm => &"kvm",
         },
     );
     line("vm.memory", &memory.bytes());

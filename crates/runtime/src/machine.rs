@@ -10,8 +10,9 @@ use ft_core::output::{DiskRequest, Output, OutputBody};
 use ft_devices::board::TooManyDevices;
 use ft_devices::{ApplyError, Board, BoardSpec, DiskSpec, NicSpec};
 use ft_policies::{Config, Kernel};
+use ft_vcpu::kvm::{self, KvmVcpu};
 use ft_vcpu::software::{Options, SoftwareVcpu};
-use ft_vcpu::{Dead, GuestRam, Kick, Stop, Vcpu};
+use ft_vcpu::{CpuState, Dead, GuestRam, Kick, Stand, Stop, Vcpu};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128;
@@ -34,8 +35,40 @@ pub struct MachineSpec {
     pub discovery: Discovery,
     /// Devices.
     pub board: BoardSpec,
-    /// Software engine.
-    pub engine: Options,
+    /// What runs the guest's instructions.
+    pub engine: Engine,
+}
+
+/// What runs the guest's instructions. The machine is the same; what a position is, is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The software engine: positions are instructions.
+    Software(Options),
+    /// KVM: positions are completed exits.
+    Kvm,
+}
+
+impl Engine {
+    /// Positions between two digests of a guest that runs.
+    pub fn digest_interval(self) -> u64 {
+        match self {
+            Self::Software(_) => 1 << 26,
+            Self::Kvm => kvm::DIGEST_INTERVAL,
+        }
+    }
+
+    /// True if positions say nothing of how long the guest ran: then time does not pass with them.
+    pub fn counts_exits(self) -> bool {
+        self == Self::Kvm
+    }
+
+    /// What to tell the operator of a pair that diverged, besides what differs.
+    pub fn divergence_hint(self) -> &'static str {
+        match self {
+            Self::Software(_) => "",
+            Self::Kvm => kvm::DIVERGENCE_HINT,
+        }
+    }
 }
 
 /// How a kernel is told of its devices.
@@ -90,7 +123,10 @@ pub enum BuildError {
     Devices(#[from] TooManyDevices),
     /// The engine.
     #[error("cannot start the software engine: {0}")]
-    Engine(String),
+    Software(#[from] ft_vcpu::software::Error),
+    /// The other engine: the host lacks something.
+    #[error("engine = \"kvm\" cannot be used on this host: {0}; engine = \"software\" needs no KVM")]
+    Kvm(#[from] kvm::Lack),
 }
 
 /// A guest and everything that is inside the deterministic boundary.
@@ -100,6 +136,9 @@ pub struct Machine {
     ram: GuestRam,
     ram_size: u64,
     image_digest: u128,
+    engine: Engine,
+    /// What CPUID tells the guest, where that depends on the host.
+    leaves: Vec<kvm::Leaf>,
     window: Window,
     /// Set when the guest can never go on; the output that says so has been made.
     dead: bool,
@@ -147,8 +186,14 @@ impl Machine {
             command_line: config.vm.cmdline.clone(),
             discovery,
             board,
-            engine: Options::default(),
+            engine: match config.vm.engine {
+                ft_policies::Engine::Software => Engine::Software(Options::default()),
+                ft_policies::Engine::Kvm => Engine::Kvm,
+            },
         };
+        if spec.engine == Engine::Kvm {
+            kvm::probe()?;
+        }
         Self::new(spec, &name)
     }
 
@@ -174,8 +219,14 @@ impl Machine {
         };
         let state = boot::load(&ram, spec.memory, &payload)
             .map_err(|error| BuildError::Boot { kernel: name.to_owned(), error })?;
-        let mut vcpu = SoftwareVcpu::new(ram.clone(), spec.engine)
-            .map_err(|error| BuildError::Engine(error.to_string()))?;
+        let (mut vcpu, leaves): (Box<dyn Vcpu>, _) = match spec.engine {
+            Engine::Software(options) => (Box::new(SoftwareVcpu::new(ram.clone(), options)?), Vec::new()),
+            Engine::Kvm => {
+                let vcpu = KvmVcpu::new(ram.clone())?;
+                let leaves = vcpu.leaves().to_vec();
+                (Box::new(vcpu), leaves)
+            }
+        };
         vcpu.restore(&state);
 
         let mut identity = command_line.as_bytes().to_vec();
@@ -183,11 +234,13 @@ impl Machine {
         identity.extend_from_slice(&xxh3_128(&spec.kernel).to_le_bytes());
         identity.extend_from_slice(&xxh3_128(&spec.initrd).to_le_bytes());
         Ok(Self {
-            vcpu: Box::new(vcpu),
+            vcpu,
             board,
             ram,
             ram_size: spec.memory,
             image_digest: xxh3_128(&identity),
+            engine: spec.engine,
+            leaves,
             window: Window::default(),
             dead: false,
             dead_output: None,
@@ -207,6 +260,31 @@ impl Machine {
     /// Identifies kernel, initial RAM disk, command line and memory size: both replicas must have the same.
     pub fn image_digest(&self) -> u128 {
         self.image_digest
+    }
+
+    /// What runs the guest's instructions.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// What CPUID tells the guest, where that depends on the host: both replicas must have the same.
+    pub fn cpu_leaves(&self) -> &[kvm::Leaf] {
+        &self.leaves
+    }
+
+    /// What may be done with the machine where it is now.
+    pub fn stand(&self) -> Stand {
+        self.vcpu.stand()
+    }
+
+    /// The CPU's state. To be taken where the machine stands whole.
+    pub fn cpu(&self) -> CpuState {
+        self.vcpu.state()
+    }
+
+    /// Why the engine cannot go on, after [`Stop::Failed`].
+    pub fn take_failure(&mut self) -> Option<String> {
+        self.vcpu.take_failure()
     }
 
     /// The only thing that moves the guest. See [`Vcpu::run`]; a guest that cannot go on makes one last output.

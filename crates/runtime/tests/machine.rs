@@ -4,7 +4,7 @@ use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
 use ft_core::output::{DiskOp, DiskRequest, Output, OutputBody};
 use ft_devices::{BoardSpec, DiskSpec, NicSpec};
 use ft_guests::blk::{self, Random};
-use ft_runtime::machine::{Discovery, Machine, MachineSpec};
+use ft_runtime::machine::{Discovery, Engine, Machine, MachineSpec};
 use ft_vcpu::software::Options;
 use ft_vcpu::{Kick, Stop};
 
@@ -73,7 +73,7 @@ impl Bench {
             discovery: Discovery::CommandLine,
             command_line: command_line.to_owned(),
             board,
-            engine: Options::default(),
+            engine: Engine::Software(Options::default()),
         };
         let machine = Machine::new(spec, guest).expect("the machine can be built");
         let disk = vec![0; SECTORS as usize * 512];

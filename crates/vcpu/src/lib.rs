@@ -1,11 +1,13 @@
 //! The processor of the virtual machine: one trait, [`Vcpu`], and the engines behind it.
 //!
-//! A vCPU is the only thing that moves a guest. It counts *positions* (started instructions, see [`Position`]), stops
-//! exactly where it is told to, and sees everything else of the machine through [`Platform`]. Nothing in this crate
-//! looks at host time, host randomness or the host's CPUID: given the same state, the same platform answers and the
-//! same positions of inputs, every engine run is the same.
+//! A vCPU is the only thing that moves a guest. It counts *positions* (see [`Position`]), stops exactly where it is told to,
+//! and sees everything else of the machine through [`Platform`]. Given the same state, the same platform answers and the
+//! same positions of inputs, every run is the same: of the [`software`] engine for any guest, of [`kvm`] for a guest that
+//! keeps to the rules of that module.
 
+pub mod kvm;
 pub mod memory;
+mod msr;
 pub mod software;
 pub mod state;
 
@@ -14,15 +16,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use memory::GuestRam;
 pub use state::CpuState;
 
-/// A count of *started* instructions since power-on.
+/// A count, since power-on, of what the engine can stop at exactly: of *started* instructions in the software engine, of
+/// *completed exits* in [`kvm`].
 ///
-/// An instruction that retires, traps or faults counts 1; delivering an exception or interrupt counts 0; a halted CPU
+/// In the software engine an instruction that retires, traps or faults counts 1; delivering an exception or interrupt counts 0; a halted CPU
 /// does not advance. A REP instruction runs in chunks that end at the first page boundary of either operand, and each
 /// chunk counts 1 and is an interruptible boundary. (One element is a chunk of its own while something looks at each: a
-/// single step, data breakpoints, alignment checks, a segment with a base or limit in 32-bit code.) The machine *stands at* `p` when `p` instructions have been counted.
+/// single step, data breakpoints, alignment checks, a segment with a base or limit in 32-bit code.) The machine *stands at* `p` when `p`
+/// of them have been counted.
 pub type Position = u64;
 
-/// Asks a running vCPU to stop at the end of its current slice (at most [`SLICE`] instructions).
+/// Asks a running vCPU to stop at the end of its current slice (at most [`SLICE`] instructions; at the next exit under KVM).
 ///
 /// Where the vCPU then stands depends on the host's timing, which is allowed only because that position is logged with
 /// whatever is applied there.
@@ -68,6 +72,40 @@ pub enum Stop {
     Halted,
     /// The guest cannot go on.
     Dead(Dead),
+    /// The guest is on its way from one position to the next, and has been for a while ([`Stand::Between`]). It must be run on;
+    /// nothing else may be done with it.
+    Busy,
+    /// The guest is about to look at a clock or to set a timer ([`Stand::Clock`]): whoever knows what time it is should say so
+    /// now, with an anchor at this position.
+    Clock,
+    /// The engine cannot go on ([`Vcpu::take_failure`] says why). This is no event of the guest's life: on another host it may
+    /// not happen.
+    Failed,
+}
+
+/// What may be done with a machine where it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// It stands at its position: inputs may be applied, its state may be taken.
+    Whole,
+    /// It stands at its position, in the middle of an instruction that is about to see the time. A clock anchor may be applied,
+    /// and nothing else: no other input, and its state is not whole.
+    Clock,
+    /// It has left its position and not come to the next one: nothing may be done but to run it.
+    Between,
+}
+
+/// An access that the guest is about to make, without its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// A read at this guest-physical address.
+    MmioRead(u64),
+    /// A write there.
+    MmioWrite(u64),
+    /// A read of this MSR.
+    MsrRead(u32),
+    /// A write of it.
+    MsrWrite(u32),
 }
 
 /// States out of which no input leads.
@@ -114,6 +152,12 @@ pub trait Platform {
     fn pending_interrupt(&self) -> Option<u8>;
     /// The CPU takes the pending interrupt; gives the vector.
     fn acknowledge_interrupt(&mut self) -> u8;
+    /// True if the outcome of an access depends on what time it is. An engine whose positions are too far apart for time to be a
+    /// function of them stops before such an access ([`Stop::Clock`]).
+    fn sees_time(&self, access: Access) -> bool {
+        let _ = access;
+        false
+    }
     /// True if the runtime has something to collect: [`Vcpu::run`] returns [`Stop::Platform`] at this boundary.
     fn wants_stop(&self) -> bool;
 }
@@ -140,6 +184,34 @@ pub trait Vcpu: Send {
 
     /// Drops all translations (TLBs). Guest-visible through Accessed bits, so both replicas do it at one logged position.
     fn flush_tlb(&mut self);
+
+    /// What may be done with the machine now. Exact engines always stand.
+    fn stand(&self) -> Stand {
+        Stand::Whole
+    }
+
+    /// From now on, or no longer, what the guest writes is to be found in the pages' [`memory::DIRTY`] flags. An engine that
+    /// marks them as it goes has nothing to do.
+    ///
+    /// # Errors
+    /// The host refuses, as text.
+    fn log_writes(&mut self, on: bool) -> Result<(), String> {
+        let _ = on;
+        Ok(())
+    }
+
+    /// Brings the [`memory::DIRTY`] flags up to date, while writes are logged. To be called before they are taken.
+    ///
+    /// # Errors
+    /// The host refuses, as text.
+    fn gather_writes(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Why the engine cannot go on, after [`Stop::Failed`].
+    fn take_failure(&mut self) -> Option<String> {
+        None
+    }
 
     /// Instructions that the engine met and does not implement, for the operator: name, bytes, rip, mode. Drained by the
     /// call. The guest got #UD for each.

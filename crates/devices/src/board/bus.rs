@@ -1,15 +1,16 @@
 //! The board as the CPU sees it: ports, memory-mapped registers, MSRs, timers and interrupts.
 
 use ft_core::output::{Output, OutputBody};
-use ft_vcpu::{Platform, Position};
+use ft_vcpu::{Access, Platform, Position};
 
 use super::Board;
 use crate::chipset::{Pic, Pit, Power, Rtc, power};
 use crate::clock::TimerId;
-use crate::lapic::Effect;
+use crate::lapic::{Effect, Lapic};
 use crate::layout::{self, IOAPIC_BASE, IOAPIC_SIZE, LAPIC_BASE, LAPIC_SIZE, VIRTIO_BASE, VIRTIO_STRIDE};
 use crate::reset::Reset;
 
+const MSR_TSC: u32 = 0x10;
 const MSR_APIC_BASE: u32 = 0x1b;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 
@@ -140,6 +141,16 @@ impl Platform for Board {
                 slot.write(offset % VIRTIO_STRIDE, size, value, &self.ram, &mut self.made);
                 self.after_slot(at, index);
             }
+        }
+    }
+
+    fn sees_time(&self, access: Access) -> bool {
+        let register = |address| offset(address, LAPIC_BASE, LAPIC_SIZE).filter(|_| self.lapic.is_enabled());
+        match access {
+            Access::MmioRead(address) => register(address).is_some_and(Lapic::read_sees_time),
+            Access::MmioWrite(address) => register(address).is_some_and(Lapic::write_sees_time),
+            Access::MsrRead(msr) => msr == MSR_TSC,
+            Access::MsrWrite(msr) => matches!(msr, MSR_TSC | MSR_TSC_DEADLINE),
         }
     }
 

@@ -237,8 +237,9 @@ impl<O> Replica<O> {
         }
         self.heard(ft_policies::Heard::Ack, now);
         self.reassured(ack);
+        let promised = self.promises_executed(ack.executed, now);
         if ack.executed > before && ack.echo != 0 && ack.echo <= now {
-            self.last_lag = now - ack.echo;
+            self.last_lag = now.saturating_sub(promised.map_or(ack.echo, |reached| reached.max(ack.echo)));
             self.lag.add(self.last_lag);
             self.pacing.on_lag(now, self.last_lag);
         }

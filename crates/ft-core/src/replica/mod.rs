@@ -21,6 +21,7 @@ mod events;
 mod follow;
 mod live;
 mod lose;
+mod promise;
 mod register;
 mod start;
 mod status;
@@ -34,6 +35,7 @@ use ft_policies::{Detector, Key, Pacing, RegisterState, Who};
 
 pub use by_hand::NotPromoted;
 pub use events::{Effect, Event, Exit, Released};
+use promise::Promise;
 pub use status::Status;
 
 use crate::backlog::Backlog;
@@ -42,7 +44,7 @@ use crate::histogram::Histogram;
 use crate::log::Log;
 use crate::reads::{Followed, Own, ReadId};
 use crate::wire::{
-    Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
+    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
 };
 use crate::{Lsn, Nanos};
 
@@ -57,6 +59,10 @@ pub struct Settings {
     pub config: u128,
     /// Digest of the guest's image.
     pub image: u128,
+    /// What CPUID tells the guest, where that depends on the host: both sides must have the same.
+    pub cpu: Vec<CpuLeaf>,
+    /// What to tell the operator besides when the backup has diverged; may be empty.
+    pub divergence_hint: &'static str,
     /// Most bytes of log that the backup has yet to execute.
     pub log_capacity: u64,
     /// Most bytes of outputs held.
@@ -275,6 +281,7 @@ pub struct Replica<O> {
     lag: Histogram,
     last_lag: Nanos,
     output_delay: Histogram,
+    promises: VecDeque<Promise>,
 }
 
 impl<O> Replica<O> {
@@ -353,6 +360,7 @@ impl<O> Replica<O> {
             lag: Histogram::default(),
             last_lag: 0,
             output_delay: Histogram::default(),
+            promises: VecDeque::new(),
         }
     }
 
@@ -398,7 +406,11 @@ impl<O> Replica<O> {
             Event::CopyBroken { .. } => {}
             Event::Copies(copies) => self.settings.copies = Some(copies),
             Event::DisksReissued => self.disks_reissued(now),
-            Event::Diverged(divergence) => self.give_up(Exit::Divergence, divergence.to_string()),
+            Event::Diverged(divergence) => {
+                let hint = self.settings.divergence_hint;
+                let hint = if hint.is_empty() { String::new() } else { format!("; {hint}") };
+                self.give_up(Exit::Divergence, format!("{divergence}{hint}"));
+            }
             Event::DiskFailed(message) => self.give_up(Exit::Failure, message),
             Event::Stop => self.stop(now),
         }

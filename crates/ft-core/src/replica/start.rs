@@ -5,7 +5,7 @@ use crate::Lsn;
 use crate::backlog::Backlog;
 use crate::log::Log;
 use crate::record::{Body, MAX_COUNT};
-use crate::wire::{Copies, Frame, FrameReader, Hello, Nonces, PeerRole, Refusal};
+use crate::wire::{Copies, CpuLeaf, Frame, FrameReader, Hello, Nonces, PeerRole, Refusal};
 
 impl<O> Replica<O> {
     pub(super) fn start(&mut self, now: Nanos) {
@@ -37,6 +37,7 @@ impl<O> Replica<O> {
             role: self.peer_role(),
             config: self.settings.config,
             image: self.settings.image,
+            cpu: self.settings.cpu.clone(),
             next: self.last + 1,
             copies: self.settings.copies.unwrap_or_default(),
             register: self.register.filter(|_| self.settings.by_hand),
@@ -54,7 +55,7 @@ impl<O> Replica<O> {
             return;
         }
         if let Some(reason) = self.mismatch(&hello) {
-            self.refuse(true, reason);
+            self.refuse(true, &reason);
             if self.is_starting() {
                 self.halt(Exit::Mismatch, reason);
             } else {
@@ -73,8 +74,8 @@ impl<O> Replica<O> {
         self.match_roles(now);
     }
 
-    fn mismatch(&self, hello: &Hello) -> Option<&'static str> {
-        if hello.stamp.pair != self.settings.pair {
+    fn mismatch(&self, hello: &Hello) -> Option<String> {
+        let known = if hello.stamp.pair != self.settings.pair {
             Some("the peer belongs to another pair (vm.name differs)")
         } else if hello.replica == self.settings.me.replica {
             Some("the peer says that it is the same replica as this one")
@@ -84,7 +85,8 @@ impl<O> Replica<O> {
             Some("the peer has another guest: kernel, initrd or command line differ")
         } else {
             None
-        }
+        };
+        known.map(str::to_owned).or_else(|| other_cpu(&self.settings.cpu, &hello.cpu))
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
@@ -209,6 +211,7 @@ impl<O> Replica<O> {
         let id = self.settings.me.incarnation.wrapping_add(self.sessions).max(1);
         self.session = Some(Session { id, peer: hello.stamp.incarnation, armed: Lsn::MAX });
         self.log = Log::new(self.settings.log_capacity, self.last, now);
+        self.promises.clear();
         self.send_hello();
         self.heard(ft_policies::Heard::Start, now);
         if self.settings.copies.is_some() {
@@ -260,4 +263,25 @@ impl<O> Replica<O> {
             self.effects.push_back(Effect::CopyTo { session: hello.stamp.session });
         }
     }
+}
+
+/// What the guest would find to be another processor on the other side: the first leaf of CPUID that differs.
+fn other_cpu(mine: &[CpuLeaf], theirs: &[CpuLeaf]) -> Option<String> {
+    let find = |table: &[CpuLeaf], known: &CpuLeaf| {
+        let found = table.iter().find(|leaf| (leaf.leaf, leaf.subleaf) == (known.leaf, known.subleaf));
+        found.map_or([0; 4], |leaf| leaf.values)
+    };
+    let differs = |known: &&CpuLeaf| find(mine, known) != find(theirs, known);
+    let known = mine.iter().chain(theirs).find(differs)?;
+    let (here, there) = (find(mine, known), find(theirs, known));
+    let register = here.iter().zip(there).position(|(here, there)| *here != there)?;
+    Some(format!(
+        "the peer's host has another processor: CPUID leaf {:#x}, subleaf {}, {}: {:#010x} here, {:#010x} there; both hosts \
+         must offer the same features, or the pair uses engine = \"software\", which needs none of the host's",
+        known.leaf,
+        known.subleaf,
+        ["eax", "ebx", "ecx", "edx"][register],
+        here[register],
+        there[register]
+    ))
 }

@@ -130,7 +130,10 @@ impl<O> Replica<O> {
     /// How far the backup is behind now, on the primary's clock.
     pub fn current_lag(&self, now: Nanos) -> Nanos {
         match (self.session, self.log.oldest_unexecuted()) {
-            (Some(_), Some(since)) => now.saturating_sub(since),
+            (Some(_), Some(since)) => {
+                let since = self.behind_promise(now).map_or(since, |reached| reached.max(since));
+                now.saturating_sub(since)
+            }
             _ => 0,
         }
     }

@@ -49,7 +49,7 @@ impl<O> Replica<O> {
             if matches!(self.phase, Phase::Live) {
                 suspicion(self.doubt_deadline());
                 suspicion(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
-                suspicion(self.log.no_progress_since().map(|at| at + self.settings.stuck));
+                suspicion(self.stuck_deadline());
                 suspicion(self.stall_deadline());
             }
         }
@@ -150,7 +150,7 @@ impl<O> Replica<O> {
                 ms(self.settings.ack_timeout)
             ));
         }
-        if self.log.no_progress_since().is_some_and(|at| now >= at + self.settings.stuck) {
+        if self.stuck_deadline().is_some_and(|at| now >= at) {
             return Some(format!("it is stuck: no execution for {} ms", ms(self.settings.stuck)));
         }
         if self.stall_deadline().is_some_and(|at| now >= at) {

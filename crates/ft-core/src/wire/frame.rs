@@ -97,6 +97,8 @@ pub struct Hello {
     pub config: u128,
     /// Digest of the guest's image.
     pub image: u128,
+    /// What CPUID tells the guest, where that depends on the host.
+    pub cpu: Vec<CpuLeaf>,
     /// LSN of the first record of the session offered.
     pub next: Lsn,
     /// Its copies of separate disks.
@@ -106,6 +108,20 @@ pub struct Hello {
     /// Of a sender with a key: by this it is known that it was not said on another connection.
     pub nonces: Option<Nonces>,
 }
+
+/// One leaf of what CPUID tells the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuLeaf {
+    /// EAX before.
+    pub leaf: u32,
+    /// ECX before.
+    pub subleaf: u32,
+    /// EAX, EBX, ECX, EDX after.
+    pub values: [u32; 4],
+}
+
+/// Most leaves that a hello has.
+const MAX_CPU_LEAVES: usize = 64;
 
 /// Numbers that are never met again, each one side's for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +258,7 @@ impl Frame {
                 out.byte(role_to_wire(hello.role));
                 out.fixed128(hello.config);
                 out.fixed128(hello.image);
+                put_cpu(out, &hello.cpu);
                 out.var(hello.next);
                 let Copies { live, highest, whole, usable, used } = hello.copies;
                 out.var(live);
@@ -361,6 +378,7 @@ impl Frame {
                 role: get_role(&mut reader)?,
                 config: reader.fixed128()?,
                 image: reader.fixed128()?,
+                cpu: get_cpu(&mut reader)?,
                 next: reader.var()?,
                 copies: get_copies(&mut reader)?,
                 register: get_register(&mut reader)?,
@@ -445,6 +463,27 @@ fn get_copies(reader: &mut Reader<'_>) -> Result<Copies, WireError> {
 }
 
 /// 0 is unknown, 1 a register that nobody has won, 2 one that somebody has.
+fn put_cpu(out: &mut Writer, cpu: &[CpuLeaf]) {
+    out.var(cpu.len() as u64);
+    for CpuLeaf { leaf, subleaf, values } in cpu {
+        for word in [leaf, subleaf].into_iter().chain(values) {
+            out.var(u64::from(*word));
+        }
+    }
+}
+
+fn get_cpu(reader: &mut Reader<'_>) -> Result<Vec<CpuLeaf>, WireError> {
+    let count = reader.length()?;
+    if count > MAX_CPU_LEAVES {
+        return Err(WireError::Malformed("too many leaves of CPUID"));
+    }
+    let mut word = || u32::try_from(reader.var()?).map_err(|_| WireError::Malformed("leaf of CPUID"));
+    let mut leaf = || {
+        Ok(CpuLeaf { leaf: word()?, subleaf: word()?, values: [word()?, word()?, word()?, word()?] })
+    };
+    (0..count).map(|_| leaf()).collect()
+}
+
 fn put_register(out: &mut Writer, register: Option<RegisterState>) {
     match register {
         None => out.byte(0),

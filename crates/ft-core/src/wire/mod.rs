@@ -41,7 +41,7 @@ mod records;
 mod stream;
 
 pub use frame::{
-    Ack, Copies, Copy, Frame, Heartbeat, Hello, LogFrame, Nonces, PeerRole, Refusal, Stamp, Used,
+    Ack, Copies, Copy, CpuLeaf, Frame, Heartbeat, Hello, LogFrame, Nonces, PeerRole, Refusal, Stamp, Used,
 };
 pub use stream::FrameReader;
 

@@ -159,6 +159,8 @@ impl World {
                 pair: 77,
                 config: options.configs[index],
                 image: 6,
+                cpu: Vec::new(),
+                divergence_hint: "",
                 log_capacity: options.log_capacity,
                 gate_bytes: 1 << 20,
                 gate_outputs: options.gate_outputs,

@@ -19,10 +19,19 @@ const BZ_MAGIC: u64 = 0x202;
 impl Check {
     pub(super) fn vm(&mut self, table: tables::Vm) -> Vm {
         let tables::Vm { name, engine, memory, kernel, initrd, cmdline, clock } = table;
-        if let Some(at) = &engine
-            && **at == tables::Engine::Kvm
+        let engine = match engine.as_deref() {
+            Some(tables::Engine::Kvm) => Engine::Kvm,
+            Some(tables::Engine::Software) | None => Engine::Software,
+        };
+        if let Some(at) = &clock
+            && (engine, at.value()) == (Engine::Kvm, &tables::Clock::Virtual)
         {
-            self.unavailable_at(at.span(), "engine = \"kvm\"", "use engine = \"software\"");
+            self.error(
+                at.span(),
+                "clock = \"virtual\" makes no sense with engine = \"kvm\"",
+                "time cannot be the guest's own progress here: KVM does not count it",
+                "clock = \"host\", or engine = \"software\"",
+            );
         }
         if self.range(memory.as_ref(), "the memory", MIN_MEMORY, MAX_MEMORY)
             && let Some(at) = &memory
@@ -38,7 +47,7 @@ impl Check {
         }
         Vm {
             name: name.map(|at| at.into_inner().0).unwrap_or_default(),
-            engine: Engine::Software,
+            engine,
             memory: self.or_default(memory.as_ref(), DEFAULT_MEMORY, Size::parse),
             initrd: initrd.map(|at| self.initrd(&at)),
             kernel: kernel.map_or_else(|| Kernel::Builtin(String::new()), |at| self.kernel(&at)),

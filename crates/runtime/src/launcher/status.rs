@@ -369,6 +369,14 @@ pub fn table(status: &Value) -> String {
                 text(&replica["replica"])
             ));
         }
+        if let Some(inputs) = replica["held_up"]["inputs"].as_u64() {
+            out.push_str(&format!(
+                "replica {}: {inputs} inputs wait because the guest has not left its own code for {} ms: engine = \"kvm\" applies \
+                 inputs where it does\n",
+                text(&replica["replica"]),
+                text(&replica["held_up"]["ms"])
+            ));
+        }
         for kept in replica["quarantine"].as_array().into_iter().flatten() {
             out.push_str(&format!(
                 "replica {}: {} sectors of disk {} are in {} until the old primary is known to be gone\n",
@@ -466,6 +474,12 @@ mod tests {
                         a        none     gone   10   -         -       -\n\
                         b        primary  live   11   123       0.2     0\n";
         assert_eq!(table(&status), expected);
+        let status = json!({"generation": 2, "replicas": [
+            {"replica": "a", "held_up": {"inputs": 3, "ms": 1500.04}},
+        ]});
+        let line = "replica a: 3 inputs wait because the guest has not left its own code for 1500.0 ms: engine = \"kvm\" applies inputs \
+                    where it does\n";
+        assert!(table(&status).ends_with(line), "{}", table(&status));
         let status = json!({"generation": 2, "replicas": [
             {"replica": "b", "quarantine": [{"disk": 0, "sectors": 8, "path": "kv.img.quarantine-2"}]},
         ]});

@@ -31,6 +31,8 @@ const LOOK_MS: u64 = 20;
 const SOLO_MS: i32 = 1000;
 /// A round that takes so much longer than it waited for says that this process did not run: the host had no time for it.
 const LATE: ft_core::Nanos = 15_000_000;
+/// A guest that does not exit for so long holds up its inputs for longer than their senders would expect.
+const HELD_UP: ft_core::Nanos = 100_000_000;
 /// The longest that a peer is excused for this.
 const EXCUSE: ft_core::Nanos = 500_000_000;
 
@@ -288,6 +290,12 @@ impl Loop {
     }
 }
 
+/// Inputs that wait for a guest that has not exited for long, and since when it has not.
+fn held_up(shared: &Shared) -> Option<(usize, ft_core::Nanos)> {
+    let (inputs, since) = (shared.inputs.len(), shared.between.load(Ordering::Relaxed));
+    (inputs > 0 && since > 0 && shared.now().saturating_sub(since) >= HELD_UP).then_some((inputs, since))
+}
+
 fn status(shared: &Shared) -> Value {
     let status = shared.core().status(shared.now());
     let mut fields = match serde_json::to_value(status) {
@@ -302,6 +310,10 @@ fn status(shared: &Shared) -> Value {
     fields.insert("guest_ms".into(), json!(shared.guest.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("prompt".into(), json!(shared.prompt.load(Ordering::Relaxed)));
     fields.insert("digests".into(), json!(shared.digests.load(Ordering::Relaxed)));
+    if let Some((inputs, since)) = held_up(shared) {
+        let ms = shared.now().saturating_sub(since) as f64 / 1e6;
+        fields.insert("held_up".into(), json!({ "inputs": inputs, "ms": ms }));
+    }
     let apart = shared.media.apart();
     if !apart.is_empty() {
         fields.insert("quarantine".into(), json!(apart));

@@ -58,7 +58,7 @@ impl Startup {
     /// The process's exit code.
     pub fn code(&self) -> u8 {
         match self {
-            Self::Build(BuildError::Engine(_)) => HOST_LACKS,
+            Self::Build(BuildError::Software(_) | BuildError::Kvm(_)) => HOST_LACKS,
             // The config names a kernel or an initial RAM disk that is none.
             Self::Build(
                 BuildError::Kernel { .. }

@@ -53,6 +53,11 @@ impl FromStr for Fault {
 }
 
 impl Fault {
+    /// The same one position later.
+    pub(super) fn at_next_position(self) -> Self {
+        Self { position: self.position + 1, ..self }
+    }
+
     /// Damages the machine. False if the address is outside its memory.
     pub(super) fn inject(self, machine: &mut Machine) -> bool {
         match self.target {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::{Body, LogRecord, Mode, Nanos, OutputClass, reads};
-use ft_vcpu::Stop;
+use ft_vcpu::{Stand, Stop};
 
 use super::disks::{OwnResult, RequestId};
 use super::vcpu::{NAP, Runner};
@@ -82,6 +82,10 @@ impl Runner {
                     self.shared.seen_up_to(batch.switch_seq);
                 }
                 self.outputs_backup();
+            }
+            Body::Digest(_) if self.machine.stand() != Stand::Whole => {
+                self.diverged("this side's guest is in the middle of an instruction where the primary's is not");
+                return false;
             }
             Body::Digest(theirs) => {
                 if let Err(difference) = self.machine.compare_digest(theirs) {
@@ -225,6 +229,18 @@ impl Runner {
                         return false;
                     }
                 }
+                // What the primary did there, if anything, is a record of that position.
+                Stop::Clock => {}
+                Stop::Busy => {
+                    self.shared.beat();
+                    if self.shared.mode() == Mode::Over {
+                        return false;
+                    }
+                }
+                Stop::Failed => {
+                    self.fail();
+                    return false;
+                }
                 Stop::Halted => {
                     self.diverged(format!(
                         "this side's guest halts where the primary's ran on to position {position}"
@@ -248,6 +264,10 @@ impl Runner {
             if fault.position >= self.machine.position() {
                 if !self.run_to(fault.position) {
                     return false;
+                }
+                if self.machine.stand() != Stand::Whole {
+                    self.faults.push(fault.at_next_position());
+                    continue;
                 }
                 if !fault.inject(&mut self.machine) {
                     self.shared.control.notice("a fault's address is outside the guest's memory");

@@ -1,5 +1,7 @@
 //! From host time to clock anchors (ENGINE: time is a function of position between two anchors).
 //!
+//! Where positions are exits, which say nothing of how long the guest ran, time stands still between two anchors.
+//!
 //! Guest time follows the host's monotonic clock since power-on, less what was cut out of long pauses. An anchor never
 //! takes guest time back: where the guest is ahead, its rate is lowered until host time has caught up.
 
@@ -14,6 +16,8 @@ pub(super) const ANCHOR_INTERVAL: Nanos = 4_000_000;
 const MAX_STEP: i128 = 1_000_000_000;
 /// Nanoseconds per instruction before anything was measured.
 const FIRST_GUESS: f64 = 5.0;
+/// An anchor is as good as new for so long.
+const RECENT: Nanos = 20_000;
 /// Fewer instructions than this say nothing about speed.
 const MEASURABLE: u64 = 20_000;
 
@@ -21,6 +25,8 @@ const MEASURABLE: u64 = 20_000;
 #[derive(Debug)]
 pub(super) struct GuestClock {
     kind: Clock,
+    /// Positions are exits.
+    exits: bool,
     /// Process time at guest time 0.
     origin: i128,
     per_instruction: f64,
@@ -32,8 +38,8 @@ pub(super) struct GuestClock {
 }
 
 impl GuestClock {
-    pub(super) fn new(kind: Clock) -> Self {
-        Self { kind, origin: 0, per_instruction: FIRST_GUESS, last: 0, last_position: 0, idle: 0, paused: 0 }
+    pub(super) fn new(kind: Clock, exits: bool) -> Self {
+        Self { kind, exits, origin: 0, per_instruction: FIRST_GUESS, last: 0, last_position: 0, idle: 0, paused: 0 }
     }
 
     /// The machine is live from `now` on; its guest time `guest` was reached at `then`.
@@ -58,7 +64,12 @@ impl GuestClock {
 
     /// True if the last anchor is so recent, and at this position, that another would say nothing.
     pub(super) fn is_fresh(&self, now: Nanos, position: u64) -> bool {
-        position == self.last_position && now < self.last + 20_000
+        position == self.last_position && self.is_recent(now)
+    }
+
+    /// True if the last anchor is so recent that a guest need not be told the time again.
+    pub(super) fn is_recent(&self, now: Nanos) -> bool {
+        now < self.last + RECENT
     }
 
     /// The vCPU had nothing to do for that long.
@@ -83,6 +94,10 @@ impl GuestClock {
             self.origin += cut;
             host -= cut;
             self.paused = self.paused.saturating_add(u64::try_from(cut).unwrap_or(u64::MAX));
+        }
+        if self.exits {
+            (self.last, self.last_position, self.idle) = (now, position, 0);
+            return Anchor { time: guest.max(u64::try_from(host.max(0)).unwrap_or(u64::MAX)), rate: 0 };
         }
         self.measure(now, position);
         let ahead = (i128::from(guest) - host).max(0) as f64;
@@ -120,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_halted_guest_follows_the_host() {
-        let mut clock = GuestClock::new(Clock::Host);
+        let mut clock = GuestClock::new(Clock::Host, false);
         clock.begin(1000 * MS, 1000 * MS, 0, 0);
         assert_eq!(clock.anchor(1300 * MS, 0, 0).time, 300 * MS);
         assert_eq!(clock.host_time(350 * MS, 1300 * MS, 300 * MS), 1350 * MS);
@@ -128,7 +143,7 @@ mod tests {
 
     #[test]
     fn guest_time_never_goes_back_and_slows_down_when_ahead() {
-        let mut clock = GuestClock::new(Clock::Host);
+        let mut clock = GuestClock::new(Clock::Host, false);
         clock.begin(1000 * MS, 1000 * MS, 0, 0);
         let straight = clock.anchor(1004 * MS, 4 * MS, 800_000);
         let ahead = clock.anchor(1008 * MS, 9 * MS, 1_600_000);
@@ -137,8 +152,18 @@ mod tests {
     }
 
     #[test]
+    fn time_stands_still_between_anchors_where_positions_are_exits() {
+        let mut clock = GuestClock::new(Clock::Host, true);
+        clock.begin(1000 * MS, 1000 * MS, 0, 0);
+        assert_eq!(clock.anchor(1004 * MS, 0, 50), Anchor { time: 4 * MS, rate: 0 });
+        assert!(clock.is_recent(1004 * MS + RECENT - 1) && !clock.is_recent(1004 * MS + RECENT));
+        assert!(clock.is_fresh(1004 * MS, 50) && !clock.is_fresh(1004 * MS, 51));
+        assert_eq!(clock.anchor(1005 * MS, 4 * MS, 51), Anchor { time: 5 * MS, rate: 0 });
+    }
+
+    #[test]
     fn a_long_pause_is_cut_out() {
-        let mut clock = GuestClock::new(Clock::Host);
+        let mut clock = GuestClock::new(Clock::Host, false);
         clock.begin(1000 * MS, 1000 * MS, 0, 0);
         assert_eq!(clock.anchor(11_000 * MS, 0, 0).time, 1000 * MS);
         assert_eq!(clock.paused, 9000 * MS);
@@ -147,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_is_preempted_now_and_then_does_not_run_ahead() {
-        let mut clock = GuestClock::new(Clock::Host);
+        let mut clock = GuestClock::new(Clock::Host, false);
         clock.begin(0, 0, 0, 0);
         let (mut now, mut position, mut guest, mut rate) = (0, 0u64, 0u64, 5.0);
         let mut most = 0;
@@ -167,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_rate_is_what_was_measured() {
-        let mut clock = GuestClock::new(Clock::Host);
+        let mut clock = GuestClock::new(Clock::Host, false);
         clock.begin(0, 0, 0, 0);
         let mut anchor = Anchor { time: 0, rate: 0 };
         for step in 1..100 {

@@ -58,6 +58,11 @@ impl Inputs {
         Some(input)
     }
 
+    /// How many inputs wait; without a lock.
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
     /// True if an input waits; without a lock.
     pub(super) fn any(&self) -> bool {
         self.len.load(Ordering::Acquire) > 0

@@ -7,14 +7,12 @@ use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
 use ft_core::reads::{self, ReadId};
 use ft_core::{Body, Mode, Nanos};
 use ft_devices::ft::DiskPolicies;
-use ft_vcpu::Stop;
+use ft_vcpu::{Stand, Stop};
 
 use super::inputs;
 use super::vcpu::{NAP, Runner};
 
-/// Between two digests, in instructions.
-const DIGEST_INTERVAL: u64 = 1 << 26;
-/// Between two digests of a guest that sleeps so much that it takes long for that many instructions.
+/// Between two digests of a guest that sleeps so much that it takes long to the position of the next one.
 const DIGEST_TIME: Nanos = 2_000_000_000;
 /// About how long the guest runs between two looks around: a backup may run that much behind for want of being told.
 const SLICE: Nanos = 1_000_000;
@@ -53,7 +51,7 @@ impl Runner {
                 self.shared.park(self.shared.now() + NAP);
                 continue;
             }
-            if !room || !self.tell_date() || !self.take_inputs() {
+            if !room || !self.prepare() {
                 // A stall. What would end it wakes this thread.
                 self.flush();
                 self.shared.park(self.shared.now() + NAP);
@@ -61,26 +59,37 @@ impl Runner {
             }
             let before = self.shared.now();
             let from = self.machine.position();
-            let digest = (from / DIGEST_INTERVAL + 1) * DIGEST_INTERVAL;
-            let until = digest.min(from + self.clock.instructions(SLICE));
+            let (digest, until) = self.bounds(from);
+            self.leaves(before);
             let stop = self.machine.run(until, &self.shared.kick);
             let held = self.outputs_live();
             let after = self.shared.now();
+            if stop != Stop::Busy {
+                self.arrives(after);
+            }
             let position = self.machine.position();
             self.shared.position.store(position, Ordering::Release);
             self.shared.guest.store(self.machine.now_ns(), Ordering::Relaxed);
             self.tell_unimplemented();
+            self.digest_due |= paired && position == digest;
             match stop {
-                Stop::Reached => {
+                // Where exits are counted, a kick ends what the number of instructions ends elsewhere.
+                Stop::Reached | Stop::Kicked if stop == Stop::Reached || self.machine.engine().counts_exits() => {
                     if self.clock.is_due(after) {
                         self.anchor_here(after);
                     } else {
                         self.progress();
                     }
-                    if paired && position == digest && !self.log_digest() {
+                    if self.digest_due && self.machine.stand() == Stand::Whole && !self.log_digest() {
                         continue;
                     }
                     self.flush();
+                }
+                Stop::Reached | Stop::Clock => {}
+                Stop::Busy => self.between(after),
+                Stop::Failed => {
+                    self.fail();
+                    continue;
                 }
                 Stop::Halted => {
                     // The log is told before this thread blocks: the backup may run up to here.
@@ -108,6 +117,29 @@ impl Runner {
                 }
             }
             self.pace(share, after.saturating_sub(before));
+        }
+    }
+
+    /// Where the next digest is, and how far the guest runs now.
+    fn bounds(&self, from: u64) -> (u64, u64) {
+        let engine = self.machine.engine();
+        let interval = engine.digest_interval();
+        let digest = (from / interval + 1) * interval;
+        let until = match engine.counts_exits() {
+            true if self.digest_due => from + 1,
+            // The engine looks at the time itself.
+            true => digest,
+            false => digest.min(from + self.clock.instructions(SLICE)),
+        };
+        (digest, until)
+    }
+
+    /// Does what is to be done where the machine stands. False if there is no room for the records of it: a stall.
+    fn prepare(&mut self) -> bool {
+        match self.machine.stand() {
+            Stand::Whole => self.tell_date() && self.take_inputs(),
+            Stand::Clock => self.tell_time(),
+            Stand::Between => true,
         }
     }
 
@@ -242,7 +274,7 @@ impl Runner {
     }
 
     /// Logs an anchor at this position.
-    fn anchor_here(&mut self, now: Nanos) {
+    pub(super) fn anchor_here(&mut self, now: Nanos) {
         let anchor = self.clock.anchor(now, self.machine.now_ns(), self.machine.position());
         self.shared.paused.store(self.clock.paused, Ordering::Relaxed);
         self.apply_anchor(anchor);
@@ -285,6 +317,7 @@ impl Runner {
             if core.reserve(body.cost(), now) {
                 core.append(self.machine.position(), body, now);
                 self.digested = now;
+                self.digest_due = false;
                 self.shared.digests.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
@@ -295,7 +328,7 @@ impl Runner {
     }
 
     /// Sends what was appended; releases here what nobody acknowledges.
-    fn flush(&self) {
+    pub(super) fn flush(&self) {
         self.shared.transmit();
         let core = self.shared.core();
         if core.has_effects() || !core.is_paired() {

@@ -22,6 +22,7 @@ mod copies;
 mod disks;
 mod events;
 mod exit;
+mod exits;
 mod fault;
 mod fence;
 mod follow;
@@ -42,6 +43,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ft_core::replica::{GATE, STUCK};
+use ft_core::wire::CpuLeaf;
 use ft_core::{Event, Settings};
 use ft_policies::{Config, ReplicaId, Who};
 
@@ -129,6 +131,8 @@ fn start(
         pair: config.pair_id(),
         config: config.digest(),
         image: machine.image_digest() ^ disk_identity(&sectors),
+        cpu: cpu_leaves(&machine),
+        divergence_hint: machine.engine().divergence_hint(),
         log_capacity: config.logging.buffer.bytes(),
         gate_bytes: GATE.0,
         gate_outputs: GATE.1,
@@ -176,6 +180,12 @@ fn fail_stop() {
 fn disk_identity(sectors: &[u64]) -> u128 {
     let bytes: Vec<u8> = sectors.iter().flat_map(|size| size.to_le_bytes()).collect();
     xxhash_rust::xxh3::xxh3_128(&bytes)
+}
+
+/// What the guest finds its processor to be, as the other side is told.
+fn cpu_leaves(machine: &Machine) -> Vec<CpuLeaf> {
+    let leaves = machine.cpu_leaves().iter();
+    leaves.map(|leaf| CpuLeaf { leaf: leaf.leaf, subleaf: leaf.subleaf, values: leaf.values }).collect()
 }
 
 fn incarnation() -> std::io::Result<u64> {

@@ -94,6 +94,8 @@ pub(super) struct Shared {
     /// When the vCPU's thread last did something, or that it waits for something to do.
     alive: AtomicU64,
     parked: AtomicBool,
+    /// Since when the guest is on its way between two positions, as of the last look; 0 if it stands.
+    pub(super) between: AtomicU64,
     /// Where the machine stood when it was last looked at.
     pub(super) position: AtomicU64,
     /// Guest nanoseconds since power-on, as of lately.
@@ -169,6 +171,7 @@ impl Shared {
             control_blocked: AtomicBool::new(false),
             alive: AtomicU64::new(0),
             parked: AtomicBool::new(true),
+            between: AtomicU64::new(0),
             position: AtomicU64::new(0),
             guest: AtomicU64::new(0),
             paused: AtomicU64::new(0),

@@ -14,6 +14,7 @@ use ft_devices::ft::{Disposition, Layer, Recording, Replaying};
 use ft_policies::Config;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::exits::Stretch;
 use super::fault::Fault;
 use super::fence;
 use super::guest_clock::GuestClock;
@@ -35,6 +36,10 @@ pub(super) struct Runner {
     pub(super) faults: Vec<Fault>,
     /// Position of the last record appended.
     pub(super) logged: u64,
+    /// Of a guest that may be on its way for long.
+    pub(super) stretch: Stretch,
+    /// A digest is to be logged as soon as the machine's state is whole.
+    pub(super) digest_due: bool,
     /// When the last digest was logged.
     pub(super) digested: Nanos,
     /// How long a halted vCPU polls before it sleeps.
@@ -66,14 +71,17 @@ pub(super) fn spawn(
     let disks = Arc::clone(shared.disks.policies());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let enough = cores >= if shared.solo { 2 } else { 4 };
+    let counts_exits = machine.engine().counts_exits();
     let mut runner = Runner {
         shared: Arc::clone(shared),
         machine,
-        clock: GuestClock::new(config.vm.clock),
+        clock: GuestClock::new(config.vm.clock, counts_exits),
         recording: Recording::new(Arc::clone(&disks)),
         replaying: Replaying::new(disks),
         faults,
         logged: 0,
+        stretch: Stretch::default(),
+        digest_due: false,
         digested: 0,
         poll: if enough { 50_000 } else { 0 },
         debt: 0,
@@ -108,6 +116,7 @@ impl Runner {
                     }
                     self.live();
                 }
+                Mode::Stop if !self.settle() => {}
                 Mode::Stop => {
                     self.log_last_digest();
                     self.shared.set_end(self.machine.position());

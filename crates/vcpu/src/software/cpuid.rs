@@ -6,7 +6,7 @@ use super::exec::xstate::{AREA, STATE_SSE, STATE_X87};
 use super::paging::PHYSICAL_BITS;
 
 /// EAX, EBX, ECX, EDX of a leaf.
-pub(super) fn cpuid(leaf: u32, subleaf: u32, cr4: u64) -> [u32; 4] {
+pub(crate) fn cpuid(leaf: u32, subleaf: u32, cr4: u64) -> [u32; 4] {
     let text = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
     match leaf {
         0 => [0x16, text(b"Genu"), text(b"ntel"), text(b"ineI")],

@@ -6,7 +6,7 @@
 
 mod block;
 mod cpu;
-mod cpuid;
+pub(crate) mod cpuid;
 mod debug;
 mod decode;
 mod exec;

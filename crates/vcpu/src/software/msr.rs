@@ -1,44 +1,12 @@
 //! Model-specific registers.
 
 use super::cpu::{CR0_PG, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
+use crate::msr::{MTRRS, TSC, TSC_ADJUST, constant, mtrr_index};
 
-const TSC: u32 = 0x10;
-const TSC_ADJUST: u32 = 0x3B;
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
 /// IBRS, STIBP, SSBD, BHI_DIS_S.
 const SPEC_CTRL_EXISTING: u64 = 0b111 | 1 << 10;
-const ARCH_CAPABILITIES: u32 = 0x10A;
-/// RDCL_NO, IBRS_ALL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO,
-/// RFDS_NO, ITS_NO: this processor does not speculate.
-const NOT_VULNERABLE: u64 = 1
-    | 1 << 1
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 8
-    | 1 << 13
-    | 1 << 14
-    | 1 << 15
-    | 1 << 20
-    | 1 << 24
-    | 1 << 26
-    | 1 << 27
-    | 1 << 62;
-/// 8 variable ranges, fixed ranges, write-combining.
-const MTRR_CAPABILITIES: u64 = 0x508;
-
-/// The place of an MTRR in [`crate::CpuState::mtrr`].
-fn mtrr_index(msr: u32) -> Option<usize> {
-    Some(match msr {
-        0x2FF => 0,
-        0x250 => 1,
-        0x258 | 0x259 => 2 + (msr - 0x258) as usize,
-        0x268..=0x26F => 4 + (msr - 0x268) as usize,
-        0x200..=0x20F => 12 + (msr - 0x200) as usize,
-        _ => return None,
-    })
-}
 
 /// The value of an MSR, if it exists.
 pub(super) fn read(c: &mut Cpu, at: u64, msr: u32) -> Option<u64> {
@@ -49,13 +17,7 @@ pub(super) fn read(c: &mut Cpu, at: u64, msr: u32) -> Option<u64> {
         TSC => c.platform().tsc(at).wrapping_add(c.s.tsc_adjust),
         TSC_ADJUST => c.s.tsc_adjust,
         SPEC_CTRL => c.s.spec_ctrl,
-        // Platform id, microcode revision: 0.
-        0x17 | 0x8B => 0,
-        0xFE => MTRR_CAPABILITIES,
-        ARCH_CAPABILITIES => NOT_VULNERABLE,
         0x174..=0x176 => c.s.sysenter[(msr - 0x174) as usize],
-        // MISC_ENABLE: fast strings.
-        0x1A0 => 1,
         0x277 => c.s.pat,
         0xC000_0080 => c.s.efer,
         0xC000_0081 => c.s.star,
@@ -66,7 +28,7 @@ pub(super) fn read(c: &mut Cpu, at: u64, msr: u32) -> Option<u64> {
         0xC000_0101 => c.s.segments[5].base,
         0xC000_0102 => c.s.kernel_gs_base,
         0xC000_0103 => c.s.tsc_aux,
-        _ => return c.platform().msr_read(at, msr),
+        _ => return constant(msr).or_else(|| c.platform().msr_read(at, msr)),
     })
 }
 
@@ -75,7 +37,7 @@ pub(super) fn write(c: &mut Cpu, at: u64, msr: u32, value: u64) -> bool {
     let canonical = ((value as i64) << 16 >> 16) as u64 == value;
     if let Some(index) = mtrr_index(msr) {
         if c.s.mtrr.len() <= index {
-            c.s.mtrr.resize(28, 0);
+            c.s.mtrr.resize(MTRRS, 0);
         }
         c.s.mtrr[index] = value;
         return true;

@@ -1,0 +1,66 @@
+//! `engine = "kvm"`: the same guests and the same config with one word changed, where the host's /dev/kvm works well enough;
+//! elsewhere each test says that it was skipped, and why.
+
+mod counter;
+mod pairs;
+mod service;
+
+use std::sync::{Mutex, OnceLock};
+
+use ft_e2e::{Bed, Guest, Launcher, Replica, Settings, Status};
+use ft_vcpu::kvm::{self, KvmVcpu};
+
+/// True where the engine can be tested.
+fn works(test: &str) -> bool {
+    // A virtual machine is there for as long as the tests run: Linux changes its own code when the first one comes and when the
+    // last one goes, which QEMU, emulating several processors, does not always survive.
+    static WORKS: OnceLock<Result<Mutex<KvmVcpu>, String>> = OnceLock::new();
+    let make = || {
+        kvm::probe()?;
+        KvmVcpu::new(ft_vcpu::memory::allocate(1 << 16).map_err(kvm::Lack::Broken)?)
+    };
+    match WORKS.get_or_init(|| make().map(Mutex::new).map_err(|lack| lack.to_string())) {
+        Ok(_) => true,
+        Err(lack) => {
+            println!("skipped: {test}: {lack}");
+            false
+        }
+    }
+}
+
+/// The usual settings with one word changed.
+fn with_kvm(guest: Guest) -> Settings {
+    Settings { engine: "kvm", ..Settings::new(guest) }
+}
+
+/// Nothing went wrong on the way: no replica was lost, nothing diverged.
+fn assert_undisturbed(pair: &Launcher) {
+    for line in pair.stderr.lines() {
+        let lost = ft_e2e::Takeover::parse(&line.text, line.at).is_some();
+        assert!(!lost && !line.text.contains("diverged"), "{}", pair.said());
+    }
+}
+
+/// Both replicas are at work, and the guest is: primary and backup.
+fn both(status: &Status) -> Option<(&Replica, &Replica)> {
+    let (primary, backup) = (status.role("primary")?, status.role("backup")?);
+    (primary.position > 0 && backup.position > 0).then_some((primary, backup))
+}
+
+/// Without a /dev/kvm that works the command ends with 4, says what is missing, and what needs none.
+#[test]
+fn a_host_without_it_is_told_so() {
+    let Err(lack) = kvm::probe() else {
+        return println!("skipped: a_host_without_it_is_told_so: /dev/kvm works here");
+    };
+    let bed = Bed::new(&with_kvm(Guest::Cpu { rounds: 1, exit: 0 }));
+    for more in [&["--config", "pair.toml"][..], &["--config", "pair.toml", "--solo"]] {
+        let run = bed.run(more);
+        assert_eq!(run.code, Some(4), "{}", run.stderr);
+        let lack = lack.to_string();
+        for part in [&*lack, "/dev/kvm", "engine = \"software\""] {
+            assert!(run.stderr.contains(part), "no {part:?} in {}", run.stderr);
+        }
+    }
+    bed.assert_clean();
+}
