@@ -1,5 +1,6 @@
-//! The project's tasks: `cargo xtask test` and `cargo xtask bench`.
+//! The project's tasks: `cargo xtask test`, `cargo xtask bench`, `cargo xtask assets`.
 
+mod assets;
 mod bench;
 mod steps;
 mod test;
@@ -13,7 +14,10 @@ cargo xtask bench [disks] [--json] [--quick]
                              measures and prints one table, or JSON; disks: only what each kind of disk costs;
                              --quick: fewer repeats, for a first look
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
-                             how soon a silent death is detected, and how often a busy host looks dead";
+                             how soon a silent death is detected, and how often a busy host looks dead
+cargo xtask assets [programs] [--kernel PACKAGE]
+                             Debian's kernel, an initramfs and a root image, into target/assets; programs: an image with
+                             redis, sqlite3 and python3 too; --kernel: another package than linux-image-cloud-amd64";
 
 fn are_bench_options(words: &[&str]) -> bool {
     words.iter().all(|word| ["--json", "--quick"].contains(word))
@@ -35,6 +39,10 @@ fn main() -> ExitCode {
         }
         ["bench", "detectors", options @ ..] => match bench::detectors::Plan::parse(options) {
             Some(plan) => bench::detectors::run(&plan),
+            None => return usage(),
+        },
+        ["assets", options @ ..] => match assets::Wanted::parse(options) {
+            Some(wanted) => assets::run(&wanted),
             None => return usage(),
         },
         ["bench", options @ ..] if are_bench_options(options) => {
