@@ -23,7 +23,7 @@ pub(crate) fn build(path: &Path, tree: &Tree, size: u64) -> Result<(), String> {
     fs::File::create(&image).and_then(|file| file.set_len(size)).map_err(failed)?;
     let mut make = e2fsprogs("mke2fs")?;
     // No journal of its own device, no lazily written tables: the guest is not to have background work that is left over from this.
-    make.args(["-q", "-F", "-t", "ext4", "-m", "0", "-L", "ft-root", "-U", UUID]);
+    make.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "ft-root", "-U", UUID]);
     make.args(["-E", &format!("root_owner=0:0,hash_seed={UUID},lazy_itable_init=0,lazy_journal_init=0")]);
     make.arg("-d").arg(&files).arg(&image).env("E2FSPROGS_FAKE_TIME", MOMENT.to_string());
     super::debian::run(&mut make)?;
