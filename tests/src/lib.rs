@@ -63,7 +63,7 @@ pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
 pub use status::{Replica, Status};
 pub use store::{STORE, Store, StoreFault};
-pub use survivors::{alive, kill_marked, marked};
+pub use survivors::{alive, die_with_us, kill_marked, marked};
 pub use views::{Views, have_bindfs};
 pub use witness::Witness;
 

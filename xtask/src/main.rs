@@ -1,7 +1,8 @@
-//! The project's tasks: `cargo xtask test`, `cargo xtask bench`, `cargo xtask assets`.
+//! The project's tasks: `cargo xtask test`, `cargo xtask test-kvm`, `cargo xtask bench`, `cargo xtask assets`.
 
 mod assets;
 mod bench;
+mod nested;
 mod steps;
 mod test;
 mod tools;
@@ -10,6 +11,10 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test [--full]    tools, formatting, lints, every test; --full: the long campaigns too (hours)
+cargo xtask test-kvm [--only-inside]
+                             the KVM engine's tests, on this machine's /dev/kvm and inside a machine of QEMU's that has one;
+                             --only-inside: not on this machine's
+cargo xtask kvm-probe        whether this machine's /dev/kvm runs a guest
 cargo xtask bench [disks] [--json] [--quick]
                              measures and prints one table, or JSON; disks: only what each kind of disk costs;
                              --quick: fewer repeats, for a first look
@@ -34,6 +39,9 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test"] => test::run(false),
         ["test", "--full"] => test::run(true),
+        ["test-kvm"] => nested::run(false),
+        ["test-kvm", "--only-inside"] => nested::run(true),
+        ["kvm-probe"] => nested::probe::run(),
         ["bench", "disks", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::Disks, options.contains(&"--json"), options.contains(&"--quick"))
         }

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change goes in. Continuous integration runs exactly this.
 
+use crate::nested;
 use crate::steps::{Steps, cargo, root, target};
 use crate::tools;
 
@@ -41,6 +42,14 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
             tests.env("FT_FULL", "1");
         }
         steps.run(if full { "tests, with the long campaigns" } else { "tests" }, &mut tests);
+        if nested::have_qemu() {
+            let mut inside =
+                std::process::Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
+            steps.run(
+                "the KVM engine, inside a machine of QEMU's",
+                inside.args(["test-kvm", "--only-inside"]),
+            );
+        }
     }
 
     for line in tools.missing() {

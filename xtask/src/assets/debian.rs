@@ -39,7 +39,9 @@ pub(crate) fn kernel_package(package: &str) -> Result<String, String> {
     }
     let said = apt("apt-cache", &["depends", "--important", package])?;
     let depends = said.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    let image = depends.map(str::trim).find(|name| name.starts_with("linux-image-") && name.ends_with("-cloud-amd64"));
+    let image = depends
+        .map(str::trim)
+        .find(|name| name.starts_with("linux-image-") && name.ends_with("-cloud-amd64"));
     Ok(image.unwrap_or(package).to_owned())
 }
 
@@ -141,7 +143,9 @@ fn put_there_by_hand(cache: &Path, package: &str) -> Result<PathBuf, String> {
     let mut found: Vec<PathBuf> = there
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| name(path).starts_with(&before) && name(path).contains(&after) && name(path).ends_with(".deb"))
+        .filter(|path| {
+            name(path).starts_with(&before) && name(path).contains(&after) && name(path).ends_with(".deb")
+        })
         .collect();
     found.sort();
     found.pop().ok_or_else(|| need_apt(&[package]).expect_err("it is asked for where there is no apt"))
@@ -151,7 +155,8 @@ fn put_there_by_hand(cache: &Path, package: &str) -> Result<PathBuf, String> {
 fn unpack(archive: &Path) -> Result<PathBuf, String> {
     let folder = archive.with_extension("d");
     let made_of = fs::metadata(archive).and_then(|file| file.modified());
-    let newer = |folder: &Path| Some(fs::metadata(folder).ok()?.modified().ok()? >= made_of.as_ref().ok().copied()?);
+    let newer =
+        |folder: &Path| Some(fs::metadata(folder).ok()?.modified().ok()? >= made_of.as_ref().ok().copied()?);
     let stamp = folder.join(".unpacked");
     if newer(&stamp) == Some(true) {
         return Ok(folder);
@@ -242,11 +247,18 @@ mod tests {
     #[test]
     fn the_newest_of_the_packages_that_somebody_put_there() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        for file in ["linux-image-6.1.0-9-cloud-amd64_6.1.1_amd64.deb", "busybox-static_1_amd64.deb", "busybox_2_amd64.deb"] {
+        for file in [
+            "linux-image-6.1.0-9-cloud-amd64_6.1.1_amd64.deb",
+            "busybox-static_1_amd64.deb",
+            "busybox_2_amd64.deb",
+        ] {
             fs::write(folder.path().join(file), "").expect("new");
         }
         let found = |package| put_there_by_hand(folder.path(), package).map(|path| name(&path).to_owned());
         assert_eq!(found("busybox-static").as_deref(), Ok("busybox-static_1_amd64.deb"));
-        assert_eq!(found("linux-image-cloud-amd64").as_deref(), Ok("linux-image-6.1.0-9-cloud-amd64_6.1.1_amd64.deb"));
+        assert_eq!(
+            found("linux-image-cloud-amd64").as_deref(),
+            Ok("linux-image-6.1.0-9-cloud-amd64_6.1.1_amd64.deb")
+        );
     }
 }

@@ -68,7 +68,12 @@ fn own_by_root(tree: &Tree, image: &Path) -> Result<(), String> {
         return Ok(());
     }
     let mut debugfs = e2fsprogs("debugfs")?;
-    debugfs.args(["-w", "-f", "-"]).arg(image).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    debugfs
+        .args(["-w", "-f", "-"])
+        .arg(image)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = debugfs.spawn().map_err(|error| format!("debugfs: {error}"))?;
     let mut commands = String::new();
     for (path, _) in tree.nodes() {
@@ -81,7 +86,11 @@ fn own_by_root(tree: &Tree, image: &Path) -> Result<(), String> {
     // Its first line says what it is; it has no other way to say that a command failed.
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     let wrong: Vec<&str> = said.lines().filter(|line| !line.starts_with("debugfs ")).collect();
-    if done.status.success() && wrong.is_empty() { Ok(()) } else { Err(format!("debugfs: {}", wrong.join("\n"))) }
+    if done.status.success() && wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("debugfs: {}", wrong.join("\n")))
+    }
 }
 
 /// A program of e2fsprogs, which not every user's path leads to.

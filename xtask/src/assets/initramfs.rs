@@ -27,7 +27,10 @@ pub(crate) fn add_modules(tree: &mut Tree, modules: &Modules, wanted: &[&str]) -
     let mut order = String::new();
     for module in modules.with_needed(wanted)? {
         order += &format!("{}.ko\n", module.name);
-        tree.put(&format!("usr/lib/modules/{}.ko", module.name), Node::File(0o644, Content::Bytes(module.bytes)));
+        tree.put(
+            &format!("usr/lib/modules/{}.ko", module.name),
+            Node::File(0o644, Content::Bytes(module.bytes)),
+        );
     }
     tree.text("usr/lib/modules/order", 0o644, &order);
     Ok(())

@@ -9,14 +9,13 @@
 //! | `initramfs.cpio` | static busybox, virtio's modules, and an `/init` that goes on to `/dev/vda` where that has an ext4 |
 //! | `root.ext4` | such a disk: busybox as init, a shell on the console, HTTP on port 80; room for files |
 //! | `programs.ext4` | the same and redis, sqlite3 and python3 with its tests, as packaged (`cargo xtask assets programs`) |
-//! | `modules/` | every kernel module of the package, unpacked, for `cargo xtask test-kvm` |
 //!
 //! Packages themselves are kept in `$XDG_CACHE_HOME/ft-vm/packages` (`~/.cache/ft-vm/packages`), for every checkout.
 
 mod debian;
 mod image;
 mod initramfs;
-pub(crate) mod modules;
+mod modules;
 mod programs;
 pub(crate) mod tree;
 mod userland;
@@ -26,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::steps::root;
+pub(crate) use initramfs::{add_modules, archive};
 use tree::Tree;
 
 /// The package that names the release's own kernel for virtual machines: it has nothing in it but a dependency.
@@ -95,6 +95,14 @@ fn name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
+/// Adds busybox and what makes a machine of it.
+pub(crate) fn add_userland(tree: &mut Tree) -> Result<(), String> {
+    let busybox = debian::unpacked("busybox-static")?;
+    let places = ["bin/busybox", "usr/bin/busybox"].map(|place| busybox.join(place));
+    let busybox = places.iter().find(|place| place.is_file()).ok_or("busybox-static has no bin/busybox")?;
+    userland::add(tree, busybox)
+}
+
 /// Makes what is wanted.
 pub(crate) fn run(wanted: &Wanted) -> Result<(), String> {
     let started = Instant::now();
@@ -102,12 +110,10 @@ pub(crate) fn run(wanted: &Wanted) -> Result<(), String> {
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let kernel = kernel(wanted.kernel.as_deref())?;
     println!("kernel {}", kernel.release);
-    let busybox = debian::unpacked("busybox-static")?.join("bin/busybox");
-
     let vmlinuz = folder.join("vmlinuz");
     replace(&vmlinuz, &read(&kernel.vmlinuz)?)?;
     let mut userland = Tree::default();
-    userland::add(&mut userland, &busybox)?;
+    add_userland(&mut userland)?;
     let initramfs = folder.join("initramfs.cpio");
     replace(&initramfs, &initramfs::build(&userland, &kernel.modules)?)?;
     let root = folder.join("root.ext4");

@@ -38,7 +38,8 @@ impl Modules {
         let mut files = BTreeMap::new();
         collect(&folder, &mut files)?;
         let builtin = read(&folder.join("modules.builtin"))?;
-        let builtin = String::from_utf8_lossy(&builtin).lines().map(|line| known_as(Path::new(line))).collect();
+        let builtin =
+            String::from_utf8_lossy(&builtin).lines().map(|line| known_as(Path::new(line))).collect();
         Ok(Self { files, builtin })
     }
 
@@ -109,7 +110,8 @@ fn needs(bytes: &[u8]) -> Result<Vec<String>, String> {
     let section = elf.section_by_name(".modinfo").ok_or("no .modinfo section: not a kernel module")?;
     let info = section.data().map_err(|error| error.to_string())?;
     let depends = info.split(|&byte| byte == 0).find_map(|text| text.strip_prefix(b"depends="));
-    let depends = String::from_utf8_lossy(depends.ok_or("its .modinfo section has no depends=")?).into_owned();
+    let depends =
+        String::from_utf8_lossy(depends.ok_or("its .modinfo section has no depends=")?).into_owned();
     Ok(depends.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect())
 }
 

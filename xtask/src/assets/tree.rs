@@ -53,10 +53,18 @@ impl Tree {
 
     /// Puts an entry there, with the folders that it is in.
     pub(crate) fn put(&mut self, path: &str, node: Node) {
-        for (end, _) in path.match_indices('/') {
-            self.nodes.entry(path[..end].to_owned()).or_insert(Node::Folder(0o755));
+        if let Some((folder, _)) = path.rsplit_once('/') {
+            self.folders(folder);
         }
         self.nodes.insert(path.to_owned(), node);
+    }
+
+    /// Makes sure that there is such a folder, and those that it is in.
+    pub(crate) fn folders(&mut self, path: &str) {
+        let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+        for end in ends {
+            self.nodes.entry(path[..end].to_owned()).or_insert(Node::Folder(0o755));
+        }
     }
 
     /// Puts a text there.
@@ -157,6 +165,9 @@ mod tests {
         tree.merge_usr();
         tree.copy(folder.path(), &|path| path != "usr/share/doc").expect("plain files");
         assert!(tree.has("usr/lib64/ld.so") && tree.has("usr/share") && !tree.has("usr/share/doc"));
-        assert!(tree.nodes().any(|(path, node)| path == "lib64" && matches!(node, Node::Link(to) if to == "usr/lib64")));
+        assert!(
+            tree.nodes()
+                .any(|(path, node)| path == "lib64" && matches!(node, Node::Link(to) if to == "usr/lib64"))
+        );
     }
 }

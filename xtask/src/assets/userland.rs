@@ -15,9 +15,15 @@ pub(crate) fn add(tree: &mut Tree, busybox: &Path) -> Result<(), String> {
     }
     // Where the kernel, and switch_root, look for it.
     tree.link("usr/sbin/init", "../bin/busybox");
-    for (path, mode) in
-        [("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("mnt", 0o755), ("root", 0o700), ("tmp", 0o1777)]
-    {
+    for (path, mode) in [
+        ("dev", 0o755),
+        ("proc", 0o555),
+        ("sys", 0o555),
+        ("run", 0o755),
+        ("mnt", 0o755),
+        ("root", 0o700),
+        ("tmp", 0o1777),
+    ] {
         tree.folder(path, mode);
     }
     for (path, mode, text) in [
@@ -29,7 +35,11 @@ pub(crate) fn add(tree: &mut Tree, busybox: &Path) -> Result<(), String> {
         ("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n"),
         ("etc/hosts", 0o644, "127.0.0.1 localhost\n10.0.2.15 ft-guest\n"),
         ("etc/hostname", 0o644, "ft-guest\n"),
-        ("srv/www/index.html", 0o644, "<!doctype html>\n<title>ft-vm</title>\n<p>Served by a fault-tolerant guest.\n"),
+        (
+            "srv/www/index.html",
+            0o644,
+            "<!doctype html>\n<title>ft-vm</title>\n<p>Served by a fault-tolerant guest.\n",
+        ),
     ] {
         tree.text(path, mode, text);
     }
