@@ -14,7 +14,8 @@ use crate::hosts::{ADDRESSES, ARBITER, Hosts, TAP};
 use crate::launcher::{LIFE, send_signal};
 use crate::store::ON_STORE;
 use crate::{
-    DiskPolicy, Etcd, Launcher, Line, Ports, Settings, Site, Status, Store, TieBreaker, Witness, survivors,
+    DiskPolicy, Etcd, Guest, Launcher, Line, Ports, Settings, Site, Status, Store, TieBreaker, Witness,
+    linux, survivors,
 };
 
 /// Pairs run one at a time, however many threads the tests have: two replicas and their clients fill a small machine, and
@@ -173,6 +174,12 @@ impl Bed {
                 Launcher::command(folder.path(), &name).args(["key", KEY]).output().expect("ft-vm starts");
             assert!(key.status.success(), "{}", String::from_utf8_lossy(&key.stderr));
         }
+        if let Guest::Linux { image: Some(image) } = settings.guest {
+            for replica in ["a", "b"] {
+                let path = settings.disk.path(0).replace("{replica}", replica);
+                linux::copy_asset(image, &folder.path().join(path));
+            }
+        }
         let witness = (settings.tie_breaker == TieBreaker::Witness).then(|| {
             let address = format!("{}:{}", network.witness, ports.get(WITNESS));
             let keys = settings.keyed.then_some(KEY);
@@ -261,6 +268,12 @@ impl Bed {
         let arguments = [&["--config", "pair.toml"], more].concat();
         let host = self.hosts.as_ref().map_or(Vec::new(), |hosts| hosts.on("a").to_vec());
         Launcher::start_on(&host, self.path(), &self.mark, &arguments, life)
+    }
+
+    /// Starts it with a pipe for what is typed ([`Launcher::type_in`]).
+    pub fn start_with_keyboard(&self, more: &[&str], life: Duration) -> Launcher {
+        let arguments = [&["--config", "pair.toml"], more].concat();
+        Launcher::start_with_keyboard(self.path(), &self.mark, &arguments, life)
     }
 
     /// Starts the pair with a small file system in [`crate::STORE`], which it alone sees.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::{DiskPolicy, Etcd, Ports};
+use crate::{DiskPolicy, Etcd, Ports, linux};
 
 /// Which in-tree guest is booted.
 #[derive(Clone, Debug)]
@@ -24,6 +24,11 @@ pub enum Guest {
         /// How many disks there are.
         disks: usize,
     },
+    /// Debian's Linux and an initramfs ([`crate::linux`]), with a forwarded port to its HTTP server.
+    Linux {
+        /// The image that its disk is a copy of; without one it stays in the initramfs.
+        image: Option<&'static str>,
+    },
 }
 
 impl Guest {
@@ -33,6 +38,7 @@ impl Guest {
             Self::Kv => 1,
             Self::Cpu { .. } => 0,
             Self::Blk { disks, .. } => *disks,
+            Self::Linux { image } => usize::from(image.is_some()),
         }
     }
 }
@@ -135,16 +141,33 @@ impl Settings {
                 let _ = writeln!(text, "kernel = \"builtin:blk\"\ncmdline = \"{cmdline}\"\n");
                 "8 MiB"
             }
+            Guest::Linux { .. } => {
+                let [kernel, initrd] = [linux::KERNEL, linux::INITRD].map(|name| linux::asset(name));
+                text = text.replace("64 MiB", linux::MEMORY);
+                let _ =
+                    writeln!(text, "kernel = \"{}\"\ninitrd = \"{}\"", kernel.display(), initrd.display());
+                text += "cmdline = \"console=ttyS0\"\n\n";
+                ""
+            }
         };
         for disk in 0..self.guest.disks() {
             let (path, keys) = (self.disk.path(disk), self.disk.keys());
-            let _ = writeln!(text, "[[disk]]\npath = \"{path}\"\nsize = \"{size}\"\n{keys}\n");
+            let _ = writeln!(text, "[[disk]]\npath = \"{path}\"\n{keys}");
+            // An image that is there already has its size.
+            let _ = if size.is_empty() { writeln!(text) } else { writeln!(text, "size = \"{size}\"\n") };
         }
-        if matches!(self.guest, Guest::Kv) {
+        let served = match self.guest {
+            Guest::Kv => Some(6379),
+            Guest::Linux { .. } => Some(80),
+            Guest::Cpu { .. } | Guest::Blk { .. } => None,
+        };
+        if let Some(served) = served {
             let _ = writeln!(text, "[[net]]\nmac = \"52:54:00:12:34:56\"\n");
             let _ = match tap {
                 Some(interface) => writeln!(text, "[net.tap]\ninterface = \"{interface}\"\n"),
-                None => writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> 6379\"]\n", ports.get(0)),
+                None => {
+                    writeln!(text, "[net.user]\nforward = [\"127.0.0.1:{} -> {served}\"]\n", ports.get(0))
+                }
             };
         }
         let (a, b) = (ports.get(1), ports.get(2));

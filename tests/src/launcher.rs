@@ -1,8 +1,9 @@
 //! A started `ft-vm`.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ pub(crate) const LIFE: Duration = Duration::from_secs(120);
 pub struct Launcher {
     child: Child,
     mark: String,
+    keyboard: Option<ChildStdin>,
     /// The guest's console.
     pub stdout: Capture,
     /// Everything else.
@@ -80,9 +82,21 @@ impl Launcher {
     ) -> Self {
         let mut command = Self::command_on(host, folder, mark);
         command.args(arguments);
+        Self::spawn(command, mark, life)
+    }
+
+    /// The same on this machine, with a pipe for what is typed.
+    pub(crate) fn start_with_keyboard(folder: &Path, mark: &str, arguments: &[&str], life: Duration) -> Self {
+        let mut command = Self::command(folder, mark);
+        command.args(arguments).stdin(Stdio::piped());
+        Self::spawn(command, mark, life)
+    }
+
+    fn spawn(mut command: Command, mark: &str, life: Duration) -> Self {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         survivors::die_with_us(&mut command);
         let mut child = command.spawn().expect("ft-vm starts");
+        let keyboard = child.stdin.take();
         let stdout = Capture::of(child.stdout.take().expect("piped"));
         let stderr = Capture::of(child.stderr.take().expect("piped"));
         let (watch, over) = channel();
@@ -93,7 +107,15 @@ impl Launcher {
                 survivors::kill_marked(&kill);
             }
         });
-        Self { child, mark: mark.to_owned(), stdout, stderr, started: Instant::now(), _watch: watch }
+        let started = Instant::now();
+        Self { child, mark: mark.to_owned(), keyboard, stdout, stderr, started, _watch: watch }
+    }
+
+    /// Types into the guest's console.
+    pub fn type_in(&mut self, text: &str) {
+        let keyboard = self.keyboard.as_mut().expect("it was started with a keyboard");
+        let typed = keyboard.write_all(text.as_bytes()).and_then(|()| keyboard.flush());
+        typed.unwrap_or_else(|error| panic!("typing {text:?}: {error}\n{}", self.said()));
     }
 
     /// Process id of the launcher.

@@ -12,6 +12,7 @@
 //! * [`Store`] is a small file system for a tie-breaker, which can be made to fail.
 //! * [`Etcd`] is an etcd cluster, which is a tie-breaker too.
 //! * [`LanWatch`] sees from outside who speaks for the guest; [`Views`] is a folder as two hosts see it, until one cannot.
+//! * [`Shell`] is a shell of Linux in a guest; [`linux`] has its kernel and images, [`http`] asks its server.
 //! * [`RedisBenchmark`] is the real client that nobody here wrote.
 //!
 //! Environment: `FT_VM_BIN` names the binary (otherwise it is built once, in the profile of the test), `FT_FULL=1` asks
@@ -29,13 +30,16 @@ mod cuts;
 mod disk;
 mod etcd;
 mod hosts;
+pub mod http;
 mod lan_watch;
 mod launcher;
+pub mod linux;
 mod ports;
 mod random;
 mod redis_benchmark;
 mod replica;
 mod resp;
+mod shell;
 mod status;
 mod store;
 mod survivors;
@@ -61,9 +65,10 @@ pub use random::Random;
 pub use redis_benchmark::{RedisBenchmark, Served, have_redis_tools};
 pub use replica::BareReplica;
 pub use resp::{Reply, Resp};
+pub use shell::{Done, Shell};
 pub use status::{Replica, Status};
 pub use store::{STORE, Store, StoreFault};
-pub use survivors::{alive, kill_marked, marked};
+pub use survivors::{alive, die_with_us, kill_marked, marked};
 pub use views::{Views, have_bindfs};
 pub use witness::Witness;
 

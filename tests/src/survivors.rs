@@ -49,7 +49,7 @@ pub fn alive(pid: u32) -> bool {
 }
 
 /// Makes the process that `command` starts end with the thread that starts it, also when that is killed itself.
-pub(crate) fn die_with_us(command: &mut Command) {
+pub fn die_with_us(command: &mut Command) {
     // SAFETY: prctl is a plain system call, allowed between fork and exec; it touches no memory here.
     unsafe {
         command.pre_exec(|| {

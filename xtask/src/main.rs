@@ -1,6 +1,8 @@
-//! The project's tasks: `cargo xtask test` and `cargo xtask bench`.
+//! The project's tasks: `cargo xtask test`, `cargo xtask test-kvm`, `cargo xtask bench`, `cargo xtask assets`.
 
+mod assets;
 mod bench;
+mod nested;
 mod steps;
 mod test;
 mod tools;
@@ -9,11 +11,18 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test [--full]    tools, formatting, lints, every test; --full: the long campaigns too (hours)
+cargo xtask test-kvm [--only-inside]
+                             the KVM engine's tests, on this machine's /dev/kvm and inside a machine of QEMU's that has one;
+                             --only-inside: not on this machine's
+cargo xtask kvm-probe        whether this machine's /dev/kvm runs a guest
 cargo xtask bench [disks] [--json] [--quick]
                              measures and prints one table, or JSON; disks: only what each kind of disk costs;
                              --quick: fewer repeats, for a first look
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
-                             how soon a silent death is detected, and how often a busy host looks dead";
+                             how soon a silent death is detected, and how often a busy host looks dead
+cargo xtask assets [programs] [--kernel PACKAGE]
+                             Debian's kernel, an initramfs and a root image, into target/assets; programs: an image with
+                             redis, sqlite3 and python3 too; --kernel: another package than linux-image-cloud-amd64";
 
 fn are_bench_options(words: &[&str]) -> bool {
     words.iter().all(|word| ["--json", "--quick"].contains(word))
@@ -30,11 +39,18 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test"] => test::run(false),
         ["test", "--full"] => test::run(true),
+        ["test-kvm"] => nested::run(false),
+        ["test-kvm", "--only-inside"] => nested::run(true),
+        ["kvm-probe"] => nested::probe::run(),
         ["bench", "disks", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::Disks, options.contains(&"--json"), options.contains(&"--quick"))
         }
         ["bench", "detectors", options @ ..] => match bench::detectors::Plan::parse(options) {
             Some(plan) => bench::detectors::run(&plan),
+            None => return usage(),
+        },
+        ["assets", options @ ..] => match assets::Wanted::parse(options) {
+            Some(wanted) => assets::run(&wanted),
             None => return usage(),
         },
         ["bench", options @ ..] if are_bench_options(options) => {

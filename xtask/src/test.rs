@@ -1,5 +1,8 @@
 //! `cargo xtask test`: everything that must hold before a change goes in. Continuous integration runs exactly this.
 
+use std::process::Command;
+
+use crate::nested;
 use crate::steps::{Steps, cargo, root, target};
 use crate::tools;
 
@@ -7,6 +10,11 @@ use crate::tools;
 pub(crate) fn run(full: bool) -> Result<(), String> {
     let tools = tools::provide();
     let mut steps = Steps::default();
+
+    let me = std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
+    println!("== kernel and images of Linux guests");
+    // Without them the tests that boot Linux say so, and on a CI machine they fail.
+    let made = Command::new(&me).args(["assets", "programs"]).status().is_ok_and(|status| status.success());
 
     let mut format = cargo(&["fmt", "--all", "--check"]);
     steps.run("formatting", without_target(&mut format));
@@ -41,8 +49,18 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
             tests.env("FT_FULL", "1");
         }
         steps.run(if full { "tests, with the long campaigns" } else { "tests" }, &mut tests);
+        if made && nested::have_qemu() {
+            let mut inside = Command::new(&me);
+            steps.run(
+                "the KVM engine, inside a machine of QEMU's",
+                inside.args(["test-kvm", "--only-inside"]),
+            );
+        }
     }
 
+    if !made {
+        println!("note: no kernel and images of Linux guests: what boots Linux was not tested");
+    }
     for line in tools.missing() {
         println!("note: {line}");
     }
@@ -54,10 +72,10 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
 }
 
 /// `cargo fmt` knows no `--target-dir`: the same command without it.
-fn without_target(command: &mut std::process::Command) -> &mut std::process::Command {
+fn without_target(command: &mut Command) -> &mut Command {
     let words: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
     let kept = words.iter().position(|word| word == "--target-dir").unwrap_or(words.len());
-    let mut plain = std::process::Command::new(command.get_program());
+    let mut plain = Command::new(command.get_program());
     plain.current_dir(root()).args(&words[..kept]);
     *command = plain;
     command

@@ -1,4 +1,4 @@
-//! Programs of others that tests use: redis-tools, iproute2, nftables, etcd, bindfs, and two TOML language servers.
+//! Programs of others that tests use: redis-tools, iproute2, nftables, etcd, bindfs, QEMU, and two TOML language servers.
 //!
 //! All but the last come from the distribution: they are installed where this runs as root and apt is there, else a
 //! person is told. tombi (PyPI) and taplo (npm) are put under `target/tools`; without network or package manager the test that
@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::nested;
 use crate::steps::target;
 
 const TOMBI: &str = "tombi==1.9.6";
@@ -21,7 +22,7 @@ struct Package {
     missing: [&'static str; 2],
 }
 
-const PACKAGES: [Package; 5] = [
+const PACKAGES: [Package; 6] = [
     Package {
         name: "redis-tools",
         is_there: ft_e2e::have_redis_tools,
@@ -48,6 +49,14 @@ const PACKAGES: [Package; 5] = [
         missing: [
             "`bindfs` or /dev/fuse is missing",
             ": the partition tests of the shared-disk tie-breaker did not run",
+        ],
+    },
+    Package {
+        name: "qemu-system-x86",
+        is_there: nested::have_qemu,
+        missing: [
+            "`qemu-system-x86_64` is missing",
+            ": the KVM engine was not tested in a machine of its own",
         ],
     },
 ];

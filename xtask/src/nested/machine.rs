@@ -1,0 +1,123 @@
+//! The machine that QEMU makes: started, watched, and ended.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use super::payload::{END, UP};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// What an EPYC has and TCG has not: QEMU warns of each, or leaves it out in some versions and not in others.
+const CPU: &str = "EPYC,+svm,rdseed=off,sha-ni=off,fxsr-opt=off,misalignsse=off,3dnowprefetch=off,osvw=off,topoext=off,\
+                   nrip-save=off,xsavec=off";
+/// Two replicas of a pair, their launcher, and all files: its file system is in memory.
+const MEMORY: &str = "2G";
+
+/// What came of it.
+pub(crate) struct Outcome {
+    /// The exit code of each test that ended.
+    pub(crate) codes: BTreeMap<String, i32>,
+    /// How long the machine took until its first process had loaded KVM.
+    pub(crate) up: Option<Duration>,
+    /// What went wrong with the machine itself.
+    pub(crate) wrong: Option<String>,
+}
+
+pub(crate) fn have_qemu() -> bool {
+    let run = Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    run.is_ok_and(|status| status.success())
+}
+
+/// Boots the kernel with the initramfs, shows what the console says, and waits for the machine's end.
+pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Outcome, String> {
+    let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
+    let (initrd, results) = (folder.path().join("initramfs.cpio"), folder.path().join("results"));
+    fs::write(&initrd, initramfs).map_err(|error| format!("{}: {error}", initrd.display()))?;
+    let mut qemu = Command::new(QEMU);
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", MEMORY]);
+    qemu.args(["-M", "pc", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    // The console, and a line for exit codes that nothing else writes to.
+    qemu.args(["-serial", "stdio", "-serial"]).arg(format!("file:{}", results.display()));
+    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(&initrd);
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1"]);
+    qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+    ft_e2e::die_with_us(&mut qemu);
+    let started = Instant::now();
+    let mut machine = qemu.spawn().map_err(|error| format!("{QEMU}: {error}"))?;
+    let mut console = machine.stdout.take().expect("piped");
+    let (send, receive) = channel();
+    let reader = std::thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = console.read(&mut chunk) {
+            if send.send(chunk[..count].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let (mut up, mut late, mut line) = (None, false, Vec::new());
+    loop {
+        match receive.recv_timeout(limit.saturating_sub(started.elapsed())) {
+            Ok(bytes) => {
+                for byte in bytes {
+                    line.push(byte);
+                    if byte != b'\n' {
+                        continue;
+                    }
+                    let text = String::from_utf8_lossy(&line);
+                    if up.is_none() && text.trim_end() == UP {
+                        up = Some(started.elapsed());
+                    }
+                    let mut out = std::io::stdout().lock();
+                    let _ = write!(out, "inside | {}\n", text.trim_end()).and_then(|()| out.flush());
+                    line.clear();
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                late = true;
+                let _ = machine.kill();
+                break;
+            }
+        }
+    }
+    let status = machine.wait().map_err(|error| format!("{QEMU}: {error}"))?;
+    drop(receive);
+    let _ = reader.join();
+    let said = fs::read_to_string(&results).unwrap_or_default();
+    let wrong = if late {
+        Some(format!("the machine did not end within {} s", limit.as_secs()))
+    } else if !status.success() {
+        Some(format!("{QEMU}: {status}"))
+    } else if !said.lines().any(|line| line.trim_end() == END) {
+        Some("the machine ended before its tests did: its last lines above say why".to_owned())
+    } else {
+        None
+    };
+    Ok(Outcome { codes: codes(&said), up, wrong })
+}
+
+/// Reads the lines `NAME CODE`.
+fn codes(said: &str) -> BTreeMap<String, i32> {
+    let pair = |line: &str| {
+        let (name, code) = line.trim_end().rsplit_once(' ')?;
+        Some((name.to_owned(), code.parse().ok()?))
+    };
+    said.lines().filter_map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_that_come_out() {
+        let said = format!("probe 0\r\nft-vcpu kvm 101\r\ncut off\r\n{END}\r\n");
+        let read = codes(&said);
+        assert_eq!(read.len(), 2);
+        assert_eq!((read["probe"], read["ft-vcpu kvm"]), (0, 101));
+    }
+}

@@ -1,0 +1,94 @@
+//! `cargo xtask test-kvm`: the tests of the KVM engine on a machine without hardware virtualisation.
+//!
+//! QEMU emulates an AMD processor with SVM (`-accel tcg -cpu EPYC,+svm`), Debian's own kernel boots there from an initramfs and loads
+//! `kvm-amd`, and the tests run inside, on a `/dev/kvm` that behaves as real ones do. They are built here, and go in with the
+//! libraries that they are linked with. What they print is shown as it comes; their exit codes come out over a serial line of their
+//! own. Each has a time limit, and so has the machine.
+//!
+//! The same tests run directly too: they probe this machine's `/dev/kvm`, and say so where it is none.
+
+mod machine;
+mod payload;
+pub(crate) mod probe;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use machine::have_qemu;
+
+use crate::assets;
+use crate::steps::cargo;
+
+/// An integration test.
+struct Test {
+    package: &'static str,
+    /// The package's folder in the checkout.
+    folder: &'static str,
+    target: &'static str,
+    /// How long it may run inside.
+    limit: Duration,
+}
+
+const TESTS: [Test; 2] = [
+    Test { package: "ft-vcpu", folder: "crates/vcpu", target: "kvm", limit: Duration::from_secs(240) },
+    Test { package: "ft-e2e", folder: "tests", target: "kvm", limit: Duration::from_secs(360) },
+];
+
+/// How long the machine itself may take to start and to stop.
+const MACHINE_LIMIT: Duration = Duration::from_secs(120);
+
+/// The shell's exit code of a program that SIGKILL ended.
+const TIME_IS_OVER: i32 = 137;
+
+/// Runs them, directly and inside. `only_inside` leaves out the direct runs, which `cargo xtask test` has made.
+pub(crate) fn run(only_inside: bool) -> Result<(), String> {
+    let started = Instant::now();
+    if !have_qemu() {
+        return Err("qemu-system-x86_64 is missing (Debian: apt install qemu-system-x86)".to_owned());
+    }
+    if !only_inside {
+        for Test { package, target, .. } in &TESTS {
+            println!("== {package}, test {target}, on this machine");
+            let mut test = cargo(&["test", "--release", "--locked", "--package", package, "--test", target]);
+            let status = test.status().map_err(|error| format!("cargo: {error}"))?;
+            if !status.success() {
+                return Err(format!("{package}, test {target}: {status}"));
+            }
+        }
+    }
+    let kernel = assets::kernel(None)?;
+    let initramfs = payload::initramfs(&kernel, &TESTS)?;
+    let built = started.elapsed();
+    println!(
+        "== a machine of QEMU's with Linux {} and an initramfs of {:.1} MB",
+        kernel.release,
+        initramfs.len() as f64 / 1e6
+    );
+    let limit = TESTS.iter().map(|test| test.limit).sum::<Duration>() + MACHINE_LIMIT;
+    let outcome = machine::run(&kernel.vmlinuz, &initramfs, limit)?;
+    let mut failed = Vec::new();
+    for name in payload::names(&TESTS) {
+        match outcome.codes.get(&name) {
+            Some(0) => println!("== {name}: passed"),
+            Some(code) => {
+                let why = if *code == TIME_IS_OVER { " (killed: its time was over)" } else { "" };
+                println!("== {name}: FAILED, exit code {code}{why}");
+                failed.push(name);
+            }
+            None => {
+                println!("== {name}: FAILED, it never ended");
+                failed.push(name);
+            }
+        }
+    }
+    println!(
+        "xtask test-kvm: {:.0} s of building, {:.1} s until the machine was up, {:.1} s in all",
+        built.as_secs_f64(),
+        outcome.up.map_or(f64::NAN, |up| up.as_secs_f64()),
+        started.elapsed().as_secs_f64()
+    );
+    match outcome.wrong {
+        _ if !failed.is_empty() => Err(format!("inside the machine FAILED: {}", failed.join(", "))),
+        Some(wrong) => Err(wrong),
+        None => Ok(()),
+    }
+}
