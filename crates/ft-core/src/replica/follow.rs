@@ -1,6 +1,7 @@
 //! The backup: takes records in, acknowledges them at once, executes them later.
 
 use super::{Ack, Divergence, Effect, Frame, LogFrame, Nanos, Phase, Replica, Stage, timers};
+use crate::mutation::{Mutation, mutated};
 use crate::reads::ReadId;
 use crate::record::{LogRecord, OutputClass};
 
@@ -119,7 +120,7 @@ impl<O> Replica<O> {
     fn ack(&mut self) -> Ack {
         Ack {
             stamp: self.stamp(),
-            received: self.backlog.received(),
+            received: self.backlog.received() + u64::from(mutated(Mutation::AckBeforeReceipt)),
             executed: self.backlog.executed_lsn(),
             position: self.backlog.position(),
             echo: self.backlog.executed_stamp(),

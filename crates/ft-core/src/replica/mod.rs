@@ -26,6 +26,7 @@ mod start;
 mod status;
 mod strangers;
 mod timers;
+mod view;
 
 use std::collections::VecDeque;
 use std::mem::Discriminant;
@@ -35,11 +36,13 @@ use ft_policies::{Detector, Key, Pacing, RegisterState, Who};
 pub use by_hand::NotPromoted;
 pub use events::{Effect, Event, Exit, Released};
 pub use status::Status;
+pub use view::View;
 
 use crate::backlog::Backlog;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
 use crate::log::Log;
+use crate::mutation::{Mutation, mutated};
 use crate::reads::{Followed, Own, ReadId};
 use crate::wire::{
     Ack, Copies, Copy, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
@@ -613,7 +616,7 @@ impl<O> Replica<O> {
     fn note_generation(&mut self, generation: u64) {
         self.highest = self.highest.max(generation);
         let part = matches!(self.phase, Phase::Live | Phase::Backup | Phase::TakingOver(_));
-        if !part || self.highest <= self.generation {
+        if !part || self.highest <= self.generation || mutated(Mutation::IgnoreHigherGeneration) {
             return;
         }
         if self.settings.by_hand {
