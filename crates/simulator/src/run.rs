@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
-use ft_core::Nanos;
+use ft_core::{Nanos, Phase};
 
 use crate::faults::{Kind, Plan};
 use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
@@ -52,7 +52,7 @@ pub struct Outcome {
 /// Draws a seed's shape and plan.
 pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
     let mut shape = Shape::draw(&mut Random::new(seed, 1));
-    let mut plan = Plan::draw(&mut Random::new(seed, 2), &shape);
+    let mut plan = Plan::draw(&mut Random::new(seed, 2));
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
     plan.faults.retain(|_| {
@@ -145,6 +145,11 @@ fn is_over(world: &World) -> bool {
     said.is_some_and(|said| said.over) || world.counters.faults.contains_key(&Kind::Stop)
 }
 
+/// It was started, and that is all.
+fn is_waiting(world: &World, node: usize) -> bool {
+    world.facts.views[node].as_ref().is_some_and(|view| view.phase == Phase::Waiting)
+}
+
 /// Why things are not in order yet.
 fn unsettled(world: &World) -> Option<String> {
     let up = up(world);
@@ -154,6 +159,10 @@ fn unsettled(world: &World) -> Option<String> {
     };
     let all = || up.iter().map(describe).collect::<Vec<_>>().join("; ");
     if up.is_empty() && (0..2).all(|node| world.process(node).is_none()) {
+        return None;
+    }
+    if is_over(world) && up.iter().all(|node| is_waiting(world, *node)) {
+        // Started after the end: there is nobody for it to wait for, and it cannot know.
         return None;
     }
     let Some(live) = world.facts.live() else { return Some(format!("nobody is live: {}", all())) };

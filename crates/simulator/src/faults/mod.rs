@@ -10,7 +10,7 @@ pub mod strike;
 use ft_core::Nanos;
 
 use crate::random::Random;
-use crate::shape::{MS, Setting, Shape};
+use crate::shape::{MS, Setting};
 
 /// Kinds of fault. Where one has a victim, that is a seat: 0 for replica a, 1 for b.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +76,9 @@ impl Kind {
         Self::Restored,
     ];
 
+    /// What a primary does not survive, or seems not to.
+    const DEADLY: &[Self] = &[Self::Kill, Self::Kill, Self::HostLoss, Self::Pause, Self::Pause, Self::Cut, Self::Partition];
+
     /// True if a pair with a backup bears one of these alone, and its guest lives.
     pub fn is_borne(self, setting: Setting) -> bool {
         match self {
@@ -111,10 +114,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Draws one for a pair of this shape.
-    pub fn draw(random: &mut Random, shape: &Shape) -> Self {
+    /// Draws one.
+    pub fn draw(random: &mut Random) -> Self {
         // A swarm: each seed knows a few kinds only, so that each sees much of what it knows.
-        let known: Vec<Kind> = Kind::ALL.iter().copied().filter(|_| random.chance(3)).collect();
+        let mut known: Vec<Kind> = Kind::ALL.iter().copied().filter(|_| random.chance(3)).collect();
+        // What makes a backup take over is drawn more often.
+        known.extend(Kind::DEADLY.iter().filter(|_| random.chance(2)));
         let safety = random.pick(&[400, 1200, 2500]) * MS;
         let count = match random.below(8) {
             0 => 0,
@@ -138,7 +143,6 @@ impl Plan {
         if let Some(restored) = faults.iter().find(|fault| fault.kind == Kind::Restored).copied() {
             faults = vec![restored];
         }
-        let _ = shape;
         Self { faults, safety }
     }
 }

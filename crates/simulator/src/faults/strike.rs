@@ -74,6 +74,7 @@ impl World {
                     // Nothing is on its way just now.
                     _ if number > 0 => {
                         self.strikes.pop();
+                        self.counters.faults.entry(kind).and_modify(|count| *count -= 1);
                         self.plan.faults[index].number = number >> 1;
                         self.schedule(MS / 3, Happening::Strike(index));
                     }

@@ -93,7 +93,7 @@ impl World {
             let Some(request) = process.disks.schedule.start_next() else { return };
             process.disks.running += 1;
             let incarnation = process.incarnation;
-            let (issued, apart, orphan) = (false, false, false);
+            let (issued, apart, orphan) = (false, 0, false);
             let flight = self.disk.add(Flight { node, incarnation, request, issued, apart, orphan });
             let (after, order) = (self.grain(), self.random.next());
             self.queue.push(self.now + after, order, Happening::Flight(flight));

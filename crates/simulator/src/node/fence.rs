@@ -27,7 +27,7 @@ impl World {
         match chore {
             Chore::Fence(generation) => self.fence(node, generation),
             Chore::PeerHeard => {
-                if matches!(self.at(node).core.phase(), Phase::Live) && self.at(node).apart {
+                if matches!(self.at(node).core.phase(), Phase::Live) && self.at(node).apart != 0 {
                     self.bring_back(node);
                 }
             }
@@ -60,7 +60,7 @@ impl World {
                     self.disk.keep_apart(&blocks, (1 - node, lost));
                     self.note(Of::Seat(node), || format!("keeps apart {blocks:?}"));
                 }
-                self.at(node).apart = true;
+                self.at(node).apart = self.disk.look_apart();
                 self.handle(node, Event::Fenced { generation });
             }
         }
@@ -76,6 +76,7 @@ impl World {
         if !owners.is_empty() && owners.iter().all(gone) {
             self.note(Of::Seat(node), || "brings the blocks back".to_owned());
             self.disk.bring_back();
+            self.at(node).apart = 0;
         }
     }
 

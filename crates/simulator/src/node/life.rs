@@ -71,7 +71,7 @@ impl World {
             chores: VecDeque::new(),
             peers: (None, Vec::new()),
             released: None,
-            apart: false,
+            apart: 0,
             flights_missed: Vec::new(),
             slots: [Slot::default(); THREADS],
             paused: false,

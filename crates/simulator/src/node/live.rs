@@ -65,7 +65,7 @@ impl World {
                 return false;
             }
             self.take_over_disk(node);
-            self.at(node).apart = true;
+            self.at(node).apart = self.disk.look_apart();
             self.bring_back(node);
         }
         let process = self.at(node);

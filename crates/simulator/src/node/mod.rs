@@ -134,8 +134,8 @@ pub struct Process {
     pub peers: (Option<u64>, Vec<u64>),
     /// Outputs of this turn that went out: the last one, and whether it was the end.
     pub released: Option<(Lsn, bool)>,
-    /// The blocks kept apart are used.
-    pub apart: bool,
+    /// The file of blocks kept apart that it knows; 0 is none.
+    pub apart: u64,
     /// Disk requests whose turn came while the process was stopped.
     pub flights_missed: Vec<u64>,
     slots: [Slot; THREADS],

@@ -36,6 +36,8 @@ impl World {
                     process.core.released(lsn, end, now);
                     self.pump(node);
                     self.unpark(node);
+                } else if process.core.has_effects() {
+                    self.wake_soon(node, Thread::Outside);
                 }
             }
         }

@@ -17,6 +17,8 @@ use crate::guest::SECTORS;
 /// the disk: it outlives everybody).
 #[derive(Debug, Clone, Default)]
 pub struct Apart {
+    /// Which file it is: a process that had looked before does not know it.
+    pub file: u64,
     /// The processes, by seat and incarnation.
     pub owners: Vec<(usize, u64)>,
     /// The blocks.
@@ -34,8 +36,8 @@ pub struct Flight {
     pub request: DiskRequest,
     /// The system call was made.
     pub issued: bool,
-    /// Its process used the blocks kept apart when it made the call.
-    pub apart: bool,
+    /// The file of blocks kept apart that its process knew when it made the call; 0 is none.
+    pub apart: u64,
     /// Nobody waits for its end any more.
     pub orphan: bool,
 }
@@ -47,6 +49,9 @@ pub struct Disk {
     flushed: Vec<Sector>,
     /// What is kept apart.
     pub apart: Option<Apart>,
+    /// Blocks that were in files of earlier times: what is still written there is nobody's.
+    former: BTreeMap<u64, Vec<u64>>,
+    files: u64,
     /// Requests under way, by number.
     pub flights: BTreeMap<u64, Flight>,
     next: u64,
@@ -55,7 +60,7 @@ pub struct Disk {
 impl Default for Disk {
     fn default() -> Self {
         let sectors = vec![Sector::default(); SECTORS as usize];
-        Self { flushed: sectors.clone(), sectors, apart: None, flights: BTreeMap::new(), next: 0 }
+        Self { flushed: sectors.clone(), sectors, apart: None, former: BTreeMap::new(), files: 0, flights: BTreeMap::new(), next: 0 }
     }
 }
 
@@ -67,21 +72,31 @@ impl Disk {
         self.next
     }
 
-    /// What a process sees that uses the blocks kept apart, or does not.
-    pub fn sector(&self, index: u64, apart: bool) -> Sector {
-        let kept = self.apart.as_ref().filter(|_| apart).and_then(|apart| apart.sectors.get(&index));
+    /// The file of blocks kept apart that a process finds that looks now; 0 is none.
+    pub fn look_apart(&self) -> u64 {
+        self.apart.as_ref().map_or(0, |apart| apart.file)
+    }
+
+    /// What a process sees that knows this file of blocks kept apart.
+    pub fn sector(&self, index: u64, file: u64) -> Sector {
+        let apart = self.apart.as_ref().filter(|apart| apart.file == file);
+        let kept = apart.and_then(|apart| apart.sectors.get(&index));
         kept.copied().unwrap_or(self.sectors[index as usize])
     }
 
-    fn put(&mut self, index: u64, sector: Sector, apart: bool) {
-        match self.apart.as_mut().filter(|_| apart).and_then(|apart| apart.sectors.get_mut(&index)) {
+    fn put(&mut self, index: u64, sector: Sector, file: u64) {
+        if self.former.get(&file).is_some_and(|sectors| sectors.contains(&index)) {
+            return;
+        }
+        let apart = self.apart.as_mut().filter(|apart| apart.file == file);
+        match apart.and_then(|apart| apart.sectors.get_mut(&index)) {
             Some(kept) => *kept = sector,
             None => self.sectors[index as usize] = sector,
         }
     }
 
     /// Carries out a request; of a write only those of its sectors that `mask` has.
-    pub fn execute(&mut self, request: &DiskRequest, apart: bool, mask: u64, status: DiskStatus) -> DiskDone {
+    pub fn execute(&mut self, request: &DiskRequest, apart: u64, mask: u64, status: DiskStatus) -> DiskDone {
         let mut read = Vec::new();
         match &request.op {
             DiskOp::Read { .. } if status == DiskStatus::Ok => {
@@ -105,7 +120,12 @@ impl Disk {
         if blocks.iter().all(Range::is_empty) {
             return;
         }
+        self.files += 1;
+        if let Some(before) = &self.apart {
+            self.former.insert(before.file, before.sectors.keys().copied().collect());
+        }
         let apart = self.apart.get_or_insert_default();
+        apart.file = self.files;
         if !apart.owners.contains(&owner) {
             apart.owners.push(owner);
         }
@@ -116,7 +136,9 @@ impl Disk {
 
     /// Brings them back to the disk.
     pub fn bring_back(&mut self) {
-        for (index, sector) in self.apart.take().map(|apart| apart.sectors).unwrap_or_default() {
+        let Some(apart) = self.apart.take() else { return };
+        self.former.insert(apart.file, apart.sectors.keys().copied().collect());
+        for (index, sector) in apart.sectors {
             self.sectors[index as usize] = sector;
         }
     }
