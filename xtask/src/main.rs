@@ -1,6 +1,7 @@
-//! The project's tasks: `cargo xtask test` and `cargo xtask bench`.
+//! The project's tasks: `cargo xtask test`, `cargo xtask bench` and `cargo xtask simulate`.
 
 mod bench;
+mod simulate;
 mod steps;
 mod test;
 mod tools;
@@ -13,7 +14,10 @@ cargo xtask bench [disks] [--json] [--quick]
                              measures and prints one table, or JSON; disks: only what each kind of disk costs;
                              --quick: fewer repeats, for a first look
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
-                             how soon a silent death is detected, and how often a busy host looks dead";
+                             how soon a silent death is detected, and how often a busy host looks dead
+cargo xtask simulate [--seeds N] [--minutes M] [--seed S] [--controls]
+                             runs seeds of the simulator (fresh ones with every commit) in parallel; --seed: one, and if it violates
+                             a property a trace of what is left of it; --controls: every deliberate mistake must be caught";
 
 fn are_bench_options(words: &[&str]) -> bool {
     words.iter().all(|word| ["--json", "--quick"].contains(word))
@@ -35,6 +39,10 @@ fn main() -> ExitCode {
         }
         ["bench", "detectors", options @ ..] => match bench::detectors::Plan::parse(options) {
             Some(plan) => bench::detectors::run(&plan),
+            None => return usage(),
+        },
+        ["simulate", options @ ..] => match simulate::Plan::parse(options) {
+            Some(plan) => simulate::run(&plan),
             None => return usage(),
         },
         ["bench", options @ ..] if are_bench_options(options) => {

@@ -20,6 +20,8 @@ const START: Nanos = 20_000 * MS;
 const SETTLE: Nanos = 12_000 * MS;
 /// After that time without a live replica the operator starts what does not run.
 const OPERATOR: Nanos = 4000 * MS;
+/// How often the operator tries.
+const STARTS: u32 = 5;
 /// How long a live guest may say nothing.
 const SILENCE: Nanos = 4000 * MS;
 
@@ -158,8 +160,8 @@ fn unsettled(world: &World) -> Option<String> {
         format!("{}: {view:?}", ["a", "b"][*node])
     };
     let all = || up.iter().map(describe).collect::<Vec<_>>().join("; ");
-    if up.is_empty() && (0..2).all(|node| world.process(node).is_none()) {
-        return None;
+    if (0..2).all(|node| world.process(node).is_none()) {
+        return (!is_over(world)).then(|| "nobody is there".to_owned());
     }
     if is_over(world) && up.iter().all(|node| is_waiting(world, *node)) {
         // Started after the end: there is nobody for it to wait for, and it cannot know.
@@ -185,33 +187,34 @@ fn settle(world: &mut World) {
         // Everything may be held back until a person puts the store's latest state back.
         return world.run_until(world.now + SILENCE);
     }
-    let begin = world.now;
-    let mut operator = OPERATOR;
-    loop {
+    let mut since = world.now;
+    let mut starts = 0;
+    while let Some(why) = unsettled(world) {
         if world.violation.is_some() {
             return;
         }
-        let nobody = up(world).is_empty() && !is_over(world);
-        let stuck = world.facts.live().is_none() && !is_over(world) && world.now > begin + operator;
-        if nobody || stuck {
-            if world.facts.restarted && operator > OPERATOR {
-                let why = unsettled(world).unwrap_or_else(|| "nobody is up".to_owned());
-                return world.violate("liveness", format!("after new starts: {why}"));
+        let waited = world.now - since;
+        let gone = (0..2).all(|node| world.process(node).is_none());
+        let stuck = world.facts.live().is_none() && waited > OPERATOR && starts == 0;
+        if is_over(world) || !gone && !stuck {
+            if waited > SETTLE {
+                return world.violate("liveness", why);
             }
-            world.facts.restarted = true;
-            operator += SETTLE;
-            world.note(Of::World, || "the operator starts what does not run".to_owned());
-            for node in 0..2 {
-                let after = world.random.below(30 * MS);
-                world.schedule(after, Happening::Start(node));
-            }
-            world.run_until(world.now + 40 * MS);
+            world.run_until(world.now + 20 * MS);
+            continue;
         }
-        match unsettled(world) {
-            None => break,
-            Some(why) if world.now > begin + SETTLE + operator => return world.violate("liveness", why),
-            Some(_) => world.run_until(world.now + 20 * MS),
+        if starts == STARTS {
+            return world.violate("liveness", format!("in spite of new starts: {why}"));
         }
+        starts += 1;
+        since = world.now;
+        world.facts.restarted = true;
+        world.note(Of::World, || "the operator starts what does not run".to_owned());
+        for node in 0..2 {
+            let after = world.random.below(30 * MS);
+            world.schedule(after, Happening::Start(node));
+        }
+        world.run_until(world.now + 40 * MS);
     }
     if up(world).is_empty() || is_over(world) {
         return;

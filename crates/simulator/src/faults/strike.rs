@@ -22,7 +22,12 @@ impl World {
         let applies = match kind {
             Kind::Restart => empty,
             Kind::Partition | Kind::OneWay | Kind::Clog | Kind::RegisterCut | Kind::RegisterDown => true,
-            Kind::Restored | Kind::Cut => true,
+            Kind::Cut => true,
+            // A store put back while a deposed replica still asks would be two faults (PROTOCOL section 2).
+            Kind::Restored => {
+                let alone = self.process(0).is_none() || self.process(1).is_none();
+                self.facts.is_paired() || alone && self.facts.live().is_some()
+            }
             Kind::HostLoss => there || both,
             _ => there,
         };

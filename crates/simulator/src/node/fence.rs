@@ -75,7 +75,8 @@ impl World {
         };
         if !owners.is_empty() && owners.iter().all(gone) {
             self.note(Of::Seat(node), || "brings the blocks back".to_owned());
-            self.disk.bring_back();
+            let incarnation = self.at(node).incarnation;
+            self.disk.bring_back(incarnation);
             self.at(node).apart = 0;
         }
     }

@@ -18,7 +18,8 @@ impl Property for Divergence {
         let Seen::Halted { node, exit, message } = seen else { return Ok(()) };
         let fine = match exit {
             Exit::LostTieBreaker => true,
-            Exit::Divergence => false,
+            // Its primary goes on without it, and has written what this one was about to read: it has lost, and does not know yet.
+            Exit::Divergence => facts.is_deposed(*node),
             // A replica that starts while the other one's guest runs is turned away.
             Exit::Failure => facts.restarted,
             Exit::Mismatch => facts.corrupt,

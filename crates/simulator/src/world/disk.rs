@@ -134,9 +134,12 @@ impl Disk {
         }
     }
 
-    /// Brings them back to the disk.
-    pub fn bring_back(&mut self) {
+    /// Brings them back to the disk. The requests of the process that does it are held up meanwhile.
+    pub fn bring_back(&mut self, incarnation: u64) {
         let Some(apart) = self.apart.take() else { return };
+        for flight in self.flights.values_mut().filter(|flight| flight.incarnation == incarnation) {
+            flight.apart = 0;
+        }
         self.former.insert(apart.file, apart.sectors.keys().copied().collect());
         for (index, sector) in apart.sectors {
             self.sectors[index as usize] = sector;

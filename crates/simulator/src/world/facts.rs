@@ -70,6 +70,13 @@ impl Facts {
         self.views[node] = Some(view);
     }
 
+    /// Another process has won a generation above this one's.
+    pub fn is_deposed(&self, node: usize) -> bool {
+        let Some(view) = &self.views[node] else { return false };
+        let mut above = self.wins.range(view.generation + 1..);
+        above.any(|(_, who)| who.incarnation != self.incarnations[node])
+    }
+
     /// The seat whose guest is the real one, if there is one for certain.
     pub fn live(&self) -> Option<usize> {
         (0..2).find(|node| {
