@@ -143,7 +143,11 @@ fn campaign(binary: &impl Fn(&[&str]) -> Command, plan: &Plan) -> Result<(), Str
     let (mut next, mut running, mut told) = (first, 0, began);
     let mut error = None;
     loop {
-        while running < jobs && next < end && until.is_none_or(|until| Instant::now() < until) && error.is_none() {
+        while running < jobs
+            && next < end
+            && until.is_none_or(|until| Instant::now() < until)
+            && error.is_none()
+        {
             let count = CHUNK.min(end - next);
             spawn(binary(&["run", &next.to_string(), &count.to_string()]), &sender)?;
             next += count;
@@ -184,12 +188,14 @@ fn listed(counts: &BTreeMap<String, u64>) -> String {
 
 /// Starts a worker; its lines come through the channel, and `Null` when it is done.
 fn spawn(mut command: Command, sender: &mpsc::Sender<Result<Value, String>>) -> Result<(), String> {
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("the simulator: {error}"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|error| format!("the simulator: {error}"))?;
     let sender = sender.clone();
     std::thread::spawn(move || {
         for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
             let line = line.map_err(|error| error.to_string());
-            let value = line.and_then(|line| serde_json::from_str(&line).map_err(|error| format!("{line}: {error}")));
+            let value =
+                line.and_then(|line| serde_json::from_str(&line).map_err(|error| format!("{line}: {error}")));
             // Nobody listens any more only when the campaign has failed.
             let _ = sender.send(value);
         }
@@ -207,8 +213,10 @@ fn spawn(mut command: Command, sender: &mpsc::Sender<Result<Value, String>>) -> 
 fn controls() -> Result<(), String> {
     let binary = build("ft-simulator-mutated", &["--features", "mutations"])?;
     let listed = binary(&["mutations"]).output().map_err(|error| error.to_string())?;
-    let mutations: Vec<Value> =
-        String::from_utf8_lossy(&listed.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let mutations: Vec<Value> = String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     let (jobs, mut waiting) = (jobs(), mutations.iter());
     let (sender, lines) = mpsc::channel();
     let (mut running, mut survivors, mut count) = (0, Vec::new(), 0);
@@ -217,7 +225,8 @@ fn controls() -> Result<(), String> {
         while running < jobs
             && let Some(mutation) = waiting.next()
         {
-            let (name, budget) = (mutation["name"].as_str().unwrap_or_default(), mutation["budget"].to_string());
+            let (name, budget) =
+                (mutation["name"].as_str().unwrap_or_default(), mutation["budget"].to_string());
             spawn(binary(&["control", name, "0", &budget]), &sender)?;
             running += 1;
         }

@@ -30,7 +30,7 @@ macro_rules! mutations {
 }
 
 mutations! {
-    AckBeforeReceipt: "a record is acknowledged before it was received",
+    AckBeforeReceipt: "a record is acknowledged when the first bytes of its frame are there",
     ReleaseAtMarker: "an output is released when its marker is logged, not when it is acknowledged",
     SkipMarker: "an output is held without a marker in the log",
     LiveWithoutTieBreaker: "a backup goes live without having asked the tie-breaker",

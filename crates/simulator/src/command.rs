@@ -58,7 +58,9 @@ pub fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("ft-simulator run FIRST COUNT | explain SEED [LINES] | control NAME FIRST COUNT | mutated NAME SEED | mutations");
+    eprintln!(
+        "ft-simulator run FIRST COUNT | explain SEED [LINES] | control NAME FIRST COUNT | mutated NAME SEED | mutations"
+    );
     ExitCode::from(2)
 }
 

@@ -64,11 +64,7 @@ pub struct Register {
 
 impl Default for Register {
     fn default() -> Self {
-        Self {
-            state: RegisterState { generation: 0, holder: None },
-            cut: [0; 2],
-            wins: BTreeMap::new(),
-        }
+        Self { state: RegisterState { generation: 0, holder: None }, cut: [0; 2], wins: BTreeMap::new() }
     }
 }
 

@@ -20,6 +20,8 @@ const START: Nanos = 20_000 * MS;
 const SETTLE: Nanos = 12_000 * MS;
 /// After that time without a live replica the operator starts what does not run.
 const OPERATOR: Nanos = 4000 * MS;
+/// How long things must be in order to be so.
+const STABLE: Nanos = 300 * MS;
 /// How often the operator tries.
 const STARTS: u32 = 5;
 /// How long a live guest may say nothing.
@@ -127,6 +129,7 @@ fn live(world: &mut World) {
     settle(world);
     if world.violation.is_none() {
         single_fault(world, life);
+        undisturbed(world);
     }
     if world.violation.is_none() {
         judge(world);
@@ -135,9 +138,7 @@ fn live(world: &mut World) {
 
 /// Who is up, and not about to end.
 fn up(world: &World) -> Vec<usize> {
-    (0..2)
-        .filter(|node| world.process(*node).is_some_and(|process| process.exiting.is_none()))
-        .collect()
+    (0..2).filter(|node| world.process(*node).is_some_and(|process| process.exiting.is_none())).collect()
 }
 
 /// The guest came to an end of its own, or the operator's: nobody need go on.
@@ -189,10 +190,17 @@ fn settle(world: &mut World) {
     }
     let mut since = world.now;
     let mut starts = 0;
-    while let Some(why) = unsettled(world) {
+    // A deposed replica may not know it yet: what is in order must stay so.
+    let mut calm_since = world.now;
+    while world.now < calm_since + STABLE || unsettled(world).is_some() {
         if world.violation.is_some() {
             return;
         }
+        let Some(why) = unsettled(world) else {
+            world.run_until(world.now + 20 * MS);
+            continue;
+        };
+        calm_since = world.now;
         let waited = world.now - since;
         let gone = (0..2).all(|node| world.process(node).is_none());
         let stuck = world.facts.live().is_none() && waited > OPERATOR && starts == 0;
@@ -219,16 +227,48 @@ fn settle(world: &mut World) {
     if up(world).is_empty() || is_over(world) {
         return;
     }
+    nothing_waits(world);
     // Outputs flow again.
     let (seen, since) = (world.outside.seen, world.now);
     while world.outside.seen == seen && world.violation.is_none() && !is_over(world) {
         if world.now > since + SILENCE {
-            let why = (0..2).map(|node| format!("{:?}", world.facts.views[node])).collect::<Vec<_>>().join("; ");
+            let why =
+                (0..2).map(|node| format!("{:?}", world.facts.views[node])).collect::<Vec<_>>().join("; ");
             return world.violate("liveness", format!("the guest says nothing any more: {why}"));
         }
         world.run_until(world.now + 20 * MS);
     }
     world.run_until(world.now + 100 * MS);
+}
+
+/// What the guest has asked for comes to an end.
+fn nothing_waits(world: &mut World) {
+    let pending = |world: &World| {
+        let process = world.facts.live().and_then(|node| world.process(node));
+        process.map(|process| (process.incarnation, process.guest.pending.clone()))
+    };
+    let Some((incarnation, asked)) = pending(world) else { return };
+    let since = world.now;
+    while world.violation.is_none() && !is_over(world) {
+        let left = pending(world).filter(|(now, _)| *now == incarnation).map(|(_, left)| left);
+        let waits = left.and_then(|left| asked.keys().find(|request| left.contains_key(request)).copied());
+        let Some(request) = waits else { return };
+        if world.now > since + SILENCE {
+            return world.violate("liveness", format!("disk request {request} has no end"));
+        }
+        world.run_until(world.now + 20 * MS);
+    }
+}
+
+/// An undisturbed pair stays one.
+fn undisturbed(world: &mut World) {
+    let harmless = [Ambient::Duplicates, Ambient::Clocks];
+    let undisturbed =
+        world.plan.faults.is_empty() && world.shape.ambient.iter().all(|ambient| harmless.contains(ambient));
+    if undisturbed && !is_over(world) && !(world.facts.is_paired() && world.register.state.generation == 1) {
+        let views = &world.facts.views;
+        world.violate("an undisturbed pair stays one", format!("a: {:?}; b: {:?}", views[0], views[1]));
+    }
 }
 
 /// After a single fault the guest lives, and nobody had to start anything.
@@ -242,7 +282,11 @@ fn single_fault(world: &mut World, life: Option<u64>) {
     if now != life || world.facts.live().is_none() {
         world.violate(
             "the guest lives after any single fault",
-            format!("after {:?} at {} it had to be started anew", strike.fault.kind, ["a", "b"][strike.fault.victim]),
+            format!(
+                "after {:?} at {} it had to be started anew",
+                strike.fault.kind,
+                ["a", "b"][strike.fault.victim]
+            ),
         );
     }
 }

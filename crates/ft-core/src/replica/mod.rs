@@ -543,7 +543,10 @@ impl<O> Replica<O> {
         loop {
             let Some(link) = self.link.as_mut().filter(|link| !link.refused) else { return };
             match link.reader.next_frame() {
-                Ok(None) => return,
+                Ok(None) => {
+                    self.ack_due |= self.phase == Phase::Backup && mutated(Mutation::AckBeforeReceipt);
+                    return;
+                }
                 Ok(Some(frame)) => self.frame(frame, now),
                 Err(error) => return self.broken_stream(error, now),
             }

@@ -77,7 +77,8 @@ impl Kind {
     ];
 
     /// What a primary does not survive, or seems not to.
-    const DEADLY: &[Self] = &[Self::Kill, Self::Kill, Self::HostLoss, Self::Pause, Self::Pause, Self::Cut, Self::Partition];
+    const DEADLY: &[Self] =
+        &[Self::Kill, Self::Kill, Self::HostLoss, Self::Pause, Self::Pause, Self::Cut, Self::Partition];
 
     /// True if a pair with a backup bears one of these alone, and its guest lives.
     pub fn is_borne(self, setting: Setting) -> bool {

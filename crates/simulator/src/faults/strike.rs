@@ -70,7 +70,8 @@ impl World {
             Kind::Corrupt => {
                 self.facts.corrupt = true;
                 let link = self.process(victim).and_then(|process| process.link);
-                let stream = link.and_then(|end| self.links.open.get_mut(&end.id)).map(|link| &mut link.to[victim]);
+                let stream =
+                    link.and_then(|end| self.links.open.get_mut(&end.id)).map(|link| &mut link.to[victim]);
                 match stream.and_then(|stream| stream.queue.back_mut()) {
                     Some((_, bytes)) if !bytes.is_empty() => {
                         let at = (number >> 8) as usize % bytes.len();

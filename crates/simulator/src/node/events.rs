@@ -1,8 +1,10 @@
 //! The event loop of a process: datagrams, timers, and the end (`ft-runtime`, `replica/events.rs`).
 
+use ft_core::wire::Frame;
 use ft_core::{Event, Nanos};
 
 use super::{Exiting, Thread};
+use crate::properties::Seen;
 use crate::shape::{Ambient, MS};
 use crate::trace::Of;
 use crate::world::World;
@@ -26,6 +28,10 @@ impl World {
         for _ in 0..64 {
             let Some(bytes) = self.at(node).datagrams.pop_front() else { break };
             self.handle(node, Event::Datagram(&bytes));
+            self.look(node);
+            if let Ok(Frame::Heartbeat(beat)) = Frame::decode_with(&bytes, self.shape.key.as_ref()) {
+                self.observe(&Seen::Datagram { node, generation: beat.stamp.generation });
+            }
         }
         let now = self.local(node);
         let process = self.at(node);
@@ -42,7 +48,10 @@ impl World {
                 self.heartbeat(node, beat);
             }
             if spins {
-                self.violate("event loop", format!("replica {node}'s timer is due again at once: it would spin"));
+                self.violate(
+                    "event loop",
+                    format!("replica {node}'s timer is due again at once: it would spin"),
+                );
             }
         }
     }

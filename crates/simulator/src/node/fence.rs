@@ -1,8 +1,8 @@
 //! The fence between a win and the first write in it, and the register's calls (`ft-runtime`, `replica/{fence,register}.rs`).
 
 use ft_core::Event;
-use ft_core::mutation::{Mutation, mutated};
 use ft_core::Phase;
+use ft_core::mutation::{Mutation, mutated};
 use ft_policies::{ReplicaId, Who};
 
 use super::{Chore, Thread};
@@ -122,7 +122,9 @@ impl World {
         let (done, won) = self.register.carry_out(call, who);
         if won {
             let generation = self.register.state.generation;
-            self.note(Of::World, || format!("the register: generation {generation} is {}'s", ["a", "b"][node]));
+            self.note(Of::World, || {
+                format!("the register: generation {generation} is {}'s", ["a", "b"][node])
+            });
             self.won(generation, who);
         }
         let odd = self.odd_answers();
@@ -154,7 +156,8 @@ impl World {
 
     /// The caller gives up waiting.
     pub(crate) fn call_expired(&mut self, node: usize, incarnation: u64, id: u64) {
-        let Some(process) = self.process_mut(node).filter(|process| process.incarnation == incarnation) else {
+        let Some(process) = self.process_mut(node).filter(|process| process.incarnation == incarnation)
+        else {
             return;
         };
         if process.paused {

@@ -3,8 +3,8 @@
 use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::{Body, Divergence, Event, Mode, Nanos, reads};
 
-use super::vcpu::{NAP, Next, Stage};
 use super::Thread;
+use super::vcpu::{NAP, Next, Stage};
 use crate::guest::Stop;
 use crate::shape::MS;
 use crate::world::World;
@@ -67,7 +67,10 @@ impl World {
         match stop {
             Stop::Reached | Stop::Platform => Next::After(ran),
             Stop::Halted | Stop::Dead => {
-                self.diverged(node, format!("this side's guest is {stop:?} where the primary's ran on to {until}"));
+                self.diverged(
+                    node,
+                    format!("this side's guest is {stop:?} where the primary's ran on to {until}"),
+                );
                 Next::More
             }
         }
@@ -84,7 +87,9 @@ impl World {
             }
             Body::OwnRead { disk, request, digest } => {
                 let (status, data) = (DiskStatus::Ok, Vec::new());
-                if let Some(next) = self.disk_done(node, DiskDone { disk, request, status, data }, Some(digest)) {
+                if let Some(next) =
+                    self.disk_done(node, DiskDone { disk, request, status, data }, Some(digest))
+                {
                     return next;
                 }
             }

@@ -175,14 +175,9 @@ impl World {
         missed.iter().for_each(|thread| process.slots[*thread].missed = false);
         let flights = std::mem::take(&mut process.flights_missed);
         self.note(Of::Seat(node), || "goes on".to_owned());
-        for thread in [
-            Thread::Vcpu,
-            Thread::Outside,
-            Thread::Writer,
-            Thread::Reader,
-            Thread::Loop,
-            Thread::Chores,
-        ] {
+        for thread in
+            [Thread::Vcpu, Thread::Outside, Thread::Writer, Thread::Reader, Thread::Loop, Thread::Chores]
+        {
             if missed.contains(&(thread as usize)) {
                 let after = self.random.below(400_000);
                 self.wake(node, thread, after);

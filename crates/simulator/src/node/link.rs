@@ -18,7 +18,9 @@ const KEEPALIVE: Nanos = 10_000 * MS;
 impl World {
     /// Replica b dials, if it has no connection.
     pub(crate) fn dial(&mut self, incarnation: u64) {
-        let Some(process) = self.process(1).filter(|process| process.incarnation == incarnation) else { return };
+        let Some(process) = self.process(1).filter(|process| process.incarnation == incarnation) else {
+            return;
+        };
         if process.exiting.is_some() {
             return;
         }

@@ -75,7 +75,9 @@ impl World {
         process.vcpu.anchored = (now, position);
         process.vcpu.logged = position;
         let (life, incarnation) = (process.guest.life(), process.incarnation);
-        self.note(Of::Seat(node), || format!("its guest (life {life}) is the real one, at position {position}"));
+        self.note(Of::Seat(node), || {
+            format!("its guest (life {life}) is the real one, at position {position}")
+        });
         self.begins(life, incarnation);
         true
     }

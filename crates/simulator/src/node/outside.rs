@@ -72,7 +72,8 @@ impl World {
                 let (last, dead) = &mut self.at(node).peers;
                 if gone {
                     dead.push(incarnation);
-                } else if let Some(before) = last.replace(incarnation).filter(|before| *before != incarnation) {
+                } else if let Some(before) = last.replace(incarnation).filter(|before| *before != incarnation)
+                {
                     dead.push(before);
                 }
                 self.chore(node, Chore::PeerHeard);

@@ -54,9 +54,10 @@ impl Property for NotAgain {
     fn see(&mut self, seen: &Seen<'_>, facts: &Facts) -> Result<(), String> {
         let Seen::Released { node, lsn, .. } = seen else { return Ok(()) };
         match &facts.views[*node] {
-            Some(view) if *lsn <= view.released => {
-                Err(format!("output {lsn} is let out again; this side heard that all up to {} were", view.released))
-            }
+            Some(view) if *lsn <= view.released => Err(format!(
+                "output {lsn} is let out again; this side heard that all up to {} were",
+                view.released
+            )),
             _ => Ok(()),
         }
     }

@@ -57,6 +57,13 @@ pub enum Seen<'a> {
         /// Its process.
         incarnation: u64,
     },
+    /// A process has heard a heartbeat of this generation.
+    Datagram {
+        /// Its seat.
+        node: usize,
+        /// The generation.
+        generation: u64,
+    },
     /// A frame of the guest's has come out of a switch.
     Frame {
         /// The frame.
@@ -116,6 +123,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(positions::NeverPastTheTold),
         Box::new(positions::GuestTime),
         Box::new(generations::Generations),
+        Box::new(generations::Heard),
         Box::new(bounds::Bounds),
         Box::new(divergence::Divergence),
         Box::<history::Frames>::default(),

@@ -50,7 +50,10 @@ impl Property for Won {
                 ["a", "b"][*node],
                 who.replica
             )),
-            None => Err(format!("replica {} acts in generation {generation}, which nobody has won", ["a", "b"][*node])),
+            None => Err(format!(
+                "replica {} acts in generation {generation}, which nobody has won",
+                ["a", "b"][*node]
+            )),
         }
     }
 }

@@ -84,7 +84,10 @@ fn reads(life: u64, said: &Transcript) -> Result<(), String> {
             OnDisk::Made(request) => {
                 if let DiskOp::Write { .. } = &request.op {
                     for sector in request.op.sectors() {
-                        writes.entry(sector).or_default().push((request.request, life << 32 | request.request + 1));
+                        writes
+                            .entry(sector)
+                            .or_default()
+                            .push((request.request, life << 32 | request.request + 1));
                     }
                 }
                 made.insert(request.request, request.clone());
@@ -98,7 +101,8 @@ fn reads(life: u64, said: &Transcript) -> Result<(), String> {
                 }
                 for (sector, found) in request.op.sectors().zip(data::decode(&done.data)) {
                     let known = writes.get(&sector).map_or(&[][..], Vec::as_slice);
-                    let mut earlier = known.iter().rev().filter(|(number, _)| *number < done.request).peekable();
+                    let mut earlier =
+                        known.iter().rev().filter(|(number, _)| *number < done.request).peekable();
                     let mut fine = earlier.peek().is_none();
                     for (number, version) in earlier {
                         if found.version == *version {

@@ -10,8 +10,8 @@ use std::ops::Range;
 use ft_core::input::{DiskDone, DiskStatus};
 use ft_core::output::{DiskOp, DiskRequest};
 
-use crate::guest::data::{self, Sector};
 use crate::guest::SECTORS;
+use crate::guest::data::{self, Sector};
 
 /// Blocks kept apart from the disk, for fear of processes that may still write there (the runtime's quarantine, in a file beside
 /// the disk: it outlives everybody).
@@ -60,7 +60,15 @@ pub struct Disk {
 impl Default for Disk {
     fn default() -> Self {
         let sectors = vec![Sector::default(); SECTORS as usize];
-        Self { flushed: sectors.clone(), sectors, apart: None, former: BTreeMap::new(), files: 0, flights: BTreeMap::new(), next: 0 }
+        Self {
+            flushed: sectors.clone(),
+            sectors,
+            apart: None,
+            former: BTreeMap::new(),
+            files: 0,
+            flights: BTreeMap::new(),
+            next: 0,
+        }
     }
 }
 

@@ -101,7 +101,8 @@ impl World {
     pub fn new(seed: u64, shape: Shape, plan: Plan, trace: bool) -> Self {
         let mut random = Random::new(seed, 3);
         let seat = |random: &mut Random| {
-            let rate = if shape.has(Ambient::Clocks) { random.between(999_000, 1_001_000) } else { 1_000_000 };
+            let rate =
+                if shape.has(Ambient::Clocks) { random.between(999_000, 1_001_000) } else { 1_000_000 };
             let clock = Clock::new(1_000_000_000 + random.below(1 << 40), rate);
             Seat { clock, process: None, ends: Vec::new() }
         };
@@ -224,7 +225,10 @@ impl World {
             && before != who
             && !self.facts.restored
         {
-            self.violate("one winner", format!("generation {generation} was won by {before:?} and by {who:?}"));
+            self.violate(
+                "one winner",
+                format!("generation {generation} was won by {before:?} and by {who:?}"),
+            );
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ft_core::input::{Input, NetRx};
 use ft_core::output::OutputBody;
 use ft_runtime::launcher::lan::switch::Switch;
-use ft_runtime::launcher::messages::{LanPacket, LAN_PACKET_MAX};
+use ft_runtime::launcher::messages::{LAN_PACKET_MAX, LanPacket};
 
 use super::World;
 use crate::guest::data::{self, Frame};
@@ -143,7 +143,9 @@ impl World {
 
     fn frame(&mut self, node: usize, bytes: &[u8]) {
         let frame = Frame::decode(bytes);
-        self.note(Of::World, || format!("frame {} of life {} from {}", frame.number, frame.life, ["a", "b"][node]));
+        self.note(Of::World, || {
+            format!("frame {} of life {} from {}", frame.number, frame.life, ["a", "b"][node])
+        });
         self.observe(&Seen::Frame { frame });
         self.outside.said.entry(frame.life).or_default().frames.push(frame);
         if let Some((sector, version)) = frame.durable {
