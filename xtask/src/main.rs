@@ -1,8 +1,9 @@
-//! The project's tasks: `cargo xtask test`, `cargo xtask test-kvm`, `cargo xtask bench`, `cargo xtask assets`.
+//! The project's tasks: `cargo xtask test`, `test-kvm`, `bench`, `simulate` and `assets`.
 
 mod assets;
 mod bench;
 mod nested;
+mod simulate;
 mod steps;
 mod test;
 mod tools;
@@ -20,6 +21,9 @@ cargo xtask bench [disks] [--json] [--quick]
                              --quick: fewer repeats, for a first look
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
                              how soon a silent death is detected, and how often a busy host looks dead
+cargo xtask simulate [--seeds N] [--minutes M] [--seed S] [--controls]
+                             runs seeds of the simulator (fresh ones with every commit) in parallel; --seed: one, and if it violates
+                             a property a trace of what is left of it; --controls: every deliberate mistake must be caught
 cargo xtask assets [programs] [--kernel PACKAGE]
                              Debian's kernel, an initramfs and a root image, into target/assets; programs: an image with
                              redis, sqlite3 and python3 too; --kernel: another package than linux-image-cloud-amd64";
@@ -51,6 +55,10 @@ fn main() -> ExitCode {
         },
         ["assets", options @ ..] => match assets::Wanted::parse(options) {
             Some(wanted) => assets::run(&wanted),
+            None => return usage(),
+        },
+        ["simulate", options @ ..] => match simulate::Plan::parse(options) {
+            Some(plan) => simulate::run(&plan),
             None => return usage(),
         },
         ["bench", options @ ..] if are_bench_options(options) => {

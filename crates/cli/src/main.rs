@@ -13,6 +13,12 @@ use std::process::ExitCode;
 use args::{Cli, Command};
 use clap::Parser as _;
 
+/// The command is never built with the simulator's deliberate mistakes, whatever features a build of the workspace unites.
+const _: () = assert!(
+    !ft_core::mutation::COMPILED_IN,
+    "ft-vm must not be built with `mutations`: see ft_core::mutation"
+);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::input::Input;
+use crate::mutation::{Mutation, mutated};
 use crate::record::{Body, LogRecord, MAX_COUNT, MAX_RECORD_COST, OutputClass};
 use crate::replica::Divergence;
 use crate::{Lsn, Nanos};
@@ -135,6 +136,9 @@ impl<O> Backlog<O> {
     /// The primary has released the outputs of all markers up to `watermark`: they need no keeping.
     pub fn released(&mut self, watermark: Lsn) {
         self.released = self.released.max(watermark);
+        if mutated(Mutation::KeepReleased) {
+            return;
+        }
         while self.kept.front().is_some_and(|kept| kept.lsn.is_some_and(|lsn| lsn <= self.released)) {
             self.kept.pop_front();
         }
@@ -211,7 +215,7 @@ impl<O> Backlog<O> {
         if class == OutputClass::End {
             self.ended = Some(record.lsn);
         }
-        if record.lsn > self.released {
+        if record.lsn > self.released || mutated(Mutation::KeepReleased) {
             self.kept.push_back(Kept { lsn: Some(record.lsn), class, payload: made.keep });
         }
         Ok(())
@@ -232,6 +236,7 @@ impl<O> Backlog<O> {
     /// Everything received was executed.
     pub fn is_replayed(&self) -> bool {
         self.executed == self.received
+            || mutated(Mutation::ReplayOneTooFew) && self.executed + 1 == self.received
     }
 
     /// True once `Armed` was received: this side may ask.

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod histogram;
 pub mod input;
 pub mod log;
+pub mod mutation;
 pub mod output;
 pub mod reads;
 pub mod record;

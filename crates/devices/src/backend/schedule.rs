@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::{DiskOp, DiskRequest};
 
 /// Where and when a request is carried out.
@@ -86,6 +87,7 @@ fn waits(later: (Kind, &Range<u64>), earlier: (Kind, &Range<u64>), state: State)
     match (later.0, earlier.0) {
         (Kind::Flush, Kind::Write) => state != State::Waiting(Start::Held),
         (Kind::Flush, _) | (_, Kind::Flush) | (Kind::Read, Kind::Read) => false,
+        (Kind::Write, Kind::Read) if mutated(Mutation::WriteBeforeRead) => false,
         _ => later.1.start < earlier.1.end && earlier.1.start < later.1.end,
     }
 }
@@ -193,6 +195,9 @@ impl Schedule {
 
     /// What the other replica was to do is to be done here: it is gone. Its runs of reads are over.
     pub fn take_over(&mut self) {
+        if mutated(Mutation::ForgetReissue) {
+            return self.forget_shadows();
+        }
         self.change(|entry| entry.state == State::Waiting(Start::Elsewhere));
         self.forget_shadows();
     }

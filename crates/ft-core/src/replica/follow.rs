@@ -1,6 +1,7 @@
 //! The backup: takes records in, acknowledges them at once, executes them later.
 
 use super::{Ack, Divergence, Effect, Frame, LogFrame, Nanos, Phase, Replica, Stage, timers};
+use crate::mutation::{Mutation, mutated};
 use crate::reads::ReadId;
 use crate::record::{LogRecord, OutputClass};
 
@@ -34,7 +35,7 @@ impl<O> Replica<O> {
     /// its primary meanwhile, which must not go live with a guest that is over.
     fn end_if_over(&mut self) {
         let replays = matches!(self.phase, Phase::Backup | Phase::TakingOver(Stage::Replaying));
-        if replays && self.backlog.is_over() {
+        if replays && self.backlog.is_over() && !mutated(Mutation::EndIsACrash) {
             self.ack_due = self.phase == Phase::Backup;
             self.finish();
         }
@@ -117,9 +118,11 @@ impl<O> Replica<O> {
     }
 
     fn ack(&mut self) -> Ack {
+        let partial = self.link.as_ref().is_some_and(|link| link.reader.is_partial());
+        let early = u64::from(partial && mutated(Mutation::AckBeforeReceipt));
         Ack {
             stamp: self.stamp(),
-            received: self.backlog.received(),
+            received: self.backlog.received() + early,
             executed: self.backlog.executed_lsn(),
             position: self.backlog.position(),
             echo: self.backlog.executed_stamp(),

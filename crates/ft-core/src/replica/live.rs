@@ -3,6 +3,7 @@
 use super::{Ack, Effect, Frame, LogFrame, Nanos, Phase, Released, Replica, timers};
 use crate::Lsn;
 use crate::input::Input;
+use crate::mutation::{Mutation, mutated};
 use crate::reads::ReadId;
 use crate::record::{Body, LogRecord, OutputClass, RECORD_OVERHEAD};
 use crate::wire::{FRAME_BUDGET, VERSION};
@@ -145,7 +146,9 @@ impl<O> Replica<O> {
         if !self.writes_log() {
             return;
         }
-        let lsn = self.append(position, Body::Output { class, digest }, now);
+        let skip = mutated(Mutation::SkipMarker);
+        let body = if skip { Body::Progress } else { Body::Output { class, digest } };
+        let lsn = self.append(position, body, now);
         self.gate.hold(lsn, Some(class), Some(payload), size + RECORD_OVERHEAD, now);
     }
 
@@ -161,17 +164,20 @@ impl<O> Replica<O> {
 
     /// The next output that may go out. Call again after anything that may have let one pass.
     pub fn poll_release(&mut self, now: Nanos) -> Option<Released<O>> {
-        if self.phase != Phase::Live || self.ask.is_some() || self.doubts(now) {
+        let asking = self.ask.is_some() && !mutated(Mutation::ReleaseWhileAsking);
+        if self.phase != Phase::Live || asking || self.doubts(now) {
             return None;
         }
+        let hold = self.settings.hold_outputs && !mutated(Mutation::ReleaseAtMarker);
         let limit = match self.session {
-            Some(_) if self.settings.hold_outputs => self.log.acked(),
+            Some(_) if hold => self.log.acked(),
+            None if mutated(Mutation::ReleaseWhileAsking) && self.ask.is_some() => self.log.acked(),
             _ => Lsn::MAX,
         };
         let held = self.gate.pass(limit)?;
         // The invariant, first step: released in this generation only if acknowledged in it, or if there is no backup.
         assert!(
-            self.session.is_none() || held.lsn <= self.log.acked() || !self.settings.hold_outputs,
+            self.session.is_none() || held.lsn <= self.log.acked() || !hold,
             "an output is released only when its marker is acknowledged"
         );
         self.output_delay.add(now.saturating_sub(held.since));

@@ -4,6 +4,7 @@ use ft_policies::RegisterState;
 
 use super::{Effect, Exit, Nanos, Phase, Replica, Stage};
 use crate::Lsn;
+use crate::mutation::{Mutation, mutated};
 use crate::wire::PeerRole;
 
 impl<O> Replica<O> {
@@ -32,7 +33,7 @@ impl<O> Replica<O> {
                 // Binding from here: nothing is released, whatever happens, until this is answered.
                 self.ask(self.generation);
             }
-            Phase::Backup if self.backlog.is_over() => self.finish(),
+            Phase::Backup if self.backlog.is_over() && !mutated(Mutation::EndIsACrash) => self.finish(),
             Phase::Backup if self.backlog.is_armed() => {
                 // The session is closed: nothing received after this, nothing acknowledged after this.
                 self.ack_due = false;
@@ -44,7 +45,10 @@ impl<O> Replica<O> {
                 // A win is of no use to a backup that cannot replay (its disk hangs, say), and would be the guest's end where the
                 // primary has given this backup up for just that.
                 self.ask_deferred = self.is_stuck(now);
-                if !self.ask_deferred {
+                if mutated(Mutation::LiveWithoutTieBreaker) {
+                    self.generation += 1;
+                    self.step_takeover();
+                } else if !self.ask_deferred {
                     self.ask(self.generation);
                 }
             }
@@ -78,6 +82,7 @@ impl<O> Replica<O> {
     }
 
     pub(super) fn won(&mut self, generation: u64, now: Nanos) {
+        let generation = generation - u64::from(mutated(Mutation::SameGeneration) && generation > 1);
         if self.is_overtaken(generation)
             && let Some(register) = self.register
         {
@@ -169,9 +174,8 @@ impl<O> Replica<O> {
         }
         // The invariant, last step: everything that could have been acknowledged was replayed.
         assert!(self.acked <= self.backlog.received(), "acknowledged means received");
-        assert_eq!(
-            self.backlog.executed_lsn(),
-            self.backlog.received(),
+        assert!(
+            self.backlog.executed_lsn() == self.backlog.received() || mutated(Mutation::ReplayOneTooFew),
             "received means replayed before going live"
         );
         self.last = self.backlog.received();
@@ -189,7 +193,7 @@ impl<O> Replica<O> {
                 self.last += 1;
                 self.last
             });
-            if let Some(payload) = kept.payload {
+            if let Some(payload) = kept.payload.filter(|_| !mutated(Mutation::DropKept)) {
                 self.gate.hold(lsn, Some(kept.class), Some(payload), 0, now);
             }
         }

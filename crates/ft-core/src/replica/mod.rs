@@ -27,6 +27,7 @@ mod start;
 mod status;
 mod strangers;
 mod timers;
+mod view;
 
 use std::collections::VecDeque;
 use std::mem::Discriminant;
@@ -37,14 +38,17 @@ pub use by_hand::NotPromoted;
 pub use events::{Effect, Event, Exit, Released};
 use promise::Promise;
 pub use status::Status;
+pub use view::View;
 
 use crate::backlog::Backlog;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
 use crate::log::Log;
+use crate::mutation::{Mutation, mutated};
 use crate::reads::{Followed, Own, ReadId};
 use crate::wire::{
-    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
+    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+    WireError,
 };
 use crate::{Lsn, Nanos};
 
@@ -552,7 +556,10 @@ impl<O> Replica<O> {
         loop {
             let Some(link) = self.link.as_mut().filter(|link| !link.refused) else { return };
             match link.reader.next_frame() {
-                Ok(None) => return,
+                Ok(None) => {
+                    self.ack_due |= self.phase == Phase::Backup && mutated(Mutation::AckBeforeReceipt);
+                    return;
+                }
                 Ok(Some(frame)) => self.frame(frame, now),
                 Err(error) => return self.broken_stream(error, now),
             }
@@ -625,7 +632,7 @@ impl<O> Replica<O> {
     fn note_generation(&mut self, generation: u64) {
         self.highest = self.highest.max(generation);
         let part = matches!(self.phase, Phase::Live | Phase::Backup | Phase::TakingOver(_));
-        if !part || self.highest <= self.generation {
+        if !part || self.highest <= self.generation || mutated(Mutation::IgnoreHigherGeneration) {
             return;
         }
         if self.settings.by_hand {

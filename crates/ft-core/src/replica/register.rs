@@ -3,6 +3,7 @@
 use ft_policies::{Answer, RegisterState, Unavailable};
 
 use super::{Ask, Effect, Nanos, Phase, Replica, timers};
+use crate::mutation::{Mutation, mutated};
 
 impl<O> Replica<O> {
     pub(super) fn answered(&mut self, from: u64, answer: Answer, now: Nanos) {
@@ -12,6 +13,10 @@ impl<O> Replica<O> {
         }
         match answer {
             Answer::Won => {
+                self.ask = None;
+                self.won(from + 1, now);
+            }
+            Answer::Lost(_) if mutated(Mutation::IgnoreLost) => {
                 self.ask = None;
                 self.won(from + 1, now);
             }

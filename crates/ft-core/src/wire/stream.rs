@@ -27,6 +27,11 @@ impl FrameReader {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// True if a part of a frame is here, after those that were taken.
+    pub fn is_partial(&self) -> bool {
+        self.start < self.buffer.len()
+    }
+
     /// The next whole frame.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         let found = Frame::split(&self.buffer[self.start..], self.key.as_ref())?;

@@ -4,7 +4,7 @@
 //! needs no detector.
 
 pub mod fixed;
-pub(crate) mod phi_accrual;
+pub mod phi_accrual;
 
 use schemars::JsonSchema;
 use serde::Deserialize;

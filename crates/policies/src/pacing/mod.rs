@@ -2,7 +2,7 @@
 //!
 //! A strategy turns the execution lag into the share of time that the primary's virtual CPU may run.
 
-pub(crate) mod lag_feedback;
+pub mod lag_feedback;
 pub(crate) mod none;
 
 use schemars::JsonSchema;

@@ -1,7 +1,7 @@
 //! What CPUID says under KVM: the project's model without its counters, cut to what the host has.
 //!
-//! The counters are hidden because stock KVM cannot make RDTSC deterministic; XSAVE and with it AVX, and RDRAND and RDSEED, are
-//! not in the model. Both sides of a pair must arrive at the same table: see [`difference`].
+//! The counters are hidden because stock KVM cannot make RDTSC deterministic, XSAVE because a digest would have to know its area; AVX,
+//! RDRAND and RDSEED are not in the model. Both sides of a pair must arrive at the same table: see [`difference`].
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -40,8 +40,8 @@ const LEAVES: [u32; 15] = [
 ];
 const LAST_BASIC: u32 = 0x16;
 
-/// TSC-deadline.
-const HIDDEN_1C: u32 = 1 << 24;
+/// TSC-deadline, XSAVE.
+const HIDDEN_1C: u32 = 1 << 24 | 1 << 26;
 /// TSC.
 const HIDDEN_1D: u32 = 1 << 4;
 /// TSC_ADJUST.
@@ -76,8 +76,10 @@ pub(super) fn table(host: &[kvm_cpuid_entry2]) -> Result<Vec<Leaf>, Lack> {
                     d &= (host_d | OURS_1D) & !HIDDEN_1D;
                 }
                 7 => {
+                    // The subleaves, and the control of speculation, whose MSRs would be the host's.
+                    a = 0;
                     b &= host_b & !HIDDEN_7B;
-                    d &= host_d | OURS_7D;
+                    d &= OURS_7D;
                 }
                 LAST_BASIC | 0x8000_0007 => (a, b, c, d) = (0, 0, 0, 0),
                 0x8000_0001 => {
@@ -90,7 +92,8 @@ pub(super) fn table(host: &[kvm_cpuid_entry2]) -> Result<Vec<Leaf>, Lack> {
             Leaf { leaf, subleaf: 0, values: [a, b, c, d] }
         })
         .collect();
-    let has = |leaf, needed| table.iter().any(|known| known.leaf == leaf && known.values[3] & needed == needed);
+    let has =
+        |leaf, needed| table.iter().any(|known| known.leaf == leaf && known.values[3] & needed == needed);
     if !has(1, NEEDED_1D) || !has(0x8000_0001, NEEDED_EXT_D) {
         return Err(Lack::Processor);
     }

@@ -58,7 +58,9 @@ fn random_programs_end_the_same_on_both_engines() {
         rng = Rng::new(rng.next());
         let size = 50 + rng.below(150) as usize;
         let case = programs::random_program(&mut rng, &codes, size, window);
-        let fail = |what: String| -> ! { panic!("seed {}, program {number}: {what}\n{}", host::seed(), listing(&case)) };
+        let fail = |what: String| -> ! {
+            panic!("seed {}, program {number}: {what}\n{}", host::seed(), listing(&case))
+        };
         let want = run(&mut hardware, &case).unwrap_or_else(|error| fail(format!("KVM: {error}")));
         let got = run(&mut software, &case).unwrap_or_else(|error| fail(format!("software: {error}")));
         instructions += software.vcpu.position() - 1000;

@@ -1,0 +1,193 @@
+//! What each kind of fault does, and how it ends.
+
+use ft_core::Event;
+
+use super::{Fault, Kind};
+use crate::node::{Doom, Thread};
+use crate::shape::{MS, Setting};
+use crate::trace::Of;
+use crate::world::queue::Happening;
+use crate::world::{Strike, World};
+
+impl World {
+    /// A fault of the plan strikes.
+    pub(crate) fn strike(&mut self, index: usize) {
+        if self.calm {
+            return;
+        }
+        let fault = self.plan.faults[index];
+        let Fault { kind, victim, lasts, number, .. } = fault;
+        let there = self.process(victim).is_some();
+        let (empty, both) = (!there, self.shape.setting == Setting::OneMachine && kind == Kind::HostLoss);
+        let applies = match kind {
+            Kind::Restart => empty,
+            Kind::Partition | Kind::OneWay | Kind::Clog | Kind::RegisterCut | Kind::RegisterDown => true,
+            Kind::Cut => true,
+            // A store put back while a deposed replica still asks would be two faults (PROTOCOL section 2).
+            Kind::Restored => {
+                let alone = self.process(0).is_none() || self.process(1).is_none();
+                self.facts.is_paired() || alone && self.facts.live().is_some()
+            }
+            Kind::HostLoss => there || both,
+            _ => there,
+        };
+        if !applies {
+            return;
+        }
+        self.strikes.push(Strike { fault, paired: self.facts.is_paired() });
+        *self.counters.faults.entry(kind).or_default() += 1;
+        self.note(Of::World, || format!("FAULT {index}: {kind:?} at {}", ["a", "b"][victim]));
+        match kind {
+            Kind::Kill => self.at(victim).doom = Some(((number % 80) as u32, Doom::Death)),
+            Kind::HostLoss if both => {
+                self.die(0, true);
+                self.die(1, true);
+                self.disk.settle(|_| true, || 0);
+                self.disk.lose_cache();
+            }
+            Kind::HostLoss => self.die(victim, true),
+            Kind::Pause => self.at(victim).doom = Some(((number % 80) as u32, Doom::Pause)),
+            Kind::Wedge => {
+                // A primary's thread that gets nowhere and seems well is more than a backup can notice.
+                let backup = self.facts.live() != Some(victim);
+                self.at(victim).wedged = Some(backup && number & 1 == 0);
+            }
+            Kind::Partition => self.block(&[0, 1]),
+            Kind::OneWay => self.block(&[victim]),
+            Kind::Clog => self.links.clogged[victim] += 1,
+            Kind::Cut => {
+                for node in 0..2 {
+                    if let Some(end) = self.process(node).and_then(|process| process.link)
+                        && let Some(link) = self.links.open.get_mut(&end.id)
+                    {
+                        link.to[node].queue.clear();
+                        link.to[node].bytes = 0;
+                        link.to[node].end = Some(self.now);
+                        self.schedule(0, Happening::Bytes { link: end.id, to: node });
+                    }
+                }
+            }
+            Kind::Corrupt => {
+                self.facts.corrupt = true;
+                let link = self.process(victim).and_then(|process| process.link);
+                let stream =
+                    link.and_then(|end| self.links.open.get_mut(&end.id)).map(|link| &mut link.to[victim]);
+                match stream.and_then(|stream| stream.queue.back_mut()) {
+                    Some((_, bytes)) if !bytes.is_empty() => {
+                        let at = (number >> 8) as usize % bytes.len();
+                        bytes[at] ^= 1 << (number & 7);
+                    }
+                    // Nothing is on its way just now.
+                    _ if number > 0 => {
+                        self.strikes.pop();
+                        self.counters.faults.entry(kind).and_modify(|count| *count -= 1);
+                        self.plan.faults[index].number = number >> 1;
+                        self.schedule(MS / 3, Happening::Strike(index));
+                    }
+                    _ => {}
+                }
+                return;
+            }
+            Kind::RegisterCut => self.register.cut[victim] += 1,
+            Kind::RegisterDown => self.register.cut.iter_mut().for_each(|cut| *cut += 1),
+            Kind::DiskErrors => self.at(victim).disk_trouble.0 = true,
+            Kind::DiskSlow => self.at(victim).disk_trouble.1 = true,
+            Kind::ClockJump => {
+                let now = self.now;
+                self.seats[victim].clock.jump(now, MS * (1 + number % 3000));
+                self.wake_soon(victim, Thread::Loop);
+                return;
+            }
+            Kind::Slow => self.at(victim).slow = 2 + number % 30,
+            Kind::Stop => {
+                self.handle(victim, Event::Stop);
+                self.wake_soon(victim, Thread::Vcpu);
+                self.stepped(victim);
+                return;
+            }
+            Kind::Restart => {
+                self.facts.restarted = true;
+                self.start_process(victim);
+                return;
+            }
+            Kind::Restored => {
+                self.facts.restored = true;
+                let state = &mut self.register.state;
+                // As it was in an earlier generation; nobody remembers who had that.
+                state.generation = state.generation.saturating_sub(1 + number % 2);
+                state.holder = self.facts.wins.get(&state.generation).copied();
+                return;
+            }
+        }
+        self.lasting.push(index);
+        self.schedule(lasts, Happening::Heal(index));
+    }
+
+    fn block(&mut self, seats: &[usize]) {
+        seats.iter().for_each(|seat| self.links.blocked[*seat] += 1);
+    }
+
+    /// A fault ends.
+    pub(crate) fn heal(&mut self, index: usize) {
+        let Some(place) = self.lasting.iter().position(|lasting| *lasting == index) else { return };
+        self.lasting.remove(place);
+        let Fault { kind, victim, .. } = self.plan.faults[index];
+        self.note(Of::World, || format!("fault {index} ({kind:?}) ends"));
+        match kind {
+            Kind::Pause => {
+                if let Some(process) = self.process_mut(victim) {
+                    process.doom.take_if(|(_, doom)| *doom == Doom::Pause);
+                }
+                self.resume(victim);
+            }
+            Kind::Wedge => {
+                if let Some(process) = self.process_mut(victim) {
+                    process.wedged = None;
+                }
+            }
+            Kind::Partition => self.unblock(&[0, 1]),
+            Kind::OneWay => self.unblock(&[victim]),
+            Kind::Clog => {
+                self.links.clogged[victim] -= 1;
+                self.wake_soon(victim, Thread::Reader);
+            }
+            Kind::RegisterCut => self.register.cut[victim] -= 1,
+            Kind::RegisterDown => self.register.cut.iter_mut().for_each(|cut| *cut -= 1),
+            Kind::DiskErrors | Kind::DiskSlow => {
+                if let Some(process) = self.process_mut(victim) {
+                    let (errors, slow) = &mut process.disk_trouble;
+                    *if kind == Kind::DiskErrors { errors } else { slow } = false;
+                }
+            }
+            Kind::Slow => {
+                if let Some(process) = self.process_mut(victim) {
+                    process.slow = 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn unblock(&mut self, seats: &[usize]) {
+        for seat in seats {
+            self.links.blocked[*seat] -= 1;
+            self.wake_soon(*seat, Thread::Reader);
+        }
+    }
+
+    /// Everything that goes wrong ends now.
+    pub fn calm_down(&mut self) {
+        self.calm = true;
+        self.busy = false;
+        self.note(Of::World, || "FAULTS END".to_owned());
+        for index in self.lasting.clone() {
+            self.heal(index);
+        }
+        for node in 0..2 {
+            if let Some(process) = self.process_mut(node) {
+                process.doom = None;
+            }
+            self.resume(node);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The live loop: alone and primary are the same (`ft-runtime`, `replica/live.rs`).
+
+use ft_core::input::{DiskDone, DiskStatus, Input};
+use ft_core::reads::{self, ReadId};
+use ft_core::{Body, Nanos};
+use ft_policies::FULL_SHARE;
+
+use super::vcpu::{NAP, Next, Todo};
+use crate::guest::Stop;
+use crate::shape::MS;
+use crate::trace::Of;
+use crate::world::World;
+
+/// Between two anchors under load.
+const ANCHOR_INTERVAL: Nanos = 4 * MS;
+/// Between two digests, in instructions.
+const DIGEST_INTERVAL: u64 = 2000;
+/// Longest sleep of a halted guest before an anchor says that time goes on.
+const LONG_IDLE: Nanos = 100 * MS;
+
+impl World {
+    /// The next thing that a live thread does.
+    pub(super) fn live(&mut self, node: usize) -> Next {
+        let now = self.local(node);
+        if !self.at(node).vcpu.begun && !self.begin(node) {
+            return Next::Park(NAP);
+        }
+        let process = self.at(node);
+        let room = process.core.may_run(now);
+        if process.vcpu.over || !room {
+            process.vcpu.todo.push_back(Todo::Flush);
+            return self.flushed(node);
+        }
+        if !process.inputs.is_empty() {
+            process.vcpu.idle = None;
+            return self.take_input(node);
+        }
+        if process.guest.halted {
+            return self.idle(node);
+        }
+        self.run_slice(node)
+    }
+
+    /// Sends what there is to send, then sleeps.
+    fn flushed(&mut self, node: usize) -> Next {
+        self.at(node).vcpu.todo.clear();
+        self.pump(node);
+        Next::Park(NAP)
+    }
+
+    /// The guest's first instruction here is about to run. False if it must not.
+    fn begin(&mut self, node: usize) -> bool {
+        let now = self.local(node);
+        let process = self.at(node);
+        process.vcpu.begun = true;
+        let position = process.guest.position;
+        if position == 0 {
+            let peer = self.process(1 - node).map(|peer| peer.incarnation);
+            let process = self.at(node);
+            let known = [process.core.peer_incarnation(), process.core.lost_peer()];
+            if peer.is_some() && !known.contains(&peer) {
+                // It has the disk open, and nobody knows whether it will write.
+                self.note(Of::Seat(node), || "an earlier process still has the disk open".to_owned());
+                self.end(node, super::Exiting { code: 1, orderly: false });
+                return false;
+            }
+            self.take_over_disk(node);
+            self.at(node).apart = self.disk.look_apart();
+            self.bring_back(node);
+        }
+        let process = self.at(node);
+        process.guest.boot(process.core.generation());
+        let then = if position == 0 { now } else { process.core.last_heard().min(now) };
+        process.vcpu.origin = i128::from(then) - i128::from(process.guest.time());
+        process.vcpu.anchored = (now, position);
+        process.vcpu.logged = position;
+        let (life, incarnation) = (process.guest.life(), process.incarnation);
+        self.note(Of::Seat(node), || {
+            format!("its guest (life {life}) is the real one, at position {position}")
+        });
+        self.begins(life, incarnation);
+        true
+    }
+
+    fn take_input(&mut self, node: usize) -> Next {
+        let now = self.local(node);
+        let process = self.at(node);
+        let position = process.guest.position;
+        let fresh = process.vcpu.anchored.1 == position && now < process.vcpu.anchored.0 + 20_000;
+        if !fresh {
+            if !process.core.reserve(Body::Progress.cost(), now) {
+                return self.flushed(node);
+            }
+            self.anchor(node);
+            return Next::More;
+        }
+        let cost = process.inputs.front().map_or(0, |input| match input {
+            Input::DiskDone(done) if is_own_read(process, done) => Body::Progress.cost(),
+            input => Body::Input(input.clone()).cost(),
+        });
+        if !process.core.reserve(cost, now) {
+            return self.flushed(node);
+        }
+        if let Some(input) = process.inputs.pop_front() {
+            self.apply(node, input);
+        }
+        Next::More
+    }
+
+    /// Applies an input here; the log is told next. Room is reserved.
+    pub(super) fn apply(&mut self, node: usize, input: Input) {
+        let process = self.at(node);
+        let position = process.guest.position;
+        if let Err(error) = process.guest.apply(&input) {
+            return self.note(Of::Seat(node), || format!("an input does not fit and was dropped: {error}"));
+        }
+        process.journal.push((position, input.clone()));
+        let made = self.begin_outputs(node);
+        let process = self.at(node);
+        let read = logged_read(process, &input);
+        let body = match input {
+            Input::DiskDone(done) if is_own_read(process, &done) => {
+                Body::OwnRead { disk: done.disk, request: done.request, digest: reads::digest(&done.data) }
+            }
+            input => Body::Input(input),
+        };
+        self.then_emit(node, made);
+        self.at(node).vcpu.todo.push_front(Todo::Append(body, read));
+    }
+
+    fn run_slice(&mut self, node: usize) -> Next {
+        let now = self.local(node);
+        let slice = self.random.between(1, self.shape.slice);
+        let instruction = self.shape.instruction;
+        let process = self.at(node);
+        let from = process.guest.position;
+        let stop = process.guest.run(from + slice);
+        let position = process.guest.position;
+        let todo = &mut process.vcpu.todo;
+        todo.push_back(Todo::Outputs);
+        match stop {
+            Stop::Reached | Stop::Halted => {
+                if now >= process.vcpu.anchored.0 + ANCHOR_INTERVAL {
+                    todo.push_back(Todo::Anchor);
+                } else {
+                    todo.push_back(Todo::Progress);
+                }
+                if position / DIGEST_INTERVAL != process.vcpu.digested / DIGEST_INTERVAL {
+                    todo.push_back(Todo::Digest);
+                }
+                todo.push_back(Todo::Flush);
+            }
+            Stop::Platform | Stop::Dead => {}
+        }
+        let ran = (position - from) * instruction * process.slow;
+        Next::After(ran * u64::from(FULL_SHARE) / u64::from(process.core.share().max(1)))
+    }
+
+    /// The guest waits for an interrupt.
+    fn idle(&mut self, node: usize) -> Next {
+        let now = self.local(node);
+        let process = self.at(node);
+        let due = process.guest.deadline.map(|deadline| {
+            u64::try_from((i128::from(deadline) + process.vcpu.origin).max(0)).unwrap_or(u64::MAX)
+        });
+        let until = *process.vcpu.idle.get_or_insert(due.unwrap_or(u64::MAX).min(now + LONG_IDLE));
+        if now < until {
+            return Next::Park(until - now);
+        }
+        process.vcpu.idle = None;
+        if process.core.reserve(Body::Progress.cost(), now) {
+            self.anchor(node);
+            self.at(node).vcpu.todo.push_back(Todo::Flush);
+        }
+        Next::More
+    }
+}
+
+/// True if the log does not carry the data of this read: the backup reads for itself.
+fn is_own_read(process: &super::Process, done: &DiskDone) -> bool {
+    done.status == DiskStatus::Ok && !done.data.is_empty() && !process.disks.policy().logs_reads()
+}
+
+/// The request, if this is the end of a read of a shared disk whose data the log carries.
+fn logged_read(process: &super::Process, input: &Input) -> Option<ReadId> {
+    let Input::DiskDone(done) = input else { return None };
+    let policy = process.disks.policy();
+    let read = !done.data.is_empty() || done.status != DiskStatus::Ok;
+    (read && policy.reads_race() && !policy.reads_twice()).then_some((done.disk, done.request))
+}

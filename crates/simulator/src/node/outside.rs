@@ -1,0 +1,128 @@
+//! What goes out: the protocol's effects and released outputs, one in a turn and in order (`ft-runtime`, `replica/outside.rs`).
+
+use ft_core::output::OutputBody;
+use ft_core::{Effect, OutputClass, Released};
+
+use super::{Chore, Exiting, Held, Thread};
+use crate::properties::Seen;
+use crate::register::Call;
+use crate::trace::Of;
+use crate::world::World;
+
+impl World {
+    /// One effect, or one output.
+    pub(super) fn outside_turn(&mut self, node: usize) {
+        if let Some(effect) = self.at(node).core.poll_effect() {
+            self.note(Of::Seat(node), || brief(&effect));
+            self.perform(node, effect);
+            return self.wake_soon(node, Thread::Outside);
+        }
+        let now = self.local(node);
+        let process = self.at(node);
+        match process.core.poll_release(now) {
+            Some(released) => {
+                let (lsn, generation, class) = (released.lsn, released.generation, released.class);
+                process.released = Some((lsn, class == OutputClass::End));
+                let view = process.core.view();
+                let (session, asking) = (view.session, view.asking);
+                self.counters.releases += 1;
+                self.note(Of::Seat(node), || format!("releases {class:?} (record {lsn})"));
+                self.observe(&Seen::Released { node, generation, lsn, session, asking });
+                self.perform_output(node, released);
+                self.wake_soon(node, Thread::Outside);
+            }
+            None => {
+                if let Some((lsn, end)) = process.released.take() {
+                    process.core.released(lsn, end, now);
+                    self.pump(node);
+                    self.unpark(node);
+                } else if process.core.has_effects() {
+                    self.wake_soon(node, Thread::Outside);
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, node: usize, effect: Effect) {
+        match effect {
+            Effect::ReadRegister => self.call(node, Call::Read),
+            Effect::Ask { from } => self.call(node, Call::Ask(from)),
+            Effect::Fence { generation } => self.chore(node, Chore::Fence(generation)),
+            Effect::Live { generation, takeover, alone, .. } => {
+                let process = self.at(node);
+                if alone {
+                    process.disks.schedule.forget_shadows();
+                }
+                let (seen, incarnation) = (process.seen, process.incarnation);
+                self.chore(node, Chore::PeerHeard);
+                self.run_disk(node);
+                self.counters.takeovers += u64::from(takeover);
+                self.observe(&Seen::Live { node, generation, incarnation });
+                if takeover {
+                    self.takes_over(node);
+                }
+                self.moved(node, generation, seen);
+            }
+            Effect::RxAcknowledged { generation, seq } => self.rx_acknowledged(node, generation, seq),
+            Effect::ReadFinished { request, .. } => {
+                self.at(node).disks.schedule.shadow_done(request);
+                self.run_disk(node);
+            }
+            Effect::Peer { incarnation, gone } => {
+                let (last, dead) = &mut self.at(node).peers;
+                if gone {
+                    dead.push(incarnation);
+                } else if let Some(before) = last.replace(incarnation).filter(|before| *before != incarnation)
+                {
+                    dead.push(before);
+                }
+                self.chore(node, Chore::PeerHeard);
+            }
+            Effect::Heartbeat(bytes) => self.heartbeat(node, bytes),
+            Effect::CloseLink => {
+                self.transmit_all(node);
+                self.shut(node);
+            }
+            Effect::Notice(_) => {}
+            Effect::Halt { exit, message } => {
+                self.transmit_all(node);
+                self.observe(&Seen::Halted { node, exit, message: &message });
+                self.end(node, Exiting { code: exit as u8, orderly: false });
+            }
+            Effect::End => {
+                self.transmit_all(node);
+                self.end(node, Exiting { code: 0, orderly: true });
+            }
+            // One register for both, and one disk.
+            Effect::Learn(_)
+            | Effect::CopyFrom { .. }
+            | Effect::CopyTo { .. }
+            | Effect::CopyMessage { .. }
+            | Effect::CopyOff => unreachable!("this pair has no separate disks, and nobody to ask"),
+        }
+    }
+
+    fn perform_output(&mut self, node: usize, released: Released<Held>) {
+        match released.payload {
+            Held::Write(request) => {
+                self.outside.seen += 1;
+                self.at(node).disks.schedule.release(request);
+                self.run_disk(node);
+            }
+            Held::Output(OutputBody::Disk(_) | OutputBody::Entropy { .. }) => {}
+            Held::Output(body) => {
+                let life = self.at(node).guest.life();
+                self.let_out(node, life, released.generation, body);
+            }
+        }
+    }
+}
+
+/// An effect in a few words.
+fn brief(effect: &Effect) -> String {
+    match effect {
+        Effect::Heartbeat(_) => "heartbeat".into(),
+        Effect::Notice(text) => format!("notice: {text}"),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,105 @@
+//! The tie-breaker's store, and what lies between it and a caller.
+//!
+//! The store itself is atomic and durable, as PROTOCOL section 2 demands of every kind. A call travels to it and its answer back; either
+//! may be late or lost, an answer may come twice, and a call that its caller no longer waits for is carried out all the same.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ft_core::Nanos;
+use ft_policies::{Answer, RegisterState, Unavailable, Who};
+
+use crate::random::Random;
+use crate::shape::MS;
+
+/// How long the runtime gives a call (`ft-runtime`, `replica/register.rs`).
+pub const DEADLINE: Nanos = 1000 * MS;
+
+/// What is wanted of the register.
+#[derive(Debug, Clone, Copy)]
+pub enum Call {
+    /// Read it.
+    Read,
+    /// Advance it from this generation.
+    Ask(u64),
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub enum Done {
+    /// Of a read.
+    Read(Result<RegisterState, Unavailable>),
+    /// Of an ask from this generation.
+    Answer(u64, Answer),
+}
+
+impl Call {
+    /// The answer of nobody.
+    pub fn unavailable(self) -> Done {
+        match self {
+            Self::Read => Done::Read(Err(Unavailable::Exhausted)),
+            Self::Ask(from) => Done::Answer(from, Answer::Unavailable(Unavailable::Exhausted)),
+        }
+    }
+}
+
+/// A process's calls: one at a time is under way, as the runtime has it.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Those that wait.
+    pub queue: VecDeque<Call>,
+    /// The one that is under way, with its number.
+    pub current: Option<(u64, Call)>,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Register {
+    /// What it holds.
+    pub state: RegisterState,
+    /// Out of reach of a seat, so many times over.
+    pub cut: [u32; 2],
+    /// Every generation that was ever won, and by whom.
+    pub wins: BTreeMap<u64, Who>,
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        Self { state: RegisterState { generation: 0, holder: None }, cut: [0; 2], wins: BTreeMap::new() }
+    }
+}
+
+impl Register {
+    /// Carries a call out. True beside it if a generation was won with it just now.
+    pub fn carry_out(&mut self, call: Call, who: Who) -> (Done, bool) {
+        match call {
+            Call::Read => (Done::Read(Ok(self.state)), false),
+            Call::Ask(from) => {
+                let mine = self.state.holder == Some(who) && self.state.generation == from + 1;
+                let won = self.state.generation == from;
+                let answer = if mine || won {
+                    self.state = RegisterState { generation: from + 1, holder: Some(who) };
+                    Answer::Won
+                } else if self.state.generation < from {
+                    Answer::Behind(self.state)
+                } else {
+                    Answer::Lost(self.state)
+                };
+                (Done::Answer(from, answer), won)
+            }
+        }
+    }
+}
+
+/// What becomes of an answer on its way: when it comes, and when once more.
+pub fn way_back(random: &mut Random, odd: bool) -> (Option<Nanos>, Option<Nanos>) {
+    let usual = random.between(MS / 5, 3 * MS);
+    if !odd {
+        return (Some(usual), None);
+    }
+    match random.below(6) {
+        0 => (None, None),
+        1 => (Some(random.between(MS, 2500 * MS)), None),
+        2 => (Some(usual), Some(random.between(MS, 1500 * MS))),
+        _ => (Some(usual), None),
+    }
+}

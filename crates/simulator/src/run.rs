@@ -1,0 +1,314 @@
+//! One run: faults, then none, then the judgement.
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use ft_core::{Nanos, Phase};
+
+use crate::faults::{Kind, Plan};
+use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
+use crate::random::Random;
+use crate::shape::{Ambient, MS, Setting, Shape};
+use crate::trace::Of;
+use crate::world::queue::Happening;
+use crate::world::{Counters, World};
+
+/// How long a start may take, with a register that answers late.
+const START: Nanos = 20_000 * MS;
+/// How long it may take until everything is in order again once faults have stopped.
+const SETTLE: Nanos = 12_000 * MS;
+/// After that time without a live replica the operator starts what does not run.
+const OPERATOR: Nanos = 4000 * MS;
+/// How long things must be in order to be so.
+const STABLE: Nanos = 300 * MS;
+/// How often the operator tries.
+const STARTS: u32 = 5;
+/// How long a live guest may say nothing.
+const SILENCE: Nanos = 4000 * MS;
+
+/// What of a seed's run is left out, for [`crate::shrink`].
+#[derive(Debug, Clone, Default)]
+pub struct Without {
+    /// Faults, by index.
+    pub faults: Vec<usize>,
+    /// Conditions.
+    pub ambient: Vec<Ambient>,
+    /// Faults stop after this time, if that is earlier.
+    pub safety: Option<Nanos>,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The first property that was violated.
+    pub violation: Option<Violation>,
+    /// Simulated time.
+    pub simulated: Nanos,
+    /// What was counted.
+    pub counters: Counters,
+    /// What the run was like, in words.
+    pub what: String,
+    /// Its last lines, if they were asked for.
+    pub trace: String,
+}
+
+/// Draws a seed's shape and plan.
+pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
+    let mut shape = Shape::draw(&mut Random::new(seed, 1));
+    let mut plan = Plan::draw(&mut Random::new(seed, 2));
+    shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
+    let mut index = 0;
+    plan.faults.retain(|_| {
+        index += 1;
+        !without.faults.contains(&(index - 1))
+    });
+    if let Some(safety) = without.safety {
+        plan.safety = plan.safety.min(safety);
+    }
+    (shape, plan)
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics of a run are its own affair: they are noted, not printed.
+fn catch_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        panic::set_hook(Box::new(|info| {
+            PANIC.with_borrow_mut(|known| *known = Some(info.to_string().replace('\n', " ")));
+        }));
+    });
+}
+
+/// Runs a seed; with `lines` it gives so many of the trace's last ones.
+pub fn run(seed: u64, without: &Without, lines: usize) -> Outcome {
+    catch_panics();
+    let (shape, plan) = draw(seed, without);
+    let what = format!("{shape:?}\n{plan:?}");
+    let mut world = World::new(seed, shape, plan, lines > 0);
+    let lived = panic::catch_unwind(AssertUnwindSafe(|| live(&mut world)));
+    if lived.is_err() {
+        let text = PANIC.with_borrow_mut(Option::take).unwrap_or_default();
+        world.violate("an assertion of the code", text);
+    }
+    Outcome {
+        violation: world.violation.take(),
+        simulated: world.now,
+        counters: world.counters.clone(),
+        what,
+        trace: world.trace.text(lines),
+    }
+}
+
+fn live(world: &mut World) {
+    let apart = world.random.below(30 * MS);
+    let first = world.random.below(2) as usize;
+    world.schedule(0, Happening::Start(first));
+    world.schedule(apart, Happening::Start(1 - first));
+    world.schedule(0, Happening::Client);
+    let mut at = 0;
+    while world.started.is_none() && world.violation.is_none() {
+        at += 5 * MS;
+        if at > START {
+            return world.violate("liveness", "nobody starts the guest".to_owned());
+        }
+        world.run_until(at);
+    }
+    let plan = world.plan.clone();
+    for (index, fault) in plan.faults.iter().enumerate() {
+        if fault.at < plan.safety {
+            world.schedule(fault.at, Happening::Strike(index));
+        }
+    }
+    world.run_until(world.now + plan.safety);
+    world.calm_down();
+    let life = world.facts.lives.keys().next_back().copied();
+    settle(world);
+    if world.violation.is_none() {
+        single_fault(world, life);
+        undisturbed(world);
+    }
+    if world.violation.is_none() {
+        judge(world);
+    }
+}
+
+/// Who is up, and not about to end.
+fn up(world: &World) -> Vec<usize> {
+    (0..2).filter(|node| world.process(*node).is_some_and(|process| process.exiting.is_none())).collect()
+}
+
+/// The guest came to an end of its own, or the operator's: nobody need go on.
+fn is_over(world: &World) -> bool {
+    let last = world.facts.lives.keys().next_back();
+    let said = last.and_then(|life| world.outside.said.get(life));
+    said.is_some_and(|said| said.over) || world.counters.faults.contains_key(&Kind::Stop)
+}
+
+/// It was started, and that is all.
+fn is_waiting(world: &World, node: usize) -> bool {
+    world.facts.views[node].as_ref().is_some_and(|view| view.phase == Phase::Waiting)
+}
+
+/// Why things are not in order yet.
+fn unsettled(world: &World) -> Option<String> {
+    let up = up(world);
+    let describe = |node: &usize| {
+        let view = world.facts.views[*node].as_ref();
+        format!("{}: {view:?}", ["a", "b"][*node])
+    };
+    let all = || up.iter().map(describe).collect::<Vec<_>>().join("; ");
+    if (0..2).all(|node| world.process(node).is_none()) {
+        return (!is_over(world)).then(|| "nobody is there".to_owned());
+    }
+    if is_over(world) && up.iter().all(|node| is_waiting(world, *node)) {
+        // Started after the end: there is nobody for it to wait for, and it cannot know.
+        return None;
+    }
+    let Some(live) = world.facts.live() else { return Some(format!("nobody is live: {}", all())) };
+    if up.len() == 2 && !world.facts.is_paired() {
+        return Some(format!("one is live, and the other one is neither its backup nor gone: {}", all()));
+    }
+    if world.process(1 - live).is_some_and(|process| process.exiting.is_some()) {
+        return Some("a process does not come to its end".to_owned());
+    }
+    let said = world.facts.lives.keys().next_back().and_then(|life| world.outside.said.get(life));
+    if said.is_some_and(|said| said.over) {
+        return Some(format!("the guest is over, and somebody goes on: {}", all()));
+    }
+    None
+}
+
+/// Faults have stopped: whoever is left must get on with it.
+fn settle(world: &mut World) {
+    if world.facts.restored {
+        // Everything may be held back until a person puts the store's latest state back.
+        return world.run_until(world.now + SILENCE);
+    }
+    let mut since = world.now;
+    let mut starts = 0;
+    // A deposed replica may not know it yet: what is in order must stay so.
+    let mut calm_since = world.now;
+    while world.now < calm_since + STABLE || unsettled(world).is_some() {
+        if world.violation.is_some() {
+            return;
+        }
+        let Some(why) = unsettled(world) else {
+            world.run_until(world.now + 20 * MS);
+            continue;
+        };
+        calm_since = world.now;
+        let waited = world.now - since;
+        let gone = (0..2).all(|node| world.process(node).is_none());
+        let stuck = world.facts.live().is_none() && waited > OPERATOR && starts == 0;
+        if is_over(world) || !gone && !stuck {
+            if waited > SETTLE {
+                return world.violate("liveness", why);
+            }
+            world.run_until(world.now + 20 * MS);
+            continue;
+        }
+        if starts == STARTS {
+            return world.violate("liveness", format!("in spite of new starts: {why}"));
+        }
+        starts += 1;
+        since = world.now;
+        world.facts.restarted = true;
+        world.note(Of::World, || "the operator starts what does not run".to_owned());
+        for node in 0..2 {
+            let after = world.random.below(30 * MS);
+            world.schedule(after, Happening::Start(node));
+        }
+        world.run_until(world.now + 40 * MS);
+    }
+    if up(world).is_empty() || is_over(world) {
+        return;
+    }
+    nothing_waits(world);
+    // Outputs flow again.
+    let (seen, since) = (world.outside.seen, world.now);
+    while world.outside.seen == seen && world.violation.is_none() && !is_over(world) {
+        if world.now > since + SILENCE {
+            let why =
+                (0..2).map(|node| format!("{:?}", world.facts.views[node])).collect::<Vec<_>>().join("; ");
+            return world.violate("liveness", format!("the guest says nothing any more: {why}"));
+        }
+        world.run_until(world.now + 20 * MS);
+    }
+    world.run_until(world.now + 100 * MS);
+}
+
+/// What the guest has asked for comes to an end.
+fn nothing_waits(world: &mut World) {
+    let pending = |world: &World| {
+        let process = world.facts.live().and_then(|node| world.process(node));
+        process.map(|process| (process.incarnation, process.guest.pending.clone()))
+    };
+    let Some((incarnation, asked)) = pending(world) else { return };
+    let since = world.now;
+    while world.violation.is_none() && !is_over(world) {
+        let left = pending(world).filter(|(now, _)| *now == incarnation).map(|(_, left)| left);
+        let waits = left.and_then(|left| asked.keys().find(|request| left.contains_key(request)).copied());
+        let Some(request) = waits else { return };
+        if world.now > since + SILENCE {
+            return world.violate("liveness", format!("disk request {request} has no end"));
+        }
+        world.run_until(world.now + 20 * MS);
+    }
+}
+
+/// An undisturbed pair stays one.
+fn undisturbed(world: &mut World) {
+    let harmless = [Ambient::Duplicates, Ambient::Clocks];
+    let undisturbed =
+        world.plan.faults.is_empty() && world.shape.ambient.iter().all(|ambient| harmless.contains(ambient));
+    if undisturbed && !is_over(world) && !(world.facts.is_paired() && world.register.state.generation == 1) {
+        let views = &world.facts.views;
+        world.violate("an undisturbed pair stays one", format!("a: {:?}; b: {:?}", views[0], views[1]));
+    }
+}
+
+/// After a single fault the guest lives, and nobody had to start anything.
+fn single_fault(world: &mut World, life: Option<u64>) {
+    let [strike] = world.strikes[..] else { return };
+    let borne = strike.paired && strike.fault.kind.is_borne(world.shape.setting);
+    if !borne || is_over(world) {
+        return;
+    }
+    let now = world.facts.lives.keys().next_back().copied();
+    if now != life || world.facts.live().is_none() {
+        world.violate(
+            "the guest lives after any single fault",
+            format!(
+                "after {:?} at {} it had to be started anew",
+                strike.fault.kind,
+                ["a", "b"][strike.fault.victim]
+            ),
+        );
+    }
+}
+
+/// What was said is judged; then all processes are killed, what is under way lands or does not, and the disk is judged.
+fn judge(world: &mut World) {
+    judge_by(world, &at_the_end());
+    for node in 0..2 {
+        world.die(node, false);
+    }
+    let mut random = Random::new(world.random.next(), 4);
+    world.disk.settle(|_| true, || if random.chance(2) { u64::MAX } else { random.next() });
+    if world.shape.setting == Setting::OneMachine && random.chance(2) {
+        world.disk.lose_cache();
+    }
+    judge_by(world, &on_the_disk());
+}
+
+fn judge_by(world: &mut World, judges: &[(&'static str, Judge)]) {
+    for (name, judge) in judges {
+        if let Err(what) = judge(world) {
+            return world.violate(name, what);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What is outside of the pair: the launcher's switches (the runtime's own), a client, the console.
+
+use std::collections::BTreeMap;
+
+use ft_core::input::{Input, NetRx};
+use ft_core::output::OutputBody;
+use ft_runtime::launcher::lan::switch::Switch;
+use ft_runtime::launcher::messages::{LAN_PACKET_MAX, LanPacket};
+
+use super::World;
+use crate::guest::data::{self, Frame};
+use crate::properties::Seen;
+use crate::shape::Setting;
+use crate::trace::Of;
+
+/// What was seen of one life of the guest.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// Frames, in the order in which they came.
+    pub frames: Vec<Frame>,
+    /// Console bytes.
+    pub console: Vec<u8>,
+    /// The guest's end was let out.
+    pub over: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outside {
+    switches: Vec<Switch>,
+    /// Where the client's frames go, and the generation that said so.
+    host: (usize, u64),
+    sent: u64,
+    /// What was seen, by life.
+    pub said: BTreeMap<u64, Said>,
+    /// What the client was told to be durable: the highest version, by sector.
+    pub durable: BTreeMap<u64, u64>,
+    /// Outputs of every kind that were seen.
+    pub seen: u64,
+}
+
+impl Outside {
+    /// Nothing was said yet.
+    pub fn new(setting: Setting) -> Self {
+        let count = if setting == Setting::OneMachine { 1 } else { 2 };
+        Self {
+            switches: (0..count).map(|_| Switch::new()).collect(),
+            host: (0, 0),
+            sent: 0,
+            said: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            seen: 0,
+        }
+    }
+
+    fn switch(&mut self, node: usize) -> &mut Switch {
+        let index = node.min(self.switches.len() - 1);
+        &mut self.switches[index]
+    }
+}
+
+impl World {
+    /// The launcher of this seat is started anew.
+    pub fn new_launcher(&mut self, node: usize) {
+        *self.outside.switch(node) = Switch::new();
+    }
+
+    /// The client sends a frame.
+    pub(super) fn client(&mut self) {
+        self.outside.sent += 1;
+        let frame = data::from_client(self.outside.sent);
+        let host = self.outside.host.0;
+        self.outside.switch(host).to_guest(frame);
+        self.hand_over(host);
+        if self.random.chance(40)
+            && let Some(port) = self.outside.switch(host).live()
+        {
+            // Typed at the console: the launcher sends it to the live replica, and keeps nothing.
+            let byte = self.random.next() as u8;
+            self.input(port, Input::Console(vec![byte]));
+        }
+    }
+
+    /// Gives the live replica the frames that it was not given yet.
+    fn hand_over(&mut self, host: usize) {
+        let mut buffer = Vec::with_capacity(LAN_PACKET_MAX.min(4096));
+        while let Some((port, count)) = self.outside.switch(host).next_packet(&mut buffer) {
+            self.outside.switch(host).sent(count);
+            let Some(packet) = LanPacket::decode(&buffer) else { continue };
+            if let Some(process) = self.process_mut(port)
+                && let Some(batch) = unseen(packet, process.seen)
+            {
+                process.seen = process.seen.max(batch.switch_seq);
+                self.input(port, Input::NetRx(batch));
+            }
+        }
+    }
+
+    /// A replica says that it is live.
+    pub(crate) fn moved(&mut self, node: usize, generation: u64, seen: u64) {
+        let mut out = Vec::new();
+        if let Err(violation) = self.outside.switch(node).go_live(node, generation, seen, &mut out) {
+            // The launcher believes it no more: what it says is not let through.
+            self.note(Of::Seat(node), || format!("the launcher: {violation}"));
+        }
+        if generation >= self.outside.host.1 {
+            self.outside.host = (node, generation);
+        }
+        out.into_iter().for_each(|frame| self.frame(node, &frame));
+        self.hand_over(node);
+    }
+
+    /// A replica says that it has inbound frames in acknowledged records.
+    pub(crate) fn rx_acknowledged(&mut self, node: usize, generation: u64, seq: u64) {
+        if let Err(violation) = self.outside.switch(node).acknowledged(node, generation, seq) {
+            self.violate("switch", format!("replica {node} breaks the launcher's rules: {violation}"));
+        }
+    }
+
+    /// A replica lets an output out.
+    pub(crate) fn let_out(&mut self, node: usize, life: u64, generation: u64, body: OutputBody) {
+        match body {
+            OutputBody::NetTx { nic, frames } => {
+                let mut out = Vec::new();
+                let packet = LanPacket { nic, number: generation, frames };
+                self.outside.switch(node).from_replica(node, packet, &mut out);
+                out.into_iter().for_each(|frame| self.frame(node, &frame));
+            }
+            OutputBody::Console { offset, bytes } => {
+                self.observe(&Seen::Console { life, offset, bytes: &bytes });
+                let console = &mut self.outside.said.entry(life).or_default().console;
+                let known = console.len().saturating_sub(offset as usize);
+                console.extend(bytes.get(known..).unwrap_or_default());
+                self.outside.seen += 1;
+            }
+            OutputBody::PowerOff { .. } => {
+                self.outside.said.entry(life).or_default().over = true;
+                self.outside.seen += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn frame(&mut self, node: usize, bytes: &[u8]) {
+        let frame = Frame::decode(bytes);
+        self.note(Of::World, || {
+            format!("frame {} of life {} from {}", frame.number, frame.life, ["a", "b"][node])
+        });
+        self.observe(&Seen::Frame { frame });
+        self.outside.said.entry(frame.life).or_default().frames.push(frame);
+        if let Some((sector, version)) = frame.durable {
+            let known = self.outside.durable.entry(sector).or_default();
+            *known = version.max(*known);
+        }
+        self.outside.seen += 1;
+    }
+}
+
+/// What of a packet the guest has not had yet (`ft-runtime`, `replica/net.rs`).
+fn unseen(packet: LanPacket, seen: u64) -> Option<NetRx> {
+    let LanPacket { nic, number, mut frames } = packet;
+    let last = (number + frames.len() as u64).checked_sub(1)?;
+    if frames.is_empty() || last <= seen {
+        return None;
+    }
+    let skip = (seen + 1).saturating_sub(number) as usize;
+    frames.drain(..skip.min(frames.len()));
+    Some(NetRx { nic, switch_seq: last, frames })
+}
