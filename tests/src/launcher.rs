@@ -145,6 +145,14 @@ impl Launcher {
         }
     }
 
+    /// Kills the launcher alone, and waits until its replicas have ended with it and given back their ports.
+    pub fn kill(&mut self, limit: Duration) {
+        let all = survivors::Watched::new(&self.mark);
+        self.signal(libc::SIGKILL);
+        let ended = self.wait(limit).is_some() && all.wait(limit);
+        assert!(ended, "the replicas outlive their launcher\n{}", self.said());
+    }
+
     /// Waits for its end and returns its exit code; panics with what it said if it goes on or was killed.
     pub fn exit_code(&mut self, limit: Duration) -> i32 {
         match self.wait(limit) {

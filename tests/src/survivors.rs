@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Name of the environment variable that holds the mark.
 pub(crate) const MARK: &str = "FT_E2E_MARK";
@@ -38,6 +40,40 @@ pub fn kill_marked(mark: &str) {
             unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Every process with a mark, so that its end can be waited for: one that prints nothing any more, or has no environment, may still
+/// hold its sockets and ports for a moment.
+pub(crate) struct Watched(Vec<OwnedFd>);
+
+impl Watched {
+    pub(crate) fn new(mark: &str) -> Self {
+        let open = |pid: u32| {
+            // SAFETY: pidfd_open touches no memory of this process. One that has ended meanwhile has none.
+            let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+            // SAFETY: a new descriptor that nobody else owns.
+            (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+        };
+        Self(marked(mark).into_iter().filter_map(open).collect())
+    }
+
+    /// Waits until all have ended and given back what they had. False if some go on.
+    pub(crate) fn wait(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        self.0.iter().all(|process| {
+            let mut poll = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                let left = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX);
+                // SAFETY: one entry, which outlives the call. A pidfd is readable when its process has ended (pidfd_open(2)).
+                match unsafe { libc::poll(&raw mut poll, 1, left) } {
+                    1 => return true,
+                    0 => return false,
+                    _ => {}
+                }
+            }
+        })
     }
 }
 

@@ -248,8 +248,7 @@ fn after_a_crash_the_copies_are_made_the_same() {
             flush.is_some_and(|flush: u64| flush > 1000)
         };
         assert!(pair.stdout.wait_for(0, LIMIT, flushed).is_some(), "{}", pair.said());
-        pair.signal(libc::SIGKILL);
-        pair.wait(LIMIT).unwrap_or_else(|| panic!("{}", pair.said()));
+        pair.kill(LIMIT);
         let crashed = BlkRun::of(&pair.stdout.lines(), "");
         has_stamp(&bed, "a", "live", 1, false);
         has_stamp(&bed, "b", "backup", 1, false);

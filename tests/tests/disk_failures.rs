@@ -201,16 +201,14 @@ fn a_copy_that_somebody_changed_is_found_by_the_first_read_of_it() {
 fn what_a_power_failure_leaves_is_what_was_flushed() {
     for policy in [DiskPolicy::SEPARATE, DiskPolicy::SEPARATE_READ_BY_BOTH] {
         let bed = bed(policy, &format!("mode=hold seed={SEED} depth=32 report=100"));
-        let pair = start(&bed, "lose-unflushed=true");
+        let mut pair = start(&bed, "lose-unflushed=true");
         let begun = pair.stdout.wait_for(0, LIMIT, |line| {
             line.strip_prefix("flush ")
                 .and_then(|rest| rest.split(' ').next()?.parse().ok())
                 .is_some_and(|op: u64| op > 2000)
         });
         assert!(begun.is_some(), "{}", pair.said());
-        pair.signal(libc::SIGKILL);
-        let mut pair = pair;
-        pair.wait(Duration::from_secs(5)).unwrap_or_else(|| panic!("{}", pair.said()));
+        pair.kill(Duration::from_secs(5));
         let run = BlkRun::of(&pair.stdout.lines(), "");
         assert!(run.durable > 0, "{}", pair.said());
         let far = run.submitted + 100_000;

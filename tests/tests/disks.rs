@@ -180,9 +180,7 @@ fn crash(policy: DiskPolicy) {
         let begun = pair.stdout.wait_for(0, LIMIT, is_something);
         assert!(begun.is_some(), "nothing gets durable:\n{}", pair.said());
         std::thread::sleep(random.time(Duration::from_millis(1500)));
-        pair.signal(libc::SIGKILL);
-        pair.wait(Duration::from_secs(5))
-            .unwrap_or_else(|| panic!("the replicas outlive their launcher\n{}", pair.said()));
+        pair.kill(Duration::from_secs(5));
         let run = BlkRun::of(&pair.stdout.lines(), "");
         eprintln!(
             "{policy}, round {round}, seed {seed}: {} durable, {} submitted",

@@ -45,8 +45,7 @@ fn stopped_primary() {
         assert_eq!((after.live(), after.primary().pid), (1, before.backup().pid), "{}", after.json);
 
         // Nothing in order: the disk is all there is. Then without any fault tolerance.
-        pair.signal(libc::SIGKILL);
-        pair.wait(Duration::from_secs(5)).expect("the replicas end with their launcher");
+        pair.kill(Duration::from_secs(5));
         drop(pair);
         let mut solo = bed.start_with(&["--solo"]);
         let mut client = solo.wait_service(bed.port());

@@ -18,13 +18,12 @@ use super::exits::Stretch;
 use super::fault::Fault;
 use super::fence;
 use super::guest_clock::GuestClock;
+use super::prompt::give_way;
 use super::shared::{Ending, Held, Shared};
 use crate::machine::Machine;
 
 /// Longest sleep without looking around.
 pub(super) const NAP: Nanos = 100_000_000;
-/// How much nicer than other threads the vCPU of a pair is: the threads that move acknowledgements must not wait for it.
-const NICE: libc::c_int = 10;
 
 /// The thread's own state.
 pub(super) struct Runner {
@@ -91,8 +90,7 @@ pub(super) fn spawn(
     std::thread::Builder::new().name("vcpu".into()).spawn(move || {
         runner.shared.set_vcpu();
         if !runner.shared.solo {
-            // SAFETY: a plain call; 0 is the calling thread. Refused, it costs latency and nothing else.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+            give_way();
         }
         runner.run();
     })?;

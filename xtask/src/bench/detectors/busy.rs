@@ -107,6 +107,8 @@ pub(super) fn measure(time: Duration, all: &mut [Seen]) {
             }
             if let Some(line) = watched.loss() {
                 println!("{minutes:.1} min, {kind}: SUSPECTED: {line}");
+                // How it came to that is of more interest than that it did.
+                eprintln!("{}", watched.pair.said());
                 seen.wrong += 1;
                 *watched = start(seen.kind);
             }
