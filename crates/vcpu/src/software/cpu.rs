@@ -114,6 +114,8 @@ pub(super) struct Cpu {
     pub hits: u64,
     /// The instruction is a REP that goes on.
     pub repeating: bool,
+    /// The host's MXCSR has nothing in it but what operations of the guest have left since it was last cleared.
+    pub float_ready: bool,
     /// The instruction cleared TF in a way that no single-step trap follows.
     pub no_step: bool,
     /// A data TLB that never matches.
@@ -142,6 +144,7 @@ impl Cpu {
     /// The platform; there is one whenever instructions run.
     pub(super) fn platform(&mut self) -> &mut dyn Platform {
         let platform = self.platform.expect("instructions run only inside run()");
+        self.float_ready = false;
         // SAFETY: run() sets the pointer from a live exclusive borrow and clears it before it returns.
         unsafe { &mut *platform }
     }
@@ -291,14 +294,21 @@ pub(super) unsafe fn reg<T: Int>(cpu: *const Cpu, offset: u8) -> T {
 }
 
 /// Which form of a handler: the fast one has flat addresses and leaves to the slow one whenever the TLB entry does not
-/// simply match; the slow one can do everything.
+/// simply match, and so has the based one after adding the base of FS or GS; the slow one can do everything.
 pub(super) trait Form: 'static {
     const SLOW: bool;
+    const BASED: bool = false;
 }
 #[derive(Debug)]
 pub(super) struct Fast;
 #[derive(Debug)]
 pub(super) struct Slow;
+#[derive(Debug)]
+pub(super) struct Based;
+impl Form for Based {
+    const SLOW: bool = false;
+    const BASED: bool = true;
+}
 impl Form for Fast {
     const SLOW: bool = false;
 }
@@ -318,9 +328,16 @@ pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op, size: u64) -
             return address_slow(cpu, op, size);
         }
         let o = &*op;
-        reg::<u64>(cpu, o.base)
-            .wrapping_add(reg::<u64>(cpu, o.index) << (o.scale & 63))
-            .wrapping_add(o.disp as i64 as u64)
+        let shift = if F::BASED { o.scale & 3 } else { o.scale & 63 };
+        let flat = reg::<u64>(cpu, o.base)
+            .wrapping_add(reg::<u64>(cpu, o.index) << shift)
+            .wrapping_add(o.disp as i64 as u64);
+        if F::BASED {
+            // FS or GS: the decoder makes no others.
+            let segment = if o.scale >> SEGMENT_SHIFT & 7 == 5 { 4 } else { 5 };
+            return flat.wrapping_add((*cpu).s.segments[segment].base);
+        }
+        flat
     }
 }
 

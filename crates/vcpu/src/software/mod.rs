@@ -133,6 +133,7 @@ impl SoftwareVcpu {
             hits: 0,
             repeating: false,
             no_step: false,
+            float_ready: false,
             blind: vec![Entry::EMPTY; ENTRIES].into_boxed_slice(),
             dirty_generation: 0,
         });
@@ -146,6 +147,7 @@ impl SoftwareVcpu {
         let cpu: *mut Cpu = &raw mut *self.cpu;
         // SAFETY: the op belongs to a live block; the Cpu is pinned in its box, and nothing else touches it meanwhile.
         unsafe {
+            (*cpu).float_ready = false;
             (*cpu).gpr[17] = (*cpu).rip & !0xFFF;
             (*cpu).gpr[18] = (*cpu).gpr[17].wrapping_add(4096);
             let mut op = op;

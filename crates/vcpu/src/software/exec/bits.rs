@@ -2,12 +2,14 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::next;
 use super::operand::size_of_operand;
 use super::shift::double;
 use crate::software::block::Flow;
-use crate::software::cpu::Cpu;
+use crate::software::cpu::{Cpu, Fast, Int, reg};
 use crate::software::fault::Fault;
 use crate::software::flags::{CF, Lazy, ZF};
+use crate::software::op::Op;
 use crate::software::tlb::mask;
 
 /// BT, BTS, BTR, BTC. A bit number in a register may lie anywhere around the memory operand.
@@ -48,6 +50,30 @@ pub(in crate::software) fn bit_test(c: &mut Cpu, i: &Instruction) -> Result<Flow
     let flags = c.flags.bits() & !CF | (u64::from(value & bit != 0) * CF);
     c.flags.set_bits(flags);
     Ok(Flow::Next)
+}
+
+#[inline(always)]
+unsafe fn test_bit<T: Int>(cpu: *mut Cpu, op: *const Op, number: u64) -> *const Op {
+    // SAFETY: handlers are called with the live Cpu and op; the decoder chose valid offsets.
+    unsafe {
+        let set = reg::<T>(cpu, (*op).base).zext() >> (number & u64::from(T::BITS - 1)) & 1;
+        let flags = &mut (*cpu).flags;
+        let bits = flags.bits() & !CF | set;
+        flags.set_bits(bits);
+        next::<Fast>(cpu, op)
+    }
+}
+
+/// BT of a register (base) by a register.
+pub(in crate::software) unsafe extern "C" fn bit_rr<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as test_bit.
+    unsafe { test_bit::<T>(cpu, op, reg::<T>(cpu, (*op).reg).zext()) }
+}
+
+/// BT of a register (base) by an immediate.
+pub(in crate::software) unsafe extern "C" fn bit_ri<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as test_bit.
+    unsafe { test_bit::<T>(cpu, op, (*op).imm) }
 }
 
 fn logic_flags(flags: &mut Lazy, result: u64, zero: bool) {

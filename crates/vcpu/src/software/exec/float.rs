@@ -23,6 +23,12 @@ pub(super) fn summarised(status: u16, control: u16) -> u16 {
 }
 
 impl Cpu {
+    /// Sets MXCSR: what the host's has collected no longer counts.
+    pub(super) fn set_mxcsr(&mut self, value: u32) {
+        self.s.mxcsr = value;
+        self.float_ready = false;
+    }
+
     /// The image of FXSAVE: the pointers to the last instruction and operand are always 0.
     pub(super) fn legacy_image(&self) -> [u8; 416] {
         let x87 = self.s.x87;
@@ -108,7 +114,7 @@ pub(in crate::software) fn fxrstor(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     }
     c.load_legacy_x87(&image);
     c.load_legacy_xmm(&image);
-    c.s.mxcsr = mxcsr;
+    c.set_mxcsr(mxcsr);
     Ok(Flow::Next)
 }
 
@@ -123,7 +129,7 @@ pub(in crate::software) fn mxcsr(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
     if value & !MXCSR_MASK != 0 {
         return Err(Fault::gp());
     }
-    c.s.mxcsr = value;
+    c.set_mxcsr(value);
     Ok(Flow::Next)
 }
 

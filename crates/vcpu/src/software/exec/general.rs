@@ -3,11 +3,13 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::operand::{register_offset, size_of_operand};
+use super::{interpret, next};
 use crate::software::block::Flow;
-use crate::software::cpu::{Cpu, Int};
+use crate::software::cpu::{Cpu, Fast, Int, address, reg};
 use crate::software::fault::Fault;
 use crate::software::flags::{AF, CF, DF, Lazy, OF, PF, SF, ZF};
-use crate::software::tlb::mask;
+use crate::software::op::Op;
+use crate::software::tlb::{fast_write, mask};
 
 /// Compares as CMP does.
 pub(in crate::software) fn compare(flags: &mut Lazy, size: usize, a: u64, b: u64) {
@@ -35,6 +37,27 @@ pub(in crate::software) fn cmpxchg(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     }
     compare(&mut c.flags, size, expected, old);
     Ok(Flow::Next)
+}
+
+/// CMPXCHG of plain memory that the TLB matches, with a register (reg). `imm` is the interpreted form, for all else.
+pub(in crate::software) unsafe extern "C" fn compare_exchange_m<T: Int>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
+    // SAFETY: handlers are called with the live Cpu and op; a matching TLB entry maps the whole operand.
+    unsafe {
+        let at = address::<Fast>(cpu, op, T::SIZE);
+        let Some(place) = fast_write(cpu, at, T::SIZE) else { return interpret(cpu, op) };
+        let place = place.cast::<T>();
+        let (old, expected) = (place.read_unaligned(), reg::<T>(cpu, 0));
+        if old == expected {
+            place.write_unaligned(reg::<T>(cpu, (*op).reg));
+        } else {
+            old.write(cpu, 0);
+        }
+        (*cpu).flags.sub(expected, old, expected.wsub(old));
+        next::<Fast>(cpu, op)
+    }
 }
 
 /// CMPXCHG8B, CMPXCHG16B.

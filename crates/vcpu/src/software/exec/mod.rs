@@ -18,6 +18,7 @@ pub(super) mod muldiv;
 pub(super) mod operand;
 pub(super) mod shift;
 pub(super) mod sse;
+pub(super) mod sse_fast;
 pub(super) mod sse_float;
 pub(super) mod sse_later;
 mod sse_strings;

@@ -56,6 +56,16 @@ pub(in crate::software) unsafe extern "C" fn mi<T: Int, F: Form>(cpu: *mut Cpu, 
     }
 }
 
+/// CDQ and CQO: the sign of the accumulator, all over RDX.
+pub(in crate::software) unsafe extern "C" fn sign_to_d<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as rr.
+    unsafe {
+        let sign = (reg::<T>(cpu, 0).sext() as i64 >> 63) as u64;
+        T::from64(sign).write(cpu, 2 * 8);
+        next::<Fast>(cpu, op)
+    }
+}
+
 /// `D` from `S` with zeros or the sign.
 #[inline(always)]
 fn extend<D: Int, S: Int, const SIGN: bool>(value: S) -> D {

@@ -425,6 +425,8 @@ fn exp2_minus_1(x: Operand) -> Answer {
 /// All eight.
 pub(in crate::software) fn function(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     c.x87_waits()?;
+    // The functions may use the host's own floating point.
+    c.float_ready = false;
     let mut work = Work { x87: c.s.x87 };
     work.x87.status &= !C1;
     match i.mnemonic() {

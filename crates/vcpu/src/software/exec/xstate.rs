@@ -103,7 +103,7 @@ pub(in crate::software) fn restore(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     }
     if asked & STATE_SSE != 0 {
         // MXCSR comes from memory whether or not the registers do.
-        c.s.mxcsr = mxcsr;
+        c.set_mxcsr(mxcsr);
         if present & STATE_SSE != 0 {
             c.load_legacy_xmm(&image);
         } else {
