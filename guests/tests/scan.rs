@@ -84,26 +84,35 @@ fn spins(instructions: &[Instruction]) -> Vec<u64> {
             continue;
         }
         let body = &instructions[start..=end];
-        if body[..body.len() - 1].iter().any(|inside| inside.flow_control() == FlowControl::UnconditionalBranch) {
+        if body[..body.len() - 1]
+            .iter()
+            .any(|inside| inside.flow_control() == FlowControl::UnconditionalBranch)
+        {
             continue;
         }
         let (mut reads, mut acts) = (false, false);
         let (mut written, mut needed) = (BTreeSet::new(), BTreeSet::new());
         for instruction in body {
             acts |= instruction.is_string_instruction()
-                || matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall | FlowControl::Return)
+                || matches!(
+                    instruction.flow_control(),
+                    FlowControl::Call | FlowControl::IndirectCall | FlowControl::Return
+                )
                 || matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Hlt);
             let info = factory.info(instruction);
             for memory in info.used_memory() {
                 reads |= matches!(memory.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite);
-                acts |= !matches!(memory.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+                acts |=
+                    !matches!(memory.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
             }
             let used = |other: [OpAccess; 2]| {
-                let used = info.used_registers().iter().filter(move |register| !other.contains(&register.access()));
+                let used =
+                    info.used_registers().iter().filter(move |register| !other.contains(&register.access()));
                 used.map(|register| register.register().full_register())
             };
             // What an instruction reads it reads before it writes.
-            needed.extend(used([OpAccess::Write, OpAccess::CondWrite]).filter(|name| !written.contains(name)));
+            needed
+                .extend(used([OpAccess::Write, OpAccess::CondWrite]).filter(|name| !written.contains(name)));
             written.extend(used([OpAccess::Read, OpAccess::CondRead]));
         }
         let carried = needed.intersection(&written).next().is_some();

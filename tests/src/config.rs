@@ -120,7 +120,8 @@ impl Settings {
     /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's. An etcd runs already.
     pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports, etcd: Option<&Etcd>) -> String {
         let Network { replicas: [at_a, at_b], witness, tap } = network;
-        let mut text = format!("[vm]\nname = \"{name}\"\nengine = \"{}\"\nmemory = \"64 MiB\"\n", self.engine);
+        let mut text =
+            format!("[vm]\nname = \"{name}\"\nengine = \"{}\"\nmemory = \"64 MiB\"\n", self.engine);
         let size = match &self.guest {
             Guest::Kv => {
                 text += "kernel = \"builtin:kv\"\n\n";

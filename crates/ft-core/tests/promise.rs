@@ -183,7 +183,9 @@ fn another_processor_is_refused_with_the_leaf_that_differs() {
     });
     assert_eq!(reason, halt);
     let said = halt.expect("it cannot go on");
-    for part in ["CPUID leaf 0x1, subleaf 0, ecx", "0x00000080 here", "0x00008080 there", "engine = \"software\""] {
+    for part in
+        ["CPUID leaf 0x1, subleaf 0, ecx", "0x00000080 here", "0x00008080 there", "engine = \"software\""]
+    {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
 }

@@ -21,9 +21,11 @@ fn the_console_is_that_of_the_software_engine() {
     const ROUNDS: u64 = 20;
     let guest = Guest::Cpu { rounds: ROUNDS, exit: 7 };
     let mut consoles = Vec::new();
-    for (settings, more) in
-        [(Settings::new(guest.clone()), &["--solo"][..]), (with_kvm(guest.clone()), &["--solo"]), (with_kvm(guest), &[])]
-    {
+    for (settings, more) in [
+        (Settings::new(guest.clone()), &["--solo"][..]),
+        (with_kvm(guest.clone()), &["--solo"]),
+        (with_kvm(guest), &[]),
+    ] {
         let bed = Bed::new(&settings);
         let mut vm = bed.start_with(more);
         assert_eq!(vm.exit_code(LIMIT), 71, "{}", vm.said());

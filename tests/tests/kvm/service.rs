@@ -93,7 +93,9 @@ fn kills(test: &str, victim: Victim, rounds: u32) {
         // Cold, from the disk alone.
         let mut solo = bed.start_solo_on(&takeover.replica);
         let mut client = solo.wait_service(bed.port());
-        ledger.verify(&mut client).unwrap_or_else(|error| panic!("after a cold start: {error}\n{}", solo.said()));
+        ledger
+            .verify(&mut client)
+            .unwrap_or_else(|error| panic!("after a cold start: {error}\n{}", solo.said()));
         solo.stop();
         bed.assert_clean();
     }

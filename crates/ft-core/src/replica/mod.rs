@@ -44,7 +44,8 @@ use crate::histogram::Histogram;
 use crate::log::Log;
 use crate::reads::{Followed, Own, ReadId};
 use crate::wire::{
-    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp, WireError,
+    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
+    WireError,
 };
 use crate::{Lsn, Nanos};
 

@@ -478,9 +478,8 @@ fn get_cpu(reader: &mut Reader<'_>) -> Result<Vec<CpuLeaf>, WireError> {
         return Err(WireError::Malformed("too many leaves of CPUID"));
     }
     let mut word = || u32::try_from(reader.var()?).map_err(|_| WireError::Malformed("leaf of CPUID"));
-    let mut leaf = || {
-        Ok(CpuLeaf { leaf: word()?, subleaf: word()?, values: [word()?, word()?, word()?, word()?] })
-    };
+    let mut leaf =
+        || Ok(CpuLeaf { leaf: word()?, subleaf: word()?, values: [word()?, word()?, word()?, word()?] });
     (0..count).map(|_| leaf()).collect()
 }
 

@@ -84,7 +84,9 @@ impl Runner {
                 self.outputs_backup();
             }
             Body::Digest(_) if self.machine.stand() != Stand::Whole => {
-                self.diverged("this side's guest is in the middle of an instruction where the primary's is not");
+                self.diverged(
+                    "this side's guest is in the middle of an instruction where the primary's is not",
+                );
                 return false;
             }
             Body::Digest(theirs) => {

@@ -39,7 +39,16 @@ pub(super) struct GuestClock {
 
 impl GuestClock {
     pub(super) fn new(kind: Clock, exits: bool) -> Self {
-        Self { kind, exits, origin: 0, per_instruction: FIRST_GUESS, last: 0, last_position: 0, idle: 0, paused: 0 }
+        Self {
+            kind,
+            exits,
+            origin: 0,
+            per_instruction: FIRST_GUESS,
+            last: 0,
+            last_position: 0,
+            idle: 0,
+            paused: 0,
+        }
     }
 
     /// The machine is live from `now` on; its guest time `guest` was reached at `then`.

@@ -73,7 +73,9 @@ impl Runner {
             self.digest_due |= paired && position == digest;
             match stop {
                 // Where exits are counted, a kick ends what the number of instructions ends elsewhere.
-                Stop::Reached | Stop::Kicked if stop == Stop::Reached || self.machine.engine().counts_exits() => {
+                Stop::Reached | Stop::Kicked
+                    if stop == Stop::Reached || self.machine.engine().counts_exits() =>
+                {
                     if self.clock.is_due(after) {
                         self.anchor_here(after);
                     } else {

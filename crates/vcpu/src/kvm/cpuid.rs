@@ -90,7 +90,8 @@ pub(super) fn table(host: &[kvm_cpuid_entry2]) -> Result<Vec<Leaf>, Lack> {
             Leaf { leaf, subleaf: 0, values: [a, b, c, d] }
         })
         .collect();
-    let has = |leaf, needed| table.iter().any(|known| known.leaf == leaf && known.values[3] & needed == needed);
+    let has =
+        |leaf, needed| table.iter().any(|known| known.leaf == leaf && known.values[3] & needed == needed);
     if !has(1, NEEDED_1D) || !has(0x8000_0001, NEEDED_EXT_D) {
         return Err(Lack::Processor);
     }

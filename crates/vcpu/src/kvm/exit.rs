@@ -26,11 +26,28 @@ pub(super) fn interrupt(vcpu: &VcpuFd, vector: u8) -> Result<(), Errno> {
 #[derive(Debug)]
 pub(super) enum Exit {
     /// Port accesses of one instruction: `data` has a value for each.
-    Pio { port: u16, input: bool, data: NonNull<u8>, len: usize },
-    MmioRead { address: u64, len: usize },
-    MmioWrite { address: u64, len: usize, data: [u8; 8] },
-    MsrRead { msr: u32 },
-    MsrWrite { msr: u32, value: u64 },
+    Pio {
+        port: u16,
+        input: bool,
+        data: NonNull<u8>,
+        len: usize,
+    },
+    MmioRead {
+        address: u64,
+        len: usize,
+    },
+    MmioWrite {
+        address: u64,
+        len: usize,
+        data: [u8; 8],
+    },
+    MsrRead {
+        msr: u32,
+    },
+    MsrWrite {
+        msr: u32,
+        value: u64,
+    },
     Halt,
     /// An interrupt window or a lowered task priority.
     Boundary,
@@ -175,7 +192,8 @@ fn internal_error(vcpu: &mut VcpuFd) -> String {
     let internal = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal };
     let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
     if internal.suberror == KVM_INTERNAL_ERROR_EMULATION {
-        let bytes: Vec<u8> = internal.data.iter().skip(1).take(2).flat_map(|word| word.to_le_bytes()).collect();
+        let bytes: Vec<u8> =
+            internal.data.iter().skip(1).take(2).flat_map(|word| word.to_le_bytes()).collect();
         let text: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         return format!("KVM cannot emulate the instruction at {rip:#x} ({})", text.join(" "));
     }

@@ -82,8 +82,13 @@ pub enum Lack {
 
 fn open_error(error: Errno) -> String {
     match error.errno() {
-        libc::ENOENT => "there is no such device (no hardware virtualisation, or kvm-intel or kvm-amd is not loaded)".into(),
-        libc::EACCES | libc::EPERM => "permission denied (the user must be in the device's group, usually kvm)".into(),
+        libc::ENOENT => {
+            "there is no such device (no hardware virtualisation, or kvm-intel or kvm-amd is not loaded)"
+                .into()
+        }
+        libc::EACCES | libc::EPERM => {
+            "permission denied (the user must be in the device's group, usually kvm)".into()
+        }
         _ => error.to_string(),
     }
 }
@@ -153,7 +158,10 @@ pub struct KvmVcpu {
 
 impl std::fmt::Debug for KvmVcpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KvmVcpu").field("position", &self.position).field("stand", &self.stand).finish_non_exhaustive()
+        f.debug_struct("KvmVcpu")
+            .field("position", &self.position)
+            .field("stand", &self.stand)
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,7 +181,8 @@ impl KvmVcpu {
         let base = ram.get_host_address(GuestAddress(0)).map_err(|_| Lack::Layout)?;
 
         let kvm = open()?;
-        let supported = asked("KVM_GET_SUPPORTED_CPUID", kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES))?;
+        let supported =
+            asked("KVM_GET_SUPPORTED_CPUID", kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES))?;
         let leaves = cpuid::table(supported.as_slice())?;
         let vm = asked("KVM_CREATE_VM", patiently(|| kvm.create_vm()))?;
         asked("KVM_SET_TSS_ADDR", vm.set_tss_address(TSS))?;
@@ -224,8 +233,7 @@ impl KvmVcpu {
         self.position = state.position;
         (self.stand, self.waiting) = (Stand::Whole, None);
         self.halted = state.halted;
-        self.kept =
-            Kept { tsc_adjust: state.tsc_adjust, tsc_aux: state.tsc_aux, mtrr: state.mtrr.clone() };
+        self.kept = Kept { tsc_adjust: state.tsc_adjust, tsc_aux: state.tsc_aux, mtrr: state.mtrr.clone() };
         self.enabled = state.rflags & INTERRUPT_FLAG != 0;
         self.open = self.enabled && !state.interrupt_shadow;
         self.window = false;
@@ -323,7 +331,13 @@ impl KvmVcpu {
         Stop::Failed
     }
 
-    fn step(&mut self, until: Position, kick: &Kick, ticks: &Ticks, platform: &mut dyn Platform) -> Option<Stop> {
+    fn step(
+        &mut self,
+        until: Position,
+        kick: &Kick,
+        ticks: &Ticks,
+        platform: &mut dyn Platform,
+    ) -> Option<Stop> {
         if self.failure.is_some() {
             return Some(Stop::Failed);
         }

@@ -81,7 +81,8 @@ pub(super) fn save(vcpu: &VcpuFd) -> Result<CpuState, Error> {
     let sregs = vcpu.get_sregs()?;
     let debug = vcpu.get_debug_regs()?;
     let events = vcpu.get_vcpu_events()?;
-    let mut msrs = fam(Msrs::from_entries(&SAVED.map(|index| kvm_msr_entry { index, ..Default::default() })))?;
+    let mut msrs =
+        fam(Msrs::from_entries(&SAVED.map(|index| kvm_msr_entry { index, ..Default::default() })))?;
     if vcpu.get_msrs(&mut msrs)? != SAVED.len() {
         return Err(Error::new(libc::EIO));
     }
@@ -189,7 +190,8 @@ pub(super) fn restore(vcpu: &VcpuFd, state: &CpuState) -> Result<(), Error> {
         state.sfmask,
         state.kernel_gs_base,
     ];
-    let entry = |number: usize| kvm_msr_entry { index: SAVED[number], data: values[number], ..Default::default() };
+    let entry =
+        |number: usize| kvm_msr_entry { index: SAVED[number], data: values[number], ..Default::default() };
     let msrs = fam(Msrs::from_entries(&std::array::from_fn::<_, 9, _>(entry)))?;
     if vcpu.set_msrs(&msrs)? != SAVED.len() {
         return Err(Error::new(libc::EIO));
@@ -254,7 +256,16 @@ mod tests {
             assert_eq!(from_segment(&to_segment(&segment), Some(0)), segment);
         }
         // What an Intel host leaves in a null segment, and what an AMD host does.
-        let left = kvm_segment { selector: 0, base: 7, limit: 0xFFFFF, type_: 3, s: 1, dpl: 2, unusable: 1, ..Default::default() };
+        let left = kvm_segment {
+            selector: 0,
+            base: 7,
+            limit: 0xFFFFF,
+            type_: 3,
+            s: 1,
+            dpl: 2,
+            unusable: 1,
+            ..Default::default()
+        };
         let ss = from_segment(&left, Some(SS));
         assert_eq!(ss, Segment { attributes: 0x40, ..Segment::default() });
         assert_eq!(from_segment(&left, Some(FS)), Segment { base: 7, ..Segment::default() });

@@ -54,9 +54,14 @@ fn is_right_when_emulated(code: Code) -> bool {
     let form = format!("{code:?}");
     let mnemonic = format!("{:?}", code.mnemonic());
     let moves = ["Mov", "And", "Or", "Xor", "Unpck", "Shuf", "Blend", "Insert", "Extract"];
-    let is_float = ["ps", "pd", "ss", "sd"].iter().any(|end| mnemonic.ends_with(end)) || mnemonic.starts_with("Cvt");
-    let arithmetic = is_float && !moves.iter().any(|start| mnemonic.starts_with(start)) && !mnemonic.starts_with('P');
-    let comparison = matches!(code.mnemonic(), Mnemonic::Comiss | Mnemonic::Comisd | Mnemonic::Ucomiss | Mnemonic::Ucomisd);
+    let is_float =
+        ["ps", "pd", "ss", "sd"].iter().any(|end| mnemonic.ends_with(end)) || mnemonic.starts_with("Cvt");
+    let arithmetic =
+        is_float && !moves.iter().any(|start| mnemonic.starts_with(start)) && !mnemonic.starts_with('P');
+    let comparison = matches!(
+        code.mnemonic(),
+        Mnemonic::Comiss | Mnemonic::Comisd | Mnemonic::Ucomiss | Mnemonic::Ucomisd
+    );
     !arithmetic && !comparison && !form.ends_with("F6r1") && !form.ends_with("F7r1")
 }
 
@@ -78,7 +83,9 @@ fn random_programs_end_the_same_on_both_engines() {
         rng = Rng::new(rng.next());
         let size = 50 + rng.below(150) as usize;
         let case = programs::random_program(&mut rng, &codes, size, window);
-        let fail = |what: String| -> ! { panic!("seed {}, program {number}: {what}\n{}", host::seed(), listing(&case)) };
+        let fail = |what: String| -> ! {
+            panic!("seed {}, program {number}: {what}\n{}", host::seed(), listing(&case))
+        };
         let want = run(&mut hardware, &case).unwrap_or_else(|error| fail(format!("KVM: {error}")));
         let got = run(&mut software, &case).unwrap_or_else(|error| fail(format!("software: {error}")));
         instructions += software.vcpu.position() - 1000;

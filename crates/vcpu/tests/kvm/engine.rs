@@ -260,10 +260,26 @@ fn cpuid_is_the_table() {
     if !works("cpuid_is_the_table") {
         return;
     }
-    for (leaf, subleaf) in
-        [(0, 0), (1, 0), (2, 0), (4, 0), (7, 0), (7, 1), (0xA, 0), (0xD, 0), (0x15, 0), (0x16, 0), (0x1F, 0), (0x4000_0000, 0),
-         (0x4000_0001, 0), (0x8000_0000, 0), (0x8000_0001, 0), (0x8000_0007, 0), (0x8000_0008, 0), (0x8000_001F, 0)]
-    {
+    for (leaf, subleaf) in [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (4, 0),
+        (7, 0),
+        (7, 1),
+        (0xA, 0),
+        (0xD, 0),
+        (0x15, 0),
+        (0x16, 0),
+        (0x1F, 0),
+        (0x4000_0000, 0),
+        (0x4000_0001, 0),
+        (0x8000_0000, 0),
+        (0x8000_0001, 0),
+        (0x8000_0007, 0),
+        (0x8000_0008, 0),
+        (0x8000_001F, 0),
+    ] {
         let (ram, start) = guest(|a| {
             a.mov(eax, leaf).unwrap();
             a.mov(ecx, subleaf).unwrap();
@@ -285,9 +301,29 @@ fn msrs_are_those_of_the_software_engine() {
     if !works("msrs_are_those_of_the_software_engine") {
         return;
     }
-    for msr in [0x10, 0x17, 0x1B, 0x3B, 0x8B, 0xE7, 0xFE, 0x10A, 0x174, 0x176, 0x1A0, 0x277, 0x2FF, 0x4B56_4D01, 0xC000_0080,
-        0xC000_0081, 0xC000_0084, 0xC000_0100, 0xC000_0102, 0xC000_0103, 0xC001_0015_u32]
-    {
+    for msr in [
+        0x10,
+        0x17,
+        0x1B,
+        0x3B,
+        0x8B,
+        0xE7,
+        0xFE,
+        0x10A,
+        0x174,
+        0x176,
+        0x1A0,
+        0x277,
+        0x2FF,
+        0x4B56_4D01,
+        0xC000_0080,
+        0xC000_0081,
+        0xC000_0084,
+        0xC000_0100,
+        0xC000_0102,
+        0xC000_0103,
+        0xC001_0015_u32,
+    ] {
         let program = |a: &mut CodeAssembler| {
             a.mov(ecx, msr).unwrap();
             a.rdmsr().unwrap();
@@ -333,7 +369,11 @@ fn the_task_priority_is_the_boards() {
     assert_eq!(run(&mut vcpu, LIMIT, &mut board), Stop::Dead(Dead::HaltedForEver));
     assert_eq!(board.cr8, 1);
     let state = vcpu.state();
-    assert_eq!((state.gpr[13], state.gpr[12]), (0, 1), "held while the priority was high, taken when it was low");
+    assert_eq!(
+        (state.gpr[13], state.gpr[12]),
+        (0, 1),
+        "held while the priority was high, taken when it was low"
+    );
 }
 
 #[test]
