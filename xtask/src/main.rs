@@ -19,6 +19,8 @@ cargo xtask kvm-probe        whether this machine's /dev/kvm runs a guest
 cargo xtask bench [disks] [--json] [--quick]
                              measures and prints one table, or JSON; disks: only what each kind of disk costs;
                              --quick: fewer repeats, for a first look
+cargo xtask bench kvm [--json] [--quick]
+                             the KVM engine's speed, and what fault tolerance costs under it
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
                              how soon a silent death is detected, and how often a busy host looks dead
 cargo xtask simulate [--seeds N] [--minutes M] [--seed S] [--controls]
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
             Some(plan) => simulate::run(&plan),
             None => return usage(),
         },
+        ["bench", "kvm", options @ ..] if are_bench_options(options) => {
+            bench::kvm::run(options.contains(&"--json"), options.contains(&"--quick"))
+        }
         ["bench", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::All, options.contains(&"--json"), options.contains(&"--quick"))
         }

@@ -2,8 +2,8 @@
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input, NetRx};
 use ft_core::wire::{
-    Ack, Copies, Copy, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, Nonces, PeerRole, Refusal,
-    Stamp, TAG, Used, WireError,
+    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, HEADER, Heartbeat, Hello, LogFrame, Nonces, PeerRole,
+    Refusal, Stamp, TAG, Used, WireError,
 };
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use ft_policies::{Key, RegisterState, Who};
@@ -80,6 +80,15 @@ fn register() -> impl Strategy<Value = Option<RegisterState>> {
     prop_oneof![Just(None), Just(Some(RegisterState { generation: 0, holder: None })), held.prop_map(Some)]
 }
 
+fn cpu() -> impl Strategy<Value = Vec<CpuLeaf>> {
+    let leaf = any::<[u32; 6]>().prop_map(|[leaf, subleaf, a, b, c, d]| CpuLeaf {
+        leaf,
+        subleaf,
+        values: [a, b, c, d],
+    });
+    vec(leaf, 0..64)
+}
+
 fn replica() -> impl Strategy<Value = ReplicaId> {
     prop_oneof![Just(ReplicaId::A), Just(ReplicaId::B)]
 }
@@ -117,9 +126,20 @@ fn frame() -> impl Strategy<Value = Frame> {
         },
     );
     let hello =
-        (stamp(), replica(), role(), any::<[u128; 2]>(), any::<u64>(), copies(), register(), nonces())
-            .prop_map(|(stamp, replica, role, [config, image], next, copies, register, nonces)| {
-                Frame::Hello(Hello { stamp, replica, role, config, image, next, copies, register, nonces })
+        (stamp(), replica(), role(), any::<[u128; 2]>(), cpu(), any::<u64>(), copies(), register(), nonces())
+            .prop_map(|(stamp, replica, role, [config, image], cpu, next, copies, register, nonces)| {
+                Frame::Hello(Hello {
+                    stamp,
+                    replica,
+                    role,
+                    config,
+                    image,
+                    cpu,
+                    next,
+                    copies,
+                    register,
+                    nonces,
+                })
             });
     let copy = (stamp(), bytes()).prop_map(|(stamp, message)| Frame::Copy(Copy { stamp, message }));
     let refusal = (stamp(), any::<bool>(), "[a-zäöü ]{0,100}")

@@ -6,6 +6,7 @@ mod disks;
 mod failover;
 mod grid;
 mod kv;
+pub(crate) mod kvm;
 mod table;
 
 use std::time::Duration;

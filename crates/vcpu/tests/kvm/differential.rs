@@ -12,7 +12,7 @@ use super::host::layout::{self, DATA};
 use super::host::programs;
 use super::host::rng::Rng;
 use super::{host, works};
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{Code, Decoder, DecoderOptions, Formatter, IntelFormatter, Mnemonic};
 
 const LIMIT: u64 = 50_000_000;
 
@@ -42,6 +42,29 @@ fn listing(case: &Case) -> String {
     text
 }
 
+/// The processor that KVM runs on here is QEMU's emulation of one.
+fn host_is_emulated() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+    [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
+}
+
+/// QEMU's emulated processors lack the undocumented forms of TEST, and take exceptions of floating-point arithmetic
+/// (underflow, denormals) otherwise than processors do.
+fn is_right_when_emulated(code: Code) -> bool {
+    let form = format!("{code:?}");
+    let mnemonic = format!("{:?}", code.mnemonic());
+    let moves = ["Mov", "And", "Or", "Xor", "Unpck", "Shuf", "Blend", "Insert", "Extract"];
+    let is_float =
+        ["ps", "pd", "ss", "sd"].iter().any(|end| mnemonic.ends_with(end)) || mnemonic.starts_with("Cvt");
+    let arithmetic =
+        is_float && !moves.iter().any(|start| mnemonic.starts_with(start)) && !mnemonic.starts_with('P');
+    let comparison = matches!(
+        code.mnemonic(),
+        Mnemonic::Comiss | Mnemonic::Comisd | Mnemonic::Ucomiss | Mnemonic::Ucomisd
+    );
+    !arithmetic && !comparison && !form.ends_with("F6r1") && !form.ends_with("F7r1")
+}
+
 #[test]
 fn random_programs_end_the_same_on_both_engines() {
     if !works("random_programs_end_the_same_on_both_engines") {
@@ -50,7 +73,9 @@ fn random_programs_end_the_same_on_both_engines() {
     let window = layout::window(4);
     let mut software = Guest::new(window, host::engine::software);
     let mut hardware = Guest::new(window, |ram| Box::new(KvmVcpu::new(ram).expect("the probe made one")));
-    let codes = programs::ordinary();
+    let emulated = host_is_emulated();
+    let codes: Vec<Code> =
+        programs::ordinary().into_iter().filter(|code| !emulated || is_right_when_emulated(*code)).collect();
     let mut instructions = 0;
     let count = host::cases(600);
     for number in 0..count as u64 {
@@ -70,6 +95,7 @@ fn random_programs_end_the_same_on_both_engines() {
             fail(format!("KVM ends at {:x}, software at {:x}: {found:#?}", want.regs.rip, got.regs.rip));
         }
     }
-    println!("{count} programs, {instructions} instructions, seed {}", host::seed());
+    let without = if emulated { ", without what QEMU's processors get wrong" } else { "" };
+    println!("{count} programs, {instructions} instructions, seed {}{without}", host::seed());
     assert!(instructions > 100 * count as u64);
 }
