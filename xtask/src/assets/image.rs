@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::tree::{Content, MOMENT, Node, Tree};
 
@@ -55,6 +56,13 @@ fn stage(tree: &Tree, folder: &Path) -> Result<(), String> {
             let place = folder.join(path);
             // This program, and mke2fs, must be able to read it, and to remove it.
             fs::set_permissions(&place, fs::Permissions::from_mode(mode | 0o700))
+                .map_err(|error| format!("{}: {error}", place.display()))?;
+        }
+        if matches!(node, Node::Folder(_) | Node::File(..)) {
+            let place = folder.join(path);
+            let moment = UNIX_EPOCH + Duration::from_secs(MOMENT.into());
+            fs::File::open(&place)
+                .and_then(|file| file.set_modified(moment))
                 .map_err(|error| format!("{}: {error}", place.display()))?;
         }
     }

@@ -11,12 +11,13 @@ mod machine;
 mod payload;
 pub(crate) mod probe;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) use machine::have_qemu;
 
 use crate::assets;
-use crate::steps::cargo;
+use crate::steps::root;
 
 /// An integration test.
 struct Test {
@@ -39,25 +40,33 @@ const MACHINE_LIMIT: Duration = Duration::from_secs(120);
 /// The shell's exit code of a program that SIGKILL ended.
 const TIME_IS_OVER: i32 = 137;
 
+/// Runs them on this machine, where they say so if it has no KVM that works.
+fn directly(built: &payload::Built) -> Result<(), String> {
+    for (Test { package, folder, target, .. }, program) in TESTS.iter().zip(&built.tests) {
+        println!("== {package} {target}, on this machine");
+        let mut test = Command::new(program);
+        test.arg("--nocapture").current_dir(root().join(folder)).env("FT_VM_BIN", &built.ft_vm);
+        let status = test.status().map_err(|error| format!("{}: {error}", program.display()))?;
+        if !status.success() {
+            return Err(format!("{package} {target} on this machine: {status}"));
+        }
+    }
+    Ok(())
+}
+
 /// Runs them, directly and inside. `only_inside` leaves out the direct runs, which `cargo xtask test` has made.
 pub(crate) fn run(only_inside: bool) -> Result<(), String> {
     let started = Instant::now();
     if !have_qemu() {
         return Err("qemu-system-x86_64 is missing (Debian: apt install qemu-system-x86)".to_owned());
     }
+    let built = payload::build(&TESTS)?;
     if !only_inside {
-        for Test { package, target, .. } in &TESTS {
-            println!("== {package}, test {target}, on this machine");
-            let mut test = cargo(&["test", "--release", "--locked", "--package", package, "--test", target]);
-            let status = test.status().map_err(|error| format!("cargo: {error}"))?;
-            if !status.success() {
-                return Err(format!("{package}, test {target}: {status}"));
-            }
-        }
+        directly(&built)?;
     }
     let kernel = assets::kernel(None)?;
-    let initramfs = payload::initramfs(&kernel, &TESTS)?;
-    let built = started.elapsed();
+    let initramfs = payload::initramfs(&kernel, &TESTS, &built)?;
+    let ready = started.elapsed();
     println!(
         "== a machine of QEMU's with Linux {} and an initramfs of {:.1} MB",
         kernel.release,
@@ -81,8 +90,8 @@ pub(crate) fn run(only_inside: bool) -> Result<(), String> {
         }
     }
     println!(
-        "xtask test-kvm: {:.0} s of building, {:.1} s until the machine was up, {:.1} s in all",
-        built.as_secs_f64(),
+        "xtask test-kvm: {:.0} s of preparing, {:.1} s until the machine was up, {:.1} s in all",
+        ready.as_secs_f64(),
         outcome.up.map_or(f64::NAN, |up| up.as_secs_f64()),
         started.elapsed().as_secs_f64()
     );

@@ -34,17 +34,17 @@ pub(crate) fn names(tests: &[Test]) -> Vec<String> {
     std::iter::once(PROBE.to_owned()).chain(tests).collect()
 }
 
-/// Builds the tests and the initramfs that runs them.
-pub(crate) fn initramfs(kernel: &Kernel, tests: &[Test]) -> Result<Vec<u8>, String> {
+/// The initramfs that runs the tests.
+pub(crate) fn initramfs(kernel: &Kernel, tests: &[Test], built: &Built) -> Result<Vec<u8>, String> {
     let mut tree = Tree::default();
     assets::add_userland(&mut tree)?;
     assets::add_modules(&mut tree, &kernel.modules, &MODULES)?;
     let mut programs = Vec::new();
     let me = std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
     programs.push((PROBE.to_owned(), me));
-    let built = build(tests)?;
-    programs.push(("ft-vm".to_owned(), built.ft_vm));
-    programs.extend(tests.iter().map(|test| format!("{}-{}", test.package, test.target)).zip(built.tests));
+    programs.push(("ft-vm".to_owned(), built.ft_vm.clone()));
+    let tests_programs = tests.iter().map(|test| format!("{}-{}", test.package, test.target));
+    programs.extend(tests_programs.zip(built.tests.iter().cloned()));
     let mut libraries = BTreeSet::new();
     for (name, path) in &programs {
         libraries.extend(linked_with(path)?);
@@ -86,15 +86,16 @@ pub(crate) fn initramfs(kernel: &Kernel, tests: &[Test]) -> Result<Vec<u8>, Stri
 }
 
 /// What cargo built.
-struct Built {
-    ft_vm: PathBuf,
-    /// As asked for.
-    tests: Vec<PathBuf>,
+pub(crate) struct Built {
+    /// The command.
+    pub(crate) ft_vm: PathBuf,
+    /// The executable of each test, in the order in which they were asked for.
+    pub(crate) tests: Vec<PathBuf>,
 }
 
 /// Builds all in one go and for the whole workspace: with the features that `cargo xtask test` builds with, so that nothing is
 /// built twice.
-fn build(tests: &[Test]) -> Result<Built, String> {
+pub(crate) fn build(tests: &[Test]) -> Result<Built, String> {
     println!("== building the tests");
     let mut words = vec!["build", "--workspace", "--release", "--locked", "--bin", "ft-vm"];
     let targets: BTreeSet<&str> = tests.iter().map(|test| test.target).collect();
