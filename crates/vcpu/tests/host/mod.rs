@@ -26,6 +26,7 @@ pub(crate) mod native;
 pub(crate) mod place;
 pub(crate) mod programs;
 pub(crate) mod rng;
+pub(crate) mod safe;
 pub(crate) mod warm;
 
 /// True if this host can be the oracle; says why if it cannot.
