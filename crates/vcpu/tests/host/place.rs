@@ -1,9 +1,7 @@
 //! Chooses registers so that an instruction's operands lie where a test wants them: in the data, across its page
 //! borders, behind its end, or at an address that no program can have.
 
-use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{Code, FlowControl, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use super::case::{Case, Mode, Regs};
 use super::draw::code_selector;
