@@ -213,8 +213,8 @@ impl Guest {
         let start = if warm { self.load_warm(case)? } else { self.load(case) };
         let kick = Kick::new();
         let mut position = start;
-        // A chunk for each page, or for each element where a 32-bit segment has a base.
-        let most = if case.regs.mode == Mode::Compat { 0x3100 } else { 64 };
+        // A chunk for each page, or for each element where 32-bit addresses meet a segment with a base.
+        let most = 0x3100;
         loop {
             position += 1;
             let stop = self.vcpu.run(position, &kick, &mut Quiet);

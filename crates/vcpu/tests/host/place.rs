@@ -42,6 +42,11 @@ impl Placer<'_> {
         forms::family_in(self.instruction.code(), self.mode())
     }
 
+    /// Where the read-only page ends.
+    pub(super) fn read_only_end(&self) -> u64 {
+        self.data() + DATA_LEN + READ_ONLY_LEN
+    }
+
     fn data(&self) -> u64 {
         self.window + DATA
     }

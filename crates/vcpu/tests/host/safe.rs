@@ -76,6 +76,11 @@ impl Placer<'_> {
             if short && end > 0x1_0000 && (size > 4 || self.family() == Some(Family::State)) {
                 return false;
             }
+            // Which of two pages that both fault is looked at first depends on the states asked for.
+            let last_page = self.read_only_end();
+            if self.family() == Some(Family::State) && address < last_page && address + 576 > last_page {
+                return false;
+            }
             // A selector must be one that was chosen.
             if self.family() == Some(Family::Segment)
                 && self.is_data(address, 1)
