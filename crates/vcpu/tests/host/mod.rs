@@ -26,6 +26,8 @@ pub(crate) mod native;
 pub(crate) mod place;
 pub(crate) mod programs;
 pub(crate) mod rng;
+pub(crate) mod safe;
+pub(crate) mod warm;
 
 /// True if this host can be the oracle; says why if it cannot.
 pub(crate) fn host_is_an_oracle() -> bool {

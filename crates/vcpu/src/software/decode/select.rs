@@ -441,12 +441,17 @@ impl Builder {
         true
     }
 
-    /// CDQ, CQO, BT of registers, CMPXCHG of plain memory.
+    /// CDQ, CQO, BT and bit scans of registers, CMPXCHG of plain memory.
     fn select_bits(&mut self, i: &Instruction) -> bool {
         let size = match i.mnemonic() {
             Mnemonic::Cdq => 4,
             Mnemonic::Cqo => 8,
-            Mnemonic::Bt | Mnemonic::Cmpxchg => operand_size(i, 0),
+            Mnemonic::Bt
+            | Mnemonic::Cmpxchg
+            | Mnemonic::Bsf
+            | Mnemonic::Tzcnt
+            | Mnemonic::Bsr
+            | Mnemonic::Lzcnt => operand_size(i, 0),
             _ => return false,
         };
         match i.mnemonic() {
@@ -462,6 +467,21 @@ impl Builder {
             Mnemonic::Bt => {
                 let imm = i.immediate(1);
                 self.put(Op { run: reg_sized!(size, bit_ri), base: offset(i, 0), imm, ..EMPTY });
+            }
+            Mnemonic::Bsf | Mnemonic::Tzcnt | Mnemonic::Bsr | Mnemonic::Lzcnt => {
+                if !is_register(i, 1) {
+                    return false;
+                }
+                let forward = matches!(i.mnemonic(), Mnemonic::Bsf | Mnemonic::Tzcnt);
+                let run: Handler = match (size, forward) {
+                    (2, true) => scan_rr::<u16, true>,
+                    (4, true) => scan_rr::<u32, true>,
+                    (_, true) => scan_rr::<u64, true>,
+                    (2, false) => scan_rr::<u16, false>,
+                    (4, false) => scan_rr::<u32, false>,
+                    (_, false) => scan_rr::<u64, false>,
+                };
+                self.put(Op { run, base: offset(i, 0), reg: offset(i, 1), ..EMPTY });
             }
             Mnemonic::Cmpxchg if is_register(i, 0) => return false,
             Mnemonic::Cmpxchg => {
@@ -498,7 +518,7 @@ impl Builder {
     }
 }
 
-use bits::{bit_ri, bit_rr};
+use bits::{bit_ri, bit_rr, scan_rr};
 use general::compare_exchange_m;
 use mov::{rr as mov_same, sign_to_d};
 

@@ -82,6 +82,26 @@ fn logic_flags(flags: &mut Lazy, result: u64, zero: bool) {
     flags.set_bits(bits);
 }
 
+/// BSF or TZCNT (`FORWARD`), BSR or LZCNT, of a register (reg) to a register (base).
+pub(in crate::software) unsafe extern "C" fn scan_rr<T: Int, const FORWARD: bool>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
+    // SAFETY: as test_bit.
+    unsafe {
+        let source = reg::<T>(cpu, (*op).reg).zext();
+        let flags = &mut (*cpu).flags;
+        if source == 0 {
+            logic_flags(flags, 0, true);
+        } else {
+            let result = if FORWARD { source.trailing_zeros() } else { 63 - source.leading_zeros() };
+            logic_flags(flags, result.into(), false);
+            T::from64(result.into()).write(cpu, (*op).base);
+        }
+        next::<Fast>(cpu, op)
+    }
+}
+
 /// BSF, BSR; and TZCNT, LZCNT, which are the same on a processor without BMI. A zero source leaves the destination alone.
 pub(in crate::software) fn bit_scan(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let source = c.get(i, 1)?;
