@@ -85,7 +85,7 @@ fn under_http_load() {
     shell.must("seq 1 20000 | awk '{ printf \"%04d\\n\", $1 % 10000 }' >/srv/www/numbers; sync", LIMIT);
     let load = HttpLoad::start(bed.port(), "/numbers", page.as_bytes(), 4);
     let answers = |more| {
-        load.wait_answers(more, LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", shell.pair.said()))
+        load.wait_answers(more, LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", shell.pair.said()));
     };
     answers(40);
     kill_primary(&bed, &shell.pair);

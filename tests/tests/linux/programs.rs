@@ -8,7 +8,7 @@ use ft_e2e::{Bed, Shell};
 use crate::{boot, kill_primary, settings};
 
 /// For the guest's longest work, on a machine that others use too.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_secs(1200);
 
 fn start() -> Option<(Bed, Shell)> {
     if !can_run(&[KERNEL, INITRD, PROGRAMS]) {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::payload::{END, UP};
+use crate::steps::root;
 
 const QEMU: &str = "qemu-system-x86_64";
 /// What an EPYC has and TCG has not: QEMU warns of each, or leaves it out in some versions and not in others.
@@ -32,11 +33,24 @@ pub(crate) fn have_qemu() -> bool {
     run.is_ok_and(|status| status.success())
 }
 
+/// Where the initramfs and the exit codes of the last machine are, for a look by hand.
+pub(crate) fn folder() -> PathBuf {
+    root().join("target/test-kvm")
+}
+
 /// Boots the kernel with the initramfs, shows what the console says, and waits for the machine's end.
 pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Outcome, String> {
-    let folder = tempfile::tempdir().map_err(|error| format!("a temporary folder: {error}"))?;
-    let (initrd, results) = (folder.path().join("initramfs.cpio"), folder.path().join("results"));
+    let folder = folder();
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let (initrd, results) = (folder.join("initramfs.cpio"), folder.join("results"));
     fs::write(&initrd, initramfs).map_err(|error| format!("{}: {error}", initrd.display()))?;
+    // QEMU writes it anew; what an earlier machine said is not to be taken for it if it cannot.
+    match fs::remove_file(&results) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(format!("{}: {error}", results.display()));
+        }
+        _ => {}
+    }
     let mut qemu = Command::new(QEMU);
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", MEMORY]);
     qemu.args(["-M", "pc", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
@@ -72,7 +86,7 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
                         up = Some(started.elapsed());
                     }
                     let mut out = std::io::stdout().lock();
-                    let _ = write!(out, "inside | {}\n", text.trim_end()).and_then(|()| out.flush());
+                    let _ = writeln!(out, "inside | {}", text.trim_end()).and_then(|()| out.flush());
                     line.clear();
                 }
             }
