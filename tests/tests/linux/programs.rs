@@ -41,8 +41,8 @@ fn redis() {
     for test in ["\"SET\"", "\"GET\"", "\"INCR\""] {
         assert!(done.lines.iter().any(|line| line.contains(test)), "{test}: {}", done.text());
     }
-    assert_eq!(shell.must("redis-cli get before", LONG), "kill");
-    assert_eq!(shell.must("redis-cli get counter:__rand_int__", LONG), "3000");
+    assert_eq!(shell.must("redis-cli --raw get before", LONG), "kill");
+    assert_eq!(shell.must("redis-cli --raw get counter:__rand_int__", LONG), "3000");
     shell.must("redis-cli shutdown", LONG);
     end(bed, shell);
 }
