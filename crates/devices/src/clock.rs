@@ -72,8 +72,7 @@ pub enum TimerId {
     Console,
 }
 
-const TIMERS: [TimerId; 5] =
-    [TimerId::Lapic, TimerId::Pit, TimerId::Rtc, TimerId::Power, TimerId::Console];
+const TIMERS: [TimerId; 5] = [TimerId::Lapic, TimerId::Pit, TimerId::Rtc, TimerId::Power, TimerId::Console];
 
 /// Deadlines in guest nanoseconds. A cache: each device holds its own deadline in its state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -28,8 +28,8 @@ pub mod tie_breaker;
 pub mod units;
 
 pub use config::{
-    BUILTIN_GUESTS, Clock, Config, Console, ConsoleInput, ConsoleOutput, Disk, DiskFaults, Engine, Forward, Kernel,
-    MAX_MEMORY, MIN_MEMORY, Net, NetBackend, REPLICA, Reads, ReplicaId, Replicas, Sharing, Vm,
+    BUILTIN_GUESTS, Clock, Config, Console, ConsoleInput, ConsoleOutput, Disk, DiskFaults, Engine, Forward,
+    Kernel, MAX_MEMORY, MIN_MEMORY, Net, NetBackend, REPLICA, Reads, ReplicaId, Replicas, Sharing, Vm,
 };
 pub use detector::{Detector, DetectorKind, Heard};
 pub use diagnostics::{Diagnostic, Diagnostics};

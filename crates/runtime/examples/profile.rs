@@ -32,11 +32,8 @@ fn main() {
     let number = |name, default| option(name).map_or(default, |text| text.parse().expect("a number"));
     let path = arguments.first().expect("the config's path");
     let config = Config::load(Path::new(path), &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-    let mut disks: Vec<Vec<u8>> = config
-        .disks
-        .iter()
-        .map(|disk| std::fs::read(&disk.path).expect("the disk's file"))
-        .collect();
+    let mut disks: Vec<Vec<u8>> =
+        config.disks.iter().map(|disk| std::fs::read(&disk.path).expect("the disk's file")).collect();
     let sectors: Vec<u64> = disks.iter().map(|disk| disk.len() as u64 / 512).collect();
     let start = Instant::now();
     let mut machine = Machine::build(&config, &sectors).unwrap_or_else(|error| panic!("{error}"));

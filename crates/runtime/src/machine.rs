@@ -122,8 +122,8 @@ impl Machine {
                 (image.to_vec(), Discovery::CommandLine)
             }
             Kernel::File(path) => {
-                let kernel = std::fs::read(path)
-                    .map_err(|error| BuildError::Kernel { path: path.clone(), error })?;
+                let kernel =
+                    std::fs::read(path).map_err(|error| BuildError::Kernel { path: path.clone(), error })?;
                 (kernel, Discovery::Acpi)
             }
         };

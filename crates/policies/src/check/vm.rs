@@ -59,7 +59,12 @@ impl Check {
                     .collect::<Vec<_>>()
                     .join(", ");
                 let title = format!("there is no built-in guest `{}`", name.escape_debug());
-                self.error(at.span(), title, "", format!("one of {known}, or the path of a Linux kernel or an ELF file"));
+                self.error(
+                    at.span(),
+                    title,
+                    "",
+                    format!("one of {known}, or the path of a Linux kernel or an ELF file"),
+                );
             }
             return Kernel::Builtin(name.to_owned());
         }

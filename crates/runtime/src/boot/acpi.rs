@@ -3,7 +3,9 @@
 //! Not the hardware-reduced kind: Linux would then leave out the PIC and the PIT, and with them its ways of calibrating a
 //! clock. Virtio devices are `LNRO0005`, the name that Linux's virtio-mmio driver knows.
 
-use acpi_tables::aml::{self, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate};
+use acpi_tables::aml::{
+    self, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate,
+};
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -110,8 +112,7 @@ fn fadt(dsdt: u64, facs: u64) -> acpi_tables::fadt::FADT {
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = rtc::CENTURY;
     fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
-    fadt.reset_reg =
-        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, power::RESET_PORT.into());
+    fadt.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, power::RESET_PORT.into());
     fadt.reset_value = power::RESET_VALUE;
     fadt.finalize()
 }
@@ -241,7 +242,10 @@ mod tests {
         fadt(0x1000, 0x2000).to_aml_bytes(&mut bytes);
         let flags = dword(&bytes, 112);
         assert_eq!(flags & (Flags::HwReducedAcpi as u64), 0);
-        assert_eq!((bytes[46], dword(&bytes, 56), dword(&bytes, 64), dword(&bytes, 76)), (9, 0x600, 0x604, 0x608));
+        assert_eq!(
+            (bytes[46], dword(&bytes, 56), dword(&bytes, 64), dword(&bytes, 76)),
+            (9, 0x600, 0x604, 0x608)
+        );
         // The reset register: an I/O port of one byte, and what to write there.
         assert_eq!(bytes[116..129], [1, 8, 0, 1, 0xf9, 0x0c, 0, 0, 0, 0, 0, 0, 0x06]);
     }

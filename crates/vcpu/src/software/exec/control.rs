@@ -4,8 +4,8 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::software::block::Flow;
 use crate::software::cpu::{
-    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_SMAP, CR4_SMEP, CR4_UMIP,
-    CS, Cpu, EFER_LMA, EFER_LME,
+    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_SMAP,
+    CR4_SMEP, CR4_UMIP, CS, Cpu, EFER_LMA, EFER_LME,
 };
 use crate::software::fault::Fault;
 use crate::software::msr;

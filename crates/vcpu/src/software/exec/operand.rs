@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use crate::software::cpu::{Cpu, RSP, SS, reg};
+use crate::software::cpu::{Cpu, MODE_SIZE_SHIFT, RSP, SS, reg};
 use crate::software::fault::Fault;
 use crate::software::tlb::mask;
 
@@ -206,9 +206,11 @@ impl Cpu {
 
     /// Notes something that is not implemented, for the operator.
     pub(in crate::software) fn note(&mut self, what: &str) {
-        let text = format!("{what}; rip {:#x}, mode {}", self.rip, self.mode);
-        if self.unimplemented.len() < 256 && !self.unimplemented.contains(&text) {
-            self.unimplemented.push(text);
+        let (bits, level) = (16 << (self.mode >> MODE_SIZE_SHIFT & 3), self.cpl());
+        let text = format!("{what}; rip {:#x}, {bits}-bit code at privilege level {level}", self.rip);
+        // Each once, however often a guest tries.
+        if self.noted.len() < 256 && self.noted.insert(text.clone()) {
+            self.unimplemented.push(format!("{text}, position {}", self.position_now()));
         }
     }
 }

@@ -83,10 +83,13 @@ fn contexts_begin_with_number_0() {
         a.mov(cr4, rax).unwrap();
         a.hlt().unwrap();
     });
-    m.write(HANDLER, &assemble(HANDLER, |a| {
-        a.mov(rbx, 13_i64).unwrap();
-        a.hlt().unwrap();
-    }));
+    m.write(
+        HANDLER,
+        &assemble(HANDLER, |a| {
+            a.mov(rbx, 13_i64).unwrap();
+            a.hlt().unwrap();
+        }),
+    );
     m.gate(13, HANDLER, 0);
     assert_eq!(m.finish().gpr[3], 13);
 }
@@ -127,10 +130,13 @@ fn msr(number: u32, value: Option<u64>) -> Option<u64> {
         a.rdmsr().unwrap();
         a.hlt().unwrap();
     });
-    m.write(HANDLER, &assemble(HANDLER, |a| {
-        a.mov(ebx, 13_i32).unwrap();
-        a.hlt().unwrap();
-    }));
+    m.write(
+        HANDLER,
+        &assemble(HANDLER, |a| {
+            a.mov(ebx, 13_i32).unwrap();
+            a.hlt().unwrap();
+        }),
+    );
     m.gate(13, HANDLER, 0);
     let state = m.finish();
     (state.gpr[3] != 13).then_some(state.gpr[0] | state.gpr[2] << 32)
