@@ -1,4 +1,5 @@
-//! How fast the software engine is: hot integer loops and a program of many functions, with 4-level paging on.
+//! How fast the software engine is: hot integer loops, other instructions that kernels and C libraries are made of, and
+//! programs of many functions, with 4-level paging on.
 //!
 //!     cargo run --release -p ft-vcpu --example speed
 
@@ -138,6 +139,74 @@ fn calls(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.ret()
 }
 
+/// Doubles: sums, products, quotients, conversions, comparisons.
+fn doubles(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut again, mut top) = (a.create_label(), a.create_label());
+    a.mov(rbx, DATA)?;
+    a.mov(eax, 3_i32)?;
+    a.cvtsi2sd(xmm2, eax)?;
+    a.set_label(&mut again)?;
+    a.xor(ecx, ecx)?;
+    a.xorps(xmm0, xmm0)?;
+    a.set_label(&mut top)?;
+    a.cvtsi2sd(xmm1, ecx)?;
+    a.divsd(xmm1, xmm2)?;
+    a.addsd(xmm0, xmm1)?;
+    a.mulsd(xmm1, xmm1)?;
+    a.movsd_2(qword_ptr(rbx + rcx * 8), xmm1)?;
+    a.addsd(xmm0, qword_ptr(rbx + rcx * 8))?;
+    a.comisd(xmm0, xmm1)?;
+    a.cvttsd2si(rdx, xmm0)?;
+    a.add(ecx, 1)?;
+    a.cmp(ecx, 0x1000)?;
+    a.jb(top)?;
+    a.jmp(again)
+}
+
+/// The inner loop of a C library's search for a byte, 16 at a time.
+fn search(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut again, mut top, mut found) = (a.create_label(), a.create_label(), a.create_label());
+    a.mov(rbx, DATA)?;
+    a.mov(eax, 0x01_i32)?;
+    a.movd(xmm1, eax)?;
+    a.punpcklbw(xmm1, xmm1)?;
+    a.pshufd(xmm1, xmm1, 0)?;
+    a.set_label(&mut again)?;
+    a.mov(rsi, rbx)?;
+    a.mov(ecx, 0x400_i32)?;
+    a.set_label(&mut top)?;
+    a.movdqa(xmm0, xmmword_ptr(rsi))?;
+    a.pcmpeqb(xmm0, xmm1)?;
+    a.pmovmskb(eax, xmm0)?;
+    a.test(eax, eax)?;
+    a.jne(found)?;
+    a.add(rsi, 16)?;
+    a.dec(ecx)?;
+    a.jne(top)?;
+    a.set_label(&mut found)?;
+    a.bsf(eax, ecx)?;
+    a.jmp(again)
+}
+
+/// A kernel's variables behind GS, and its locks.
+fn per_cpu(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut again, mut top) = (a.create_label(), a.create_label());
+    a.mov(rbx, DATA)?;
+    a.set_label(&mut again)?;
+    a.mov(ecx, 100_i32)?;
+    a.set_label(&mut top)?;
+    a.inc(dword_ptr(rbx + 8).gs())?;
+    a.mov(rdx, qword_ptr(rbx + 16).gs())?;
+    a.xor(eax, eax)?;
+    a.mov(esi, 1_i32)?;
+    a.lock().cmpxchg(dword_ptr(rbx), esi)?;
+    a.mov(dword_ptr(rbx), 0)?;
+    a.dec(dword_ptr(rbx + 8).gs())?;
+    a.dec(ecx)?;
+    a.jne(top)?;
+    a.jmp(again)
+}
+
 /// `count` functions of some 150 bytes, called one after the other and through each other.
 fn functions(a: &mut CodeAssembler, count: usize) -> Result<(), IcedError> {
     let mut labels: Vec<_> = (0..count).map(|_| a.create_label()).collect();
@@ -230,6 +299,10 @@ fn main() {
     let rates: Vec<f64> = loops.iter().map(|(name, program)| measure(name, count, program)).collect();
     let mean = rates.len() as f64 / rates.iter().map(|rate| 1.0 / rate).sum::<f64>();
     println!("{:<16} {mean:7.0} million instructions/s (harmonic mean)", "hot loops");
+    let others: [(&str, Program); 3] = [("doubles", doubles), ("search", search), ("per-CPU", per_cpu)];
+    for (name, program) in others {
+        measure(name, count / 4, &program);
+    }
     for functions_count in [30, 300, 3000] {
         measure(&format!("{functions_count} functions"), count, &|a| functions(a, functions_count));
     }

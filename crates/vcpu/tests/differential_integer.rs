@@ -3,15 +3,14 @@
 mod host;
 
 use host::drive::Pair;
-use host::forms::Family;
-use host::unimplemented::implemented;
+use host::forms::{Family, forms};
 
 /// Every form of the family, `share` of `of` shares, so that tests share the work between threads.
 fn share(share: usize, of: usize) {
     if !host::host_is_an_oracle() {
         return;
     }
-    let codes: Vec<_> = implemented(Family::Integer).into_iter().skip(share).step_by(of).collect();
+    let codes: Vec<_> = forms(Family::Integer).into_iter().skip(share).step_by(of).collect();
     let mut pair = Pair::new(share as u64, host::engine::software);
     pair.run_forms(Family::Integer, &codes, host::cases(100)).conclude(&format!("integer {share}"));
 }
@@ -43,7 +42,7 @@ fn privileged_instructions_are_refused() {
         return;
     }
     let mut pair = Pair::new(3, host::engine::software);
-    let codes = implemented(Family::Privileged);
+    let codes = forms(Family::Privileged);
     pair.run_forms(Family::Privileged, &codes, host::cases(20)).conclude("privileged");
 }
 
@@ -53,5 +52,15 @@ fn far_returns_and_iret() {
         return;
     }
     let mut pair = Pair::new(4, host::engine::software);
-    pair.run_forms(Family::Far, &implemented(Family::Far), host::cases(300)).conclude("far");
+    pair.run_forms(Family::Far, &forms(Family::Far), host::cases(300)).conclude("far");
+}
+
+/// Loads of segment registers; LAR, LSL, VERR, VERW.
+#[test]
+fn segments() {
+    if !host::host_is_an_oracle() {
+        return;
+    }
+    let mut pair = Pair::new(5, host::engine::software);
+    pair.run_forms(Family::Segment, &forms(Family::Segment), host::cases(300)).conclude("segments");
 }

@@ -3,15 +3,14 @@
 mod host;
 
 use host::drive::Pair;
-use host::forms::Family;
-use host::unimplemented::implemented;
+use host::forms::{Family, forms};
 
 fn family(window: u64, family: Family, name: &str, per_form: usize) {
     if !host::host_is_an_oracle() {
         return;
     }
     let mut pair = Pair::new(window, host::engine::software);
-    pair.run_forms(family, &implemented(family), host::cases(per_form)).conclude(name);
+    pair.run_forms(family, &forms(family), host::cases(per_form)).conclude(name);
 }
 
 #[test]
@@ -22,4 +21,9 @@ fn x87() {
 #[test]
 fn mmx() {
     family(1, Family::Mmx, "MMX", 100);
+}
+
+#[test]
+fn state() {
+    family(2, Family::State, "XSAVE, XRSTOR", 1000);
 }

@@ -35,6 +35,7 @@ pub(super) const CR0_EM: u64 = 1 << 2;
 pub(super) const CR0_TS: u64 = 1 << 3;
 pub(super) const CR0_NE: u64 = 1 << 5;
 pub(super) const CR0_WP: u64 = 1 << 16;
+pub(super) const CR0_AM: u64 = 1 << 18;
 pub(super) const CR0_PG: u64 = 1 << 31;
 pub(super) const CR4_PAE: u64 = 1 << 5;
 pub(super) const CR4_PGE: u64 = 1 << 7;
@@ -42,6 +43,7 @@ pub(super) const CR4_OSFXSR: u64 = 1 << 9;
 pub(super) const CR4_UMIP: u64 = 1 << 11;
 pub(super) const CR4_FSGSBASE: u64 = 1 << 16;
 pub(super) const CR4_PCIDE: u64 = 1 << 17;
+pub(super) const CR4_OSXSAVE: u64 = 1 << 18;
 pub(super) const CR4_SMEP: u64 = 1 << 20;
 pub(super) const CR4_SMAP: u64 = 1 << 21;
 pub(super) const EFER_SCE: u64 = 1;
@@ -108,6 +110,20 @@ pub(super) struct Cpu {
     pub unimplemented: Vec<String>,
     /// All that was ever told, without positions.
     pub noted: BTreeSet<String>,
+    /// What accesses are looked at for: see [`super::debug`].
+    pub watch: u8,
+    /// Code breakpoints are armed.
+    pub stepping: bool,
+    /// Data and port breakpoints that the running instruction has hit, as bits of DR6.
+    pub hits: u64,
+    /// The instruction is a REP that goes on.
+    pub repeating: bool,
+    /// The host's MXCSR has nothing in it but what operations of the guest have left since it was last cleared.
+    pub float_ready: bool,
+    /// The instruction cleared TF in a way that no single-step trap follows.
+    pub no_step: bool,
+    /// A data TLB that never matches.
+    pub blind: Box<[Entry]>,
     /// [`crate::memory::PageFlags::dirty_generation`] as the write tags know it.
     pub dirty_generation: u64,
 }
@@ -132,6 +148,7 @@ impl Cpu {
     /// The platform; there is one whenever instructions run.
     pub(super) fn platform(&mut self) -> &mut dyn Platform {
         let platform = self.platform.expect("instructions run only inside run()");
+        self.float_ready = false;
         // SAFETY: run() sets the pointer from a live exclusive borrow and clears it before it returns.
         unsafe { &mut *platform }
     }
@@ -151,7 +168,7 @@ impl Cpu {
         self.limit.wrapping_sub((self.budget + unstarted) as u64)
     }
 
-    /// Recomputes what follows from CS, SS, CR0, CR4, EFER and AC: mode, memory view, jump cache salt.
+    /// Recomputes what follows from CS, SS, CR0, CR4, EFER, the debug registers and AC: mode, memory view, jump cache salt.
     pub(super) fn update_mode(&mut self) {
         let cs = self.s.segments[CS].attributes;
         let size = if self.long_mode() && cs & 0x2000 != 0 { 2 } else { u8::from(cs & 0x4000 != 0) };
@@ -165,7 +182,12 @@ impl Cpu {
         } else {
             tlb::SUPERVISOR
         };
-        self.tlb = &raw mut self.tlbs[self.view * tlb::ENTRIES];
+        self.update_watch();
+        self.tlb = if self.watch == 0 {
+            &raw mut self.tlbs[self.view * tlb::ENTRIES]
+        } else {
+            self.blind.as_mut_ptr()
+        };
         self.update_salt();
     }
 
@@ -276,14 +298,21 @@ pub(super) unsafe fn reg<T: Int>(cpu: *const Cpu, offset: u8) -> T {
 }
 
 /// Which form of a handler: the fast one has flat addresses and leaves to the slow one whenever the TLB entry does not
-/// simply match; the slow one can do everything.
+/// simply match, and so has the based one after adding the base of FS or GS; the slow one can do everything.
 pub(super) trait Form: 'static {
     const SLOW: bool;
+    const BASED: bool = false;
 }
 #[derive(Debug)]
 pub(super) struct Fast;
 #[derive(Debug)]
 pub(super) struct Slow;
+#[derive(Debug)]
+pub(super) struct Based;
+impl Form for Based {
+    const SLOW: bool = false;
+    const BASED: bool = true;
+}
 impl Form for Fast {
     const SLOW: bool = false;
 }
@@ -291,21 +320,28 @@ impl Form for Slow {
     const SLOW: bool = true;
 }
 
-/// The linear address of an op's memory operand.
+/// The linear address of an op's memory operand of `size` bytes. Beyond its segment's limit it is one that faults.
 ///
 /// # Safety
 /// `cpu` and `op` are live; `op` has an address.
 #[inline(always)]
-pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op) -> u64 {
+pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op, size: u64) -> u64 {
     // SAFETY: by contract.
     unsafe {
         if F::SLOW {
-            return address_slow(cpu, op);
+            return address_slow(cpu, op, size);
         }
         let o = &*op;
-        reg::<u64>(cpu, o.base)
-            .wrapping_add(reg::<u64>(cpu, o.index) << (o.scale & 63))
-            .wrapping_add(o.disp as i64 as u64)
+        let shift = if F::BASED { o.scale & 3 } else { o.scale & 63 };
+        let flat = reg::<u64>(cpu, o.base)
+            .wrapping_add(reg::<u64>(cpu, o.index) << shift)
+            .wrapping_add(o.disp as i64 as u64);
+        if F::BASED {
+            // FS or GS: the decoder makes no others.
+            let segment = if o.scale >> SEGMENT_SHIFT & 7 == 5 { 4 } else { 5 };
+            return flat.wrapping_add((*cpu).s.segments[segment].base);
+        }
+        flat
     }
 }
 
@@ -314,7 +350,7 @@ pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op) -> u64 {
 /// # Safety
 /// As [`address`].
 #[inline(never)]
-pub(super) unsafe extern "C" fn address_slow(cpu: *mut Cpu, op: *const Op) -> u64 {
+pub(super) unsafe extern "C" fn address_slow(cpu: *mut Cpu, op: *const Op, size: u64) -> u64 {
     // SAFETY: by contract.
     unsafe {
         let o = &*op;
@@ -323,12 +359,12 @@ pub(super) unsafe extern "C" fn address_slow(cpu: *mut Cpu, op: *const Op) -> u6
         let stack = o.base == (RSP * 8) as u8 || o.base == 5 * 8;
         let mut value = offset_only(cpu, op);
         let segment = (o.scale >> SEGMENT_SHIFT) & 7;
-        c.address_vector = if stack && (segment == 0 || segment == 3) { 12 } else { 13 };
+        if o.scale & LINEAR32 != 0 {
+            return c.in_segment(segment as usize - 1, value, size);
+        }
+        c.address_vector = if stack && segment == 0 { 12 } else { 13 };
         if segment != 0 {
             value = value.wrapping_add(c.s.segments[segment as usize - 1].base);
-        }
-        if o.scale & LINEAR32 != 0 {
-            value &= 0xFFFF_FFFF;
         }
         value
     }

@@ -2,6 +2,7 @@
 
 mod interpreted;
 mod select;
+mod select_sse;
 
 use iced_x86::{
     Code, CodeSize, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
@@ -34,6 +35,17 @@ struct Builder {
     offset: u16,
 }
 
+/// What kind of address a memory operand has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// 64-bit registers, no segment base.
+    Fast,
+    /// Anything.
+    Slow,
+    /// As fast, with the base of FS or GS.
+    Based,
+}
+
 const EMPTY: Op = Op { run: exec::head, disp: 0, base: ZERO, index: ZERO, scale: 0, reg: ZERO, imm: 0 };
 
 impl Builder {
@@ -60,8 +72,8 @@ impl Builder {
         self.put(Op { run: exec::interpret, imm, ..EMPTY });
     }
 
-    /// The address fields of an op, and whether only a slow form can do it.
-    fn address(&self, i: &Instruction) -> Option<(Op, bool)> {
+    /// The address fields of an op, and which form of a handler can do it.
+    fn address(&self, i: &Instruction) -> Option<(Op, Reach)> {
         let mut op = EMPTY;
         let long = self.long64();
         let mut slow = !long;
@@ -106,11 +118,16 @@ impl Builder {
         }
         op.disp = i32::try_from(displacement).ok()?;
         let segment = segment_number(i.memory_segment());
-        if !long || segment >= 4 {
+        let based = long && segment >= 4;
+        if !long || based {
             op.scale |= (segment as u8 + 1) << SEGMENT_SHIFT;
-            slow = true;
         }
-        Some((op, slow))
+        let reach = match (slow, based) {
+            (true, _) => Reach::Slow,
+            (_, true) => Reach::Based,
+            _ => Reach::Fast,
+        };
+        Some((op, reach))
     }
 }
 
@@ -285,7 +302,7 @@ fn is_64(i: &Instruction) -> bool {
 }
 
 /// The condition number of Jcc, SETcc and CMOVcc: the low bits of their opcodes.
-fn condition(i: &Instruction) -> u8 {
+pub(super) fn condition(i: &Instruction) -> u8 {
     use iced_x86::ConditionCode as C;
     match i.condition_code() {
         C::o => 0,

@@ -1,12 +1,14 @@
 //! Exceptions and their delivery (SDM volume 3, chapter 6).
 
 use super::cpu::{CS, Cpu, RSP, SS};
+use super::debug::DR7_PROTECT;
 use super::flags::{IF, NT, RF, TF};
 use super::tlb::{SUPERVISOR, USER};
 use crate::state::Segment;
 
 pub(super) const DE: u8 = 0;
 pub(super) const DB: u8 = 1;
+pub(super) const BR: u8 = 5;
 pub(super) const UD: u8 = 6;
 pub(super) const NM: u8 = 7;
 pub(super) const DOUBLE: u8 = 8;
@@ -16,6 +18,7 @@ pub(super) const STACK: u8 = 12;
 pub(super) const GP: u8 = 13;
 pub(super) const PAGE_FAULT: u8 = 14;
 pub(super) const MF: u8 = 16;
+pub(super) const ALIGNMENT: u8 = 17;
 pub(super) const XM: u8 = 19;
 
 /// How an event came about.
@@ -99,6 +102,9 @@ impl Cpu {
             if current.vector == PAGE_FAULT && current.origin == Origin::Exception {
                 self.s.cr2 = current.address;
             }
+            if current.vector == DB && current.origin == Origin::Exception {
+                self.s.debug[5] &= !DR7_PROTECT;
+            }
             match self.deliver(current) {
                 Ok(()) => return Ok(()),
                 Err(_) if current.vector == DOUBLE && current.origin == Origin::Exception => {
@@ -120,7 +126,7 @@ impl Cpu {
         if event.origin == Origin::Software { self.next_rip } else { self.rip }
     }
 
-    /// Flags as pushed: RF is set for faults, so that an instruction breakpoint is not hit twice.
+    /// Flags as pushed: RF is set for faults but #DB, so that an instruction breakpoint is not hit twice.
     fn pushed_flags(&self, event: Fault) -> u64 {
         let fault = event.origin == Origin::Exception && event.vector != DB && event.vector != DOUBLE;
         self.rflags() | if fault { RF } else { 0 }

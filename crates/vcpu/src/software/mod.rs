@@ -7,6 +7,7 @@
 mod block;
 mod cpu;
 mod cpuid;
+mod debug;
 mod decode;
 mod exec;
 mod fault;
@@ -26,8 +27,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use self::block::{Block, Cache, JUMPS, JumpEntry};
 use self::cpu::{Cpu, Exit};
+use self::debug::DR6_STEP;
 use self::fault::{Fault, TripleFault};
-use self::flags::{IF, TF};
+use self::flags::{IF, RF, TF};
 use self::op::Op;
 use self::tlb::{ENTRIES, Entry, FETCH_ENTRIES, FetchEntry};
 use crate::memory::{PAGE, PageFlags};
@@ -129,6 +131,13 @@ impl SoftwareVcpu {
             cache: Cache::new((size / PAGE as u64) as usize, options.blocks, options.flush_seed),
             unimplemented: Vec::new(),
             noted: BTreeSet::new(),
+            watch: 0,
+            stepping: false,
+            hits: 0,
+            repeating: false,
+            no_step: false,
+            float_ready: false,
+            blind: vec![Entry::EMPTY; ENTRIES].into_boxed_slice(),
             dirty_generation: 0,
         });
         let mut this = Self { cpu, single: None };
@@ -141,6 +150,7 @@ impl SoftwareVcpu {
         let cpu: *mut Cpu = &raw mut *self.cpu;
         // SAFETY: the op belongs to a live block; the Cpu is pinned in its box, and nothing else touches it meanwhile.
         unsafe {
+            (*cpu).float_ready = false;
             (*cpu).gpr[17] = (*cpu).rip & !0xFFF;
             (*cpu).gpr[18] = (*cpu).gpr[17].wrapping_add(4096);
             let mut op = op;
@@ -244,9 +254,20 @@ impl SoftwareVcpu {
         self.cpu.exit_request = false;
         while self.cpu.budget > 0 {
             let trapping = self.cpu.system_flags & TF != 0;
+            let resumed = self.cpu.system_flags & RF != 0;
             self.cpu.cache.bury();
-            let entered = if trapping {
-                self.step()
+            self.cpu.hits = 0;
+            let entered = if trapping || resumed || self.cpu.stepping {
+                match self.cpu.code_breakpoint() {
+                    Some(fault) => Err(fault),
+                    None => {
+                        // For one instruction; IRET sets it for the next one.
+                        self.cpu.system_flags &= !RF;
+                        self.cpu.repeating = false;
+                        self.cpu.no_step = false;
+                        self.step()
+                    }
+                }
             } else {
                 match self.block() {
                     Ok(Some(head)) => {
@@ -263,17 +284,25 @@ impl SoftwareVcpu {
             };
             let c = &mut *self.cpu;
             if let Err(fault) = entered {
-                // The instruction could not even be fetched: it started, and faulted.
+                // The instruction could not even be fetched, or has a breakpoint: it started, and faulted.
                 c.budget -= 1;
                 self.raise(fault)?;
             } else if c.exit == Exit::Fault {
                 let fault = c.fault;
                 self.raise(fault)?;
-            } else if trapping {
-                c.s.debug[4] |= 1 << 14;
-                self.raise(Fault::new(fault::DB))?;
+            } else {
+                if resumed && c.repeating {
+                    c.system_flags |= RF;
+                }
+                // SYSCALL that masks TF is not followed by a trap in the kernel.
+                let stepped = trapping && !std::mem::take(&mut c.no_step);
+                if stepped || c.hits != 0 {
+                    let cause = c.hits | if stepped { DR6_STEP } else { 0 };
+                    let fault = c.debug_fault(cause);
+                    self.raise(fault)?;
+                }
             }
-            if self.cpu.exit_request || self.cpu.exit == Exit::Boundary || trapping {
+            if self.cpu.exit_request || self.cpu.exit == Exit::Boundary || trapping || self.cpu.hits != 0 {
                 break;
             }
         }

@@ -40,6 +40,17 @@ impl Cpu {
         Ok((at, raw, parse(raw, selector)))
     }
 
+    /// A selector's descriptor (its bytes, and what they say) if there is one; faults come from memory only.
+    pub(super) fn descriptor_if_any(&mut self, selector: u16) -> Result<Option<(u64, Segment)>, Fault> {
+        if selector & 0xFFFC == 0 {
+            return Ok(None);
+        }
+        let Ok(at) = self.descriptor_address(selector, 8, 0) else { return Ok(None) };
+        self.address_vector = GP;
+        let raw = self.read_view(SUPERVISOR, at, 8)?;
+        Ok(Some((raw, parse(raw, selector))))
+    }
+
     fn set_accessed(&mut self, at: u64, raw: u64) -> Result<(), Fault> {
         if raw >> 40 & 1 == 0 {
             self.write_view(SUPERVISOR, at.wrapping_add(5), 1, (raw >> 40 & 0xFF) | 1)?;

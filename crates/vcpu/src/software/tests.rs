@@ -1,7 +1,10 @@
 //! Tests by tiny programs.
 
+mod compatibility;
 mod contexts;
+mod debugging;
 mod exactness;
+mod extended_state;
 mod memory_model;
 mod platform;
 mod programs;

@@ -282,6 +282,10 @@ impl Cpu {
 
     /// Reads 1-8 bytes in the current view.
     pub(super) fn read(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
+        if self.watch != 0 {
+            self.canonical(address, size as u64)?;
+            self.watch_access(address, size, false)?;
+        }
         self.read_view(self.view, address, size)
     }
 
@@ -320,6 +324,10 @@ impl Cpu {
 
     /// Writes 1-8 bytes in the current view.
     pub(super) fn write(&mut self, address: u64, size: usize, value: u64) -> Result<(), Fault> {
+        if self.watch != 0 {
+            self.canonical(address, size as u64)?;
+            self.watch_access(address, size, true)?;
+        }
         self.write_view(self.view, address, size, value)
     }
 
@@ -371,6 +379,10 @@ impl Cpu {
 
     /// Faults as a write of `size` bytes would, without writing.
     pub(super) fn check_write(&mut self, address: u64, size: usize) -> Result<(), Fault> {
+        if self.watch != 0 {
+            self.canonical(address, size as u64)?;
+            self.check_alignment(address, size)?;
+        }
         self.check_write_view(self.view, address, size)
     }
 
@@ -388,6 +400,7 @@ impl Cpu {
     /// Faults as a read of `size` bytes would, without reading.
     pub(super) fn check_read(&mut self, address: u64, size: usize) -> Result<(), Fault> {
         self.canonical(address, size as u64)?;
+        self.check_alignment(address, size)?;
         self.place(self.view, address, false)?;
         let last = self.wrap(address.wrapping_add(size as u64 - 1));
         if (address ^ last) & PAGE_MASK != 0 {

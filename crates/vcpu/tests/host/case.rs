@@ -8,6 +8,39 @@ use super::rng::Rng;
 /// The flags that a user program sees: CF PF AF ZF SF DF OF, NT, AC, ID.
 pub(crate) const USER_FLAGS: u64 = 0x0CD5 | 0x4000 | 0x4_0000 | 0x20_0000;
 
+/// What the code segment says of the code in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Mode {
+    /// 64-bit mode.
+    #[default]
+    Long,
+    /// Compatibility mode: 32-bit code of a user program.
+    Compat,
+}
+
+impl Mode {
+    pub(crate) fn bits(self) -> u32 {
+        if self == Self::Long { 64 } else { 32 }
+    }
+
+    /// How many general (and vector) registers an instruction can name.
+    pub(crate) fn registers(self) -> u64 {
+        if self == Self::Long { 16 } else { 8 }
+    }
+
+    /// Linux's selector of such code.
+    pub(crate) fn selector(self) -> u16 {
+        if self == Self::Long { 0x33 } else { 0x23 }
+    }
+
+    /// The bits of an address.
+    pub(crate) fn mask(self) -> u64 {
+        if self == Self::Long { u64::MAX } else { 0xFFFF_FFFF }
+    }
+}
+
+/// Linux's selector of the user's data segment.
+pub(crate) const USER_DATA: u16 = 0x2B;
 /// Registers of a user program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Regs {
@@ -21,6 +54,12 @@ pub(crate) struct Regs {
     pub(crate) x87: X87,
     pub(crate) fs_base: u64,
     pub(crate) gs_base: u64,
+    /// What CS says.
+    pub(crate) mode: Mode,
+    /// ES, DS, FS, GS.
+    pub(crate) selectors: [u16; 4],
+    /// The case may load FS or GS.
+    pub(crate) loads_selectors: bool,
 }
 
 impl Default for Regs {
@@ -34,14 +73,17 @@ impl Default for Regs {
             x87: X87 { control: 0x37F, ..X87::default() },
             fs_base: 0,
             gs_base: 0,
+            mode: Mode::Long,
+            selectors: [USER_DATA, USER_DATA, 0, 0],
+            loads_selectors: false,
         }
     }
 }
 
 impl Regs {
     /// Random registers; the x87 and MXCSR are as after reset.
-    pub(crate) fn random(rng: &mut Rng) -> Self {
-        let mut regs = Self::default();
+    pub(crate) fn random(rng: &mut Rng, mode: Mode) -> Self {
+        let mut regs = Self { mode, ..Self::default() };
         for register in &mut regs.gpr {
             *register = rng.value();
         }
@@ -55,6 +97,11 @@ impl Regs {
         regs.rflags = rng.next() & 0x8D5;
         if rng.one_in(4) {
             regs.rflags |= 0x400;
+        }
+        if mode == Mode::Compat {
+            // The upper halves are as a 32-bit program finds them.
+            regs.gpr.iter_mut().for_each(|register| *register &= 0xFFFF_FFFF);
+            regs.gpr[8..].fill(0);
         }
         regs
     }

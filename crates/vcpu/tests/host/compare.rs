@@ -32,6 +32,8 @@ pub(crate) struct Latitude {
     pub(crate) mmx_before_fault: bool,
     /// The x87 results are approximations.
     pub(crate) x87_approximate: bool,
+    /// The case gave FS and GS bases, which on the host has to do with selectors and here has not.
+    pub(crate) any_selectors: bool,
 }
 
 impl Latitude {
@@ -56,8 +58,17 @@ impl Latitude {
         let x87_status = bits.iter().filter(|(bit, _)| undefined & bit != 0).map(|(_, flag)| flag).sum();
         let mut latitude = Self { flags, x87_status, ..Self::default() };
         latitude.shift(instruction, case);
+        latitude.any_selectors = (case.regs.fs_base, case.regs.gs_base) != (0, 0);
         latitude.faults_by_page = instruction.memory_size().size() > 16
-            || matches!(instruction.mnemonic(), Mnemonic::Fldenv | Mnemonic::Fnstenv);
+            || matches!(
+                instruction.mnemonic(),
+                Mnemonic::Fldenv
+                    | Mnemonic::Fnstenv
+                    | Mnemonic::Xsave
+                    | Mnemonic::Xsave64
+                    | Mnemonic::Xrstor
+                    | Mnemonic::Xrstor64
+            );
         match instruction.mnemonic() {
             // Without a bit set the destination is undefined on paper. Both makers leave it alone; with 32-bit
             // operands the upper half is cleared or not.
@@ -79,8 +90,10 @@ impl Latitude {
             Mnemonic::Enter => latitude.partial_stores = true,
             Mnemonic::Maskmovq => latitude.mmx_before_fault = true,
             // FOP, FIP, FDP and their selectors: the engine keeps none. MXCSR_MASK: the host may have more bits.
-            Mnemonic::Fxsave | Mnemonic::Fxsave64 => {
+            Mnemonic::Fxsave | Mnemonic::Fxsave64 | Mnemonic::Xsave | Mnemonic::Xsave64 => {
                 latitude.memory = vec![(6, 24), (28, 32)];
+                // Which states count as in use.
+                latitude.memory.push((512, 513));
                 // The reserved upper parts of the x87 registers.
                 latitude.memory.extend((0..8).map(|st| (32 + 16 * st + 10, 32 + 16 * st + 16)));
             }
@@ -146,7 +159,9 @@ pub(crate) fn differences(want: &Outcome, got: &Outcome, latitude: &Latitude) ->
         }
     }
     for (number, name) in GPR.into_iter().enumerate() {
-        let (want, got) = (want.regs.gpr[number], got.regs.gpr[number]);
+        // 32-bit code has no upper half of the stack pointer.
+        let cut = if number == 4 { want.regs.mode.mask() } else { u64::MAX };
+        let (want, got) = (want.regs.gpr[number] & cut, got.regs.gpr[number] & cut);
         let open = match latitude.gpr {
             Some((register, bits)) if register == number => bits,
             _ => 0,
@@ -157,6 +172,14 @@ pub(crate) fn differences(want: &Outcome, got: &Outcome, latitude: &Latitude) ->
     }
     if want.regs.rip != got.regs.rip {
         found.push(format!("rip: want {:#x} got {:#x}", want.regs.rip, got.regs.rip));
+    }
+    if want.regs.mode != got.regs.mode {
+        found.push(format!("cs: want {:?} got {:?}", want.regs.mode, got.regs.mode));
+    }
+    // Coming back from the kernel makes a null selector 0, whatever level it asks for.
+    let real = |selectors: [u16; 4]| selectors.map(|selector| if selector < 4 { 0 } else { selector });
+    if real(want.regs.selectors) != real(got.regs.selectors) && !latitude.any_selectors {
+        found.push(format!("segments: want {:x?} got {:x?}", want.regs.selectors, got.regs.selectors));
     }
     // An exception that changes nothing changes no flags either; only #DE may have gone some way.
     let open = if want.trap.is_some_and(|trap| trap.vector != 0) { 0 } else { latitude.flags };
@@ -199,9 +222,19 @@ fn x87(want: &Outcome, got: &Outcome, latitude: &Latitude, found: &mut Vec<Strin
     if want.control != got.control {
         found.push(format!("fcw: want {:#x} got {:#x}", want.control, got.control));
     }
-    // Precision and rounding of an approximation are the maker's.
+    // Precision and rounding of an approximation are the maker's, and with precision unmasked what sums it up.
+    let approximate = match (latitude.x87_approximate, want.control & 0x20) {
+        (false, _) => 0,
+        (true, 0) => 0x82A0,
+        (true, _) => 0x220,
+    };
+    let top = usize::from(want.status >> 11 & 7);
+    let denormal =
+        latitude.x87_approximate && want.registers[top][9] & 0x7F == 0 && want.registers[top][8] == 0;
     let open = latitude.x87_status
-        | if latitude.x87_approximate { 0x220 } else { 0 }
+        | approximate
+        // Whether a denormal result counts as exact.
+        | if denormal { 0x10 } else { 0 }
         | if switched { 0x3800 } else { 0 };
     if (want.status ^ got.status) & !open != 0 {
         found.push(format!("fsw: want {:#x} got {:#x}", want.status, got.status));
@@ -230,21 +263,24 @@ fn near(want: u64, got: u64, bound: f64) -> bool {
     })
 }
 
-/// Same sign, and at most a few units in the last place of a double apart.
+/// Same sign, and at most a few units in the last place apart.
 fn near80(want: [u8; 10], got: [u8; 10]) -> bool {
+    const UNITS: u128 = 4;
     let value = |bytes: [u8; 10]| {
         let significand = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-        let exponent = i32::from(u16::from_le_bytes([bytes[8], bytes[9]]) & 0x7FFF);
-        (bytes[9] >> 7, significand, exponent)
+        let exponent = u16::from_le_bytes([bytes[8], bytes[9]]) & 0x7FFF;
+        // A denormal has the exponent of the smallest normal numbers.
+        (bytes[9] >> 7, u128::from(significand), exponent.max(1))
     };
     let ((sign, a, exponent), (other_sign, b, other_exponent)) = (value(want), value(got));
-    if exponent == 0x7FFF || sign != other_sign {
+    if exponent == 0x7FFF || other_exponent == 0x7FFF || sign != other_sign {
         return false;
     }
-    let scale =
-        |significand: u64, exponent: i32| f64::from(exponent - 16383 - 63).exp2() * significand as f64;
-    (exponent - other_exponent).abs() <= 1
-        && (scale(a, exponent) - scale(b, other_exponent)).abs() <= scale(a, exponent).abs() * 1e-13
+    let least = exponent.min(other_exponent);
+    if exponent.abs_diff(other_exponent) > 1 {
+        return false;
+    }
+    (a << (exponent - least)).abs_diff(b << (other_exponent - least)) <= UNITS
 }
 
 /// Makes `got` equal to `want` in the parts that an instruction with its operand at `offset` leaves open.

@@ -6,15 +6,15 @@ use std::fmt::Write as _;
 use ft_vcpu::{GuestRam, Vcpu};
 use iced_x86::{Code, Formatter, Instruction, IntelFormatter};
 
-use super::case::{self, Case, Outcome, Regs};
+use super::case::{self, Case, Mode, Outcome, Regs};
 use super::compare::{self, Latitude};
+use super::draw;
 use super::forms::{self, Family};
 use super::guest::Guest;
 use super::layout::{self, DATA};
 use super::native::Native;
 use super::place;
 use super::rng::Rng;
-use super::unimplemented;
 
 /// How many times to draw before a case is given up.
 const ATTEMPTS: u64 = 40;
@@ -29,7 +29,7 @@ pub(crate) struct Report {
     pub(crate) forms: BTreeMap<String, usize>,
     /// By form and names of what differs: how often, and the first example.
     pub(crate) classes: BTreeMap<(String, String), (usize, String)>,
-    /// Forms that the engine says it does not implement though they are not on the list.
+    /// Forms that the engine says it does not implement.
     pub(crate) unimplemented: BTreeMap<String, (usize, String)>,
 }
 
@@ -69,12 +69,13 @@ impl Report {
 /// Makes cases for a window.
 pub(crate) struct Source {
     window: u64,
+    mode: Mode,
     data: Vec<u8>,
 }
 
 impl Source {
-    pub(crate) fn new(window: u64) -> Self {
-        Self { window, data: case::random_data(&mut Rng::new(super::seed())) }
+    pub(crate) fn new(window: u64, mode: Mode) -> Self {
+        Self { window, mode, data: case::random_data(&mut Rng::new(super::seed())) }
     }
 
     /// Case `number` of `code`; `None` if many attempts gave none that is safe on the host.
@@ -91,9 +92,10 @@ impl Source {
         rng = Rng::new(rng.next());
         (0..5 * ATTEMPTS).find_map(|_| {
             let ip = self.window + case::code_offset(&mut rng);
-            let bytes = random_bytes(&mut rng);
-            let instruction = forms::decode(&bytes, ip, self.window)?;
-            let family = forms::family(instruction.code()).filter(|family| families.contains(family))?;
+            let bytes = random_bytes(&mut rng, self.mode);
+            let instruction = forms::decode(self.mode, &bytes, ip, self.window)?;
+            let family =
+                forms::family_in(instruction.code(), self.mode).filter(|family| families.contains(family))?;
             let code = bytes[..instruction.len()].to_vec();
             self.prepare(&mut rng, family, code, instruction, ip)
         })
@@ -101,8 +103,8 @@ impl Source {
 
     fn draw(&mut self, rng: &mut Rng, family: Family, code: Code) -> Option<(Case, Instruction)> {
         let ip = self.window + case::code_offset(rng);
-        let bytes = forms::random_instruction(rng, code, ip, self.window)?;
-        let instruction = forms::decode(&bytes, ip, self.window)?;
+        let bytes = draw::random_instruction(rng, self.mode, code, ip, self.window)?;
+        let instruction = forms::decode(self.mode, &bytes, ip, self.window)?;
         if instruction.len() != bytes.len() {
             return None;
         }
@@ -117,12 +119,16 @@ impl Source {
         instruction: Instruction,
         ip: u64,
     ) -> Option<(Case, Instruction)> {
-        let mut regs = Regs::random(rng);
+        let mut regs = Regs::random(rng, self.mode);
         regs.rip = ip;
         match family {
             Family::Sse | Family::LaterSse => regs.mxcsr = random_mxcsr(rng),
             Family::X87 | Family::Mmx => random_x87(rng, &mut regs),
-            Family::Integer | Family::Far | Family::Privileged => {}
+            Family::State => {
+                random_x87(rng, &mut regs);
+                regs.mxcsr = random_mxcsr(rng);
+            }
+            Family::Integer | Family::Far | Family::Segment | Family::Privileged => {}
         }
         let mut case = Case { code, regs, data: self.data.clone() };
         place::place(rng, &instruction, &mut case, self.window).then_some((case, instruction))
@@ -142,13 +148,18 @@ pub(crate) struct Pair {
 impl Pair {
     /// Both sides in window `number`.
     pub(crate) fn new(number: u64, engine: impl FnOnce(GuestRam) -> Box<dyn Vcpu>) -> Self {
+        Self::new_in(Mode::Long, number, engine)
+    }
+
+    /// The same for code of a mode.
+    pub(crate) fn new_in(mode: Mode, number: u64, engine: impl FnOnce(GuestRam) -> Box<dyn Vcpu>) -> Self {
         let window = layout::window(number);
         Self {
             native: Native::new(window),
             guest: Guest::new(window, engine),
             window,
             skip: |_, _| false,
-            source: Source::new(window),
+            source: Source::new(window, mode),
         }
     }
 
@@ -197,10 +208,6 @@ impl Pair {
         let got = self.guest.run_one(case);
         let missing = self.guest.vcpu.take_unimplemented();
         if !missing.is_empty() {
-            if unimplemented::is_listed(instruction.code()) {
-                report.cases -= 1;
-                return;
-            }
             report.unimplemented.entry(form).or_insert_with(|| (0, missing.join("; "))).0 += 1;
             return;
         }
@@ -241,12 +248,12 @@ impl Pair {
 }
 
 /// Prefixes, an opcode, and whatever follows.
-fn random_bytes(rng: &mut Rng) -> Vec<u8> {
+fn random_bytes(rng: &mut Rng, mode: Mode) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..rng.pick(&[0, 0, 0, 1, 1, 2, 3]) {
-        bytes.push(rng.pick(&[0x66, 0x66, 0x67, 0x2E, 0x3E, 0xF2, 0xF3, 0xF3, 0x64, 0xF0, 0x48]));
+        bytes.push(rng.pick(&[0x66, 0x66, 0x67, 0x2E, 0x3E, 0xF2, 0xF3, 0xF3, 0x65, 0xF0, 0x48]));
     }
-    if rng.one_in(2) {
+    if mode == Mode::Long && rng.one_in(2) {
         bytes.push(0x40 | rng.below(16) as u8);
     }
     if rng.one_in(2) {
@@ -323,10 +330,14 @@ pub(crate) fn describe(case: &Case, instruction: &Instruction, want: &Outcome) -
     if !used.is_empty() {
         let _ = writeln!(text, "  {used}");
     }
+    if regs.mode != Mode::Long {
+        let _ = writeln!(text, "  {:?}", regs.mode);
+    }
     if regs.fs_base != 0 || regs.gs_base != 0 {
         let _ = writeln!(text, "  fs {:#x} gs {:#x}", regs.fs_base, regs.gs_base);
     }
-    if matches!(forms::family(instruction.code()), Some(Family::X87 | Family::Mmx)) {
+    let family = forms::family_in(instruction.code(), regs.mode);
+    if matches!(family, Some(Family::X87 | Family::Mmx | Family::State)) {
         let _ = writeln!(text, "  x87 {:x?}", regs.x87);
     }
     let _ = writeln!(

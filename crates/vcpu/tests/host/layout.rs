@@ -24,6 +24,11 @@ pub(crate) fn window(number: u64) -> u64 {
     FIRST + number * STRIDE
 }
 
+/// The number of a window.
+pub(crate) fn number(window: u64) -> u64 {
+    (window - FIRST) / STRIDE
+}
+
 /// What stands in the read-only page.
 pub(crate) fn read_only_page() -> Vec<u8> {
     let mut rng = super::rng::Rng::new(99);

@@ -6,7 +6,7 @@
 //! [`place`] chooses registers so that their memory operands land where the test wants them, and [`drive`] runs a
 //! group of forms and reports each class of difference once.
 //!
-//! Forms that the software engine does not have yet are on a list, [`unimplemented`], and left out of its tests.
+//! 64-bit code and 32-bit code (compatibility mode) are compared in the same way ([`case::Mode`]).
 //!
 //! Everything is derived from one seed: `FT_SEED` replaces it, `FT_CASES` multiplies the number of cases.
 
@@ -15,6 +15,7 @@
 
 pub(crate) mod case;
 pub(crate) mod compare;
+pub(crate) mod draw;
 pub(crate) mod drive;
 pub(crate) mod engine;
 pub(crate) mod forms;
@@ -25,7 +26,8 @@ pub(crate) mod native;
 pub(crate) mod place;
 pub(crate) mod programs;
 pub(crate) mod rng;
-pub(crate) mod unimplemented;
+pub(crate) mod safe;
+pub(crate) mod warm;
 
 /// True if this host can be the oracle; says why if it cannot.
 pub(crate) fn host_is_an_oracle() -> bool {

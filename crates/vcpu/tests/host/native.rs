@@ -16,7 +16,7 @@ use std::sync::Once;
 
 use ft_vcpu::state::X87;
 
-use super::case::{Case, Outcome, Regs, Trap, USER_FLAGS};
+use super::case::{Case, Mode, Outcome, Regs, Trap, USER_DATA, USER_FLAGS};
 use super::layout::{self, CODE_LEN, DATA, DATA_LEN, READ_ONLY_LEN, WINDOW};
 
 const SIGNAL_STACK: usize = 256 * 1024;
@@ -25,9 +25,13 @@ const MAGIC: u64 = 0x6675_6C6C_2073_7461;
 const FRAME_GPR: [usize; 16] = [13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7];
 const FRAME_RIP: usize = 16;
 const FRAME_FLAGS: usize = 17;
+/// Selectors: CS, GS, FS, SS, 16 bits each from the lowest.
+const FRAME_SELECTORS: usize = 18;
 const FRAME_ERROR: usize = 19;
 const FRAME_TRAP: usize = 20;
 const FRAME_CR2: usize = 22;
+/// Of the process's own descriptors, one for each window from this one on. The first is left out because cases ask for it.
+const FIRST_DESCRIPTOR: u32 = 8;
 /// The part of an FXSAVE image that the processor defines.
 const FXSAVE: usize = 416;
 const SIGNALS: [i32; 5] = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
@@ -44,7 +48,7 @@ enum Phase {
 struct Run {
     magic: u64,
     phase: Phase,
-    /// The case has FS and GS bases: these.
+    /// The case has FS and GS bases, or loads selectors there: FS is the C library's again only when we say so.
     has_bases: bool,
     fs_base: u64,
     gs_base: u64,
@@ -58,6 +62,12 @@ struct Run {
     trap: u64,
     error: u64,
     cr2: u64,
+    /// CS.
+    code: u16,
+    /// The descriptor that GS may be loaded with.
+    descriptor: u32,
+    /// ES, DS, FS, GS.
+    selectors: [u16; 4],
 }
 
 /// A window of memory in which the thread that made it can run cases.
@@ -95,6 +105,7 @@ impl Native {
         // valid `Run`; the kernel is given a stack that lives until `drop`.
         unsafe {
             (*run).magic = MAGIC;
+            (*run).descriptor = FIRST_DESCRIPTOR + layout::number(window) as u32;
             assert_eq!(libc::sigaltstack(&new_stack, &mut old_stack), 0);
         }
         Self { window, run, old_stack, used: None, not_send: PhantomData }
@@ -127,10 +138,12 @@ impl Native {
             run.flags = case.regs.rflags & USER_FLAGS;
             run.fxsave = to_fxsave(&case.regs);
             (run.fs_base, run.gs_base) = (case.regs.fs_base, case.regs.gs_base);
-            run.has_bases = (run.fs_base, run.gs_base) != (0, 0);
+            run.has_bases = (run.fs_base, run.gs_base) != (0, 0) || case.regs.loads_selectors;
+            run.code = case.regs.mode.selector();
             run.phase = Phase::Entering;
-            // NT, AC and ID are not among the flags that a signal frame loads; a case may have left them set.
-            asm!("push 2", "popfq", "int3");
+            // NT, AC and ID are not among the flags that a signal frame loads; a case may have left them set. The same
+            // with DS and ES, which 64-bit code does not need.
+            asm!("push 2", "popfq", "mov ds, {data:e}", "mov es, {data:e}", "int3", data = in(reg) u32::from(USER_DATA));
             assert!((*self.run).phase == Phase::Outside);
         }
         // SAFETY: as above; the handler is done.
@@ -139,6 +152,8 @@ impl Native {
         regs.gpr = run.gpr;
         regs.rip = run.rip;
         regs.rflags = run.flags & USER_FLAGS;
+        regs.mode = if run.code == Mode::Compat.selector() { Mode::Compat } else { Mode::Long };
+        regs.selectors = run.selectors;
         from_fxsave(&run.fxsave, &mut regs);
         let trap = if run.trap == 3 {
             regs.rip -= 1;
@@ -205,9 +220,12 @@ extern "C" fn handle(signal: i32, _info: *mut libc::siginfo_t, context: *mut c_v
             return;
         }
         let run = &mut *run;
-        if run.phase == Phase::Inside && run.has_bases {
-            arch_prctl(ARCH_SET_FS, run.host_fs);
-            arch_prctl(ARCH_SET_GS, 0);
+        if run.phase == Phase::Inside {
+            run.selectors = selectors();
+            if run.has_bases {
+                arch_prctl(ARCH_SET_FS, run.host_fs);
+                arch_prctl(ARCH_SET_GS, 0);
+            }
         }
         let gregs = &mut context.uc_mcontext.gregs;
         let fxsave = context.uc_mcontext.fpregs.cast::<u8>();
@@ -220,11 +238,19 @@ extern "C" fn handle(signal: i32, _info: *mut libc::siginfo_t, context: *mut c_v
             gregs[FRAME_RIP] = run.rip as i64;
             gregs[FRAME_FLAGS] = (run.flags | 0x202) as i64;
             ptr::copy_nonoverlapping(run.fxsave.as_ptr(), fxsave, FXSAVE);
+            gregs[FRAME_SELECTORS] = gregs[FRAME_SELECTORS] & !0xFFFF | i64::from(run.code);
             run.phase = Phase::Inside;
             if run.has_bases {
                 run.host_fs = get_fs();
-                arch_prctl(ARCH_SET_GS, run.gs_base);
-                arch_prctl(ARCH_SET_FS, run.fs_base);
+                if run.code == Mode::Compat.selector() {
+                    // FS stays: a base without a descriptor is of no use to 32-bit code.
+                    if run.gs_base != 0 {
+                        load_segment(run.descriptor, run.gs_base as u32);
+                    }
+                } else {
+                    arch_prctl(ARCH_SET_GS, run.gs_base);
+                    arch_prctl(ARCH_SET_FS, run.fs_base);
+                }
             }
         } else {
             for (number, slot) in FRAME_GPR.into_iter().enumerate() {
@@ -232,6 +258,7 @@ extern "C" fn handle(signal: i32, _info: *mut libc::siginfo_t, context: *mut c_v
             }
             run.rip = gregs[FRAME_RIP] as u64;
             run.flags = gregs[FRAME_FLAGS] as u64;
+            run.code = gregs[FRAME_SELECTORS] as u16;
             run.trap = gregs[FRAME_TRAP] as u64;
             run.error = gregs[FRAME_ERROR] as u64;
             run.cr2 = gregs[FRAME_CR2] as u64;
@@ -272,6 +299,34 @@ unsafe fn arch_prctl(code: u64, address: u64) -> i64 {
             lateout("rcx") _, lateout("r11") _, options(nostack));
     }
     result
+}
+
+/// ES, DS, FS, GS.
+fn selectors() -> [u16; 4] {
+    let [es, ds, fs, gs]: [u32; 4];
+    // SAFETY: reads registers only.
+    unsafe {
+        asm!("mov {0:e}, es", "mov {1:e}, ds", "mov {2:e}, fs", "mov {3:e}, gs", out(reg) es, out(reg) ds, out(reg) fs,
+            out(reg) gs, options(nomem, nostack, preserves_flags));
+    }
+    [es as u16, ds as u16, fs as u16, gs as u16]
+}
+
+/// Makes a descriptor of the process one of flat data at `base`, and loads GS with it.
+fn load_segment(number: u32, base: u32) {
+    // `struct user_desc`: number, base, limit; 32-bit data, limit in pages, usable.
+    let description = [number, base, 0xF_FFFF, 0b101_0001];
+    const WRITE: u64 = 0x11;
+    // SAFETY: the kernel reads the structure; the descriptor is this window's own; 64-bit code here does not use GS.
+    unsafe {
+        let result: i64;
+        asm!("syscall", inlateout("rax") libc::SYS_modify_ldt => result, in("rdi") WRITE,
+            in("rsi") description.as_ptr(), in("rdx") size_of_val(&description), lateout("rcx") _, lateout("r11") _,
+            options(nostack));
+        if result == 0 {
+            asm!("mov gs, {0:e}", in(reg) number << 3 | 7, options(nomem, nostack, preserves_flags));
+        }
+    }
 }
 
 fn get_fs() -> u64 {

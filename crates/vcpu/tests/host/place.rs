@@ -1,11 +1,11 @@
 //! Chooses registers so that an instruction's operands lie where a test wants them: in the data, across its page
 //! borders, behind its end, or at an address that no program can have.
 
-use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{Code, FlowControl, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
-use super::case::{Case, Regs};
+use super::case::{Case, Mode, Regs};
+use super::draw::code_selector;
+use super::forms::{self, Family};
 use super::layout::{CODE_LEN, DATA, DATA_LEN, READ_ONLY_LEN, WINDOW};
 use super::rng::Rng;
 
@@ -16,19 +16,37 @@ pub(crate) fn place(rng: &mut Rng, instruction: &Instruction, case: &mut Case, w
     placer.registers();
     placer.memory();
     placer.values();
+    placer.selectors();
+    if placer.mode() == Mode::Compat {
+        placer.case.regs.gpr.iter_mut().for_each(|register| *register &= 0xFFFF_FFFF);
+    }
     placer.is_safe()
 }
 
-struct Placer<'a> {
+/// A case in work.
+pub(super) struct Placer<'a> {
     rng: &'a mut Rng,
-    instruction: &'a Instruction,
-    case: &'a mut Case,
+    pub(super) instruction: &'a Instruction,
+    pub(super) case: &'a mut Case,
     window: u64,
     /// Address of the explicit memory operand.
-    operand: Option<u64>,
+    pub(super) operand: Option<u64>,
 }
 
 impl Placer<'_> {
+    pub(super) fn mode(&self) -> Mode {
+        self.case.regs.mode
+    }
+
+    pub(super) fn family(&self) -> Option<Family> {
+        forms::family_in(self.instruction.code(), self.mode())
+    }
+
+    /// Where the read-only page ends.
+    pub(super) fn read_only_end(&self) -> u64 {
+        self.data() + DATA_LEN + READ_ONLY_LEN
+    }
+
     fn data(&self) -> u64 {
         self.window + DATA
     }
@@ -70,6 +88,11 @@ impl Placer<'_> {
                 self.case.regs.gpr[1] = self.rng.below(3) | if self.rng.one_in(2) { high } else { 0 };
             }
             _ => {}
+        }
+        if self.family() == Some(Family::State) {
+            // Of the host's states those that the engine has.
+            self.case.regs.gpr[0] = self.rng.pick(&[3, 3, 1, 2, 0]);
+            self.case.regs.gpr[2] = 0;
         }
         if self.instruction.is_string_instruction() {
             self.string();
@@ -164,6 +187,7 @@ impl Placer<'_> {
             36 => data + DATA_LEN + READ_ONLY_LEN - 1 - self.rng.below(size.max(2) - 1),
             37 => data - 0x2000 + self.rng.below(0x1800),
             38 => data - self.rng.below(size),
+            _ if self.mode() == Mode::Compat => data - 0x1000,
             _ => (1 << 47 | self.rng.next() >> 8) & !(0xFFFF_F000_0000_0000) | 0x1234_8000_0000_0000,
         }
     }
@@ -186,7 +210,9 @@ impl Placer<'_> {
             self.case.regs.gpr[7] = address;
             return;
         }
+        let state = self.family() == Some(Family::State);
         let size = match instruction.memory_size() {
+            _ if state => 576,
             MemorySize::Unknown => 64,
             size => size.size(),
         };
@@ -200,20 +226,27 @@ impl Placer<'_> {
         {
             address = self.data() + 8 * self.rng.below(0x500);
         }
+        if state && !self.rng.one_in(10) {
+            address = self.data() + 64 * self.rng.below((DATA_LEN - 576) / 64);
+        }
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        let short = base.size() == 2 || index.size() == 2 || instruction.memory_displ_size() == 2;
         let narrow = base.size() == 4 || index.size() == 4 || base == Register::EIP;
         let segment = matches!(instruction.segment_prefix(), Register::FS | Register::GS);
         let displacement = instruction.memory_displacement64();
         let fixed = base.is_ip() || (base == Register::None && index == Register::None);
         let mut offset = address;
         if segment {
-            let segment_base = if fixed {
+            let segment_base = if short {
+                let offset = if fixed { displacement } else { self.rng.below(0x1_0000) };
+                address.wrapping_sub(offset) & self.mode().mask()
+            } else if fixed {
                 // The offset is part of the instruction, and points into the data.
                 1 + self.rng.below(0x800)
             } else if narrow {
                 address.wrapping_sub(self.rng.next() & 0xFFFF) & 0x7FFF_FFFF_FFFF
             } else {
-                self.rng.below(0x7000_0000_0000)
+                self.rng.below(0x7000_0000_0000) & self.mode().mask()
             };
             self.set_segment_base(segment_base);
             offset = address.wrapping_sub(segment_base);
@@ -227,8 +260,11 @@ impl Placer<'_> {
                 && instruction.op1_kind() == OpKind::Register;
         let rest = offset.wrapping_sub(displacement);
         let scale = u64::from(instruction.memory_index_scale());
-        let high = if narrow { self.rng.next() << 32 } else { 0 };
-        let cut = if narrow { 0xFFFF_FFFF } else { u64::MAX };
+        let (high, cut) = match (short, narrow) {
+            (true, _) => (self.rng.next() << 16, 0xFFFF),
+            (_, true) => (self.rng.next() << 32, 0xFFFF_FFFF),
+            _ => (0, u64::MAX),
+        };
         if index == Register::AL {
             // XLAT.
             let al = self.case.regs.gpr[0] & 0xFF;
@@ -290,7 +326,7 @@ impl Placer<'_> {
                     self.write_operand(&bytes);
                 }
             }
-            Mnemonic::Popf | Mnemonic::Popfq => {
+            Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => {
                 // TF would trap, AC would make the handler trap.
                 let flags = self.rng.next() & !0x4_0100;
                 let rsp = self.case.regs.gpr[4];
@@ -313,6 +349,27 @@ impl Placer<'_> {
                 if let Some(address) = self.operand {
                     let mxcsr = self.rng.next() as u32 & if self.rng.one_in(8) { u32::MAX } else { 0xFFFF };
                     self.write(address.wrapping_add(24), &mxcsr.to_le_bytes());
+                }
+            }
+            Mnemonic::Xrstor | Mnemonic::Xrstor64 => {
+                if let Some(address) = self.operand {
+                    let mxcsr = self.rng.next() as u32 & if self.rng.one_in(8) { u32::MAX } else { 0xFFFF };
+                    self.write(address.wrapping_add(24), &mxcsr.to_le_bytes());
+                    let mut header = [0; 64];
+                    header[0] = self.rng.below(4) as u8;
+                    if self.rng.one_in(8) {
+                        // Refused, or a reserved byte that nobody looks at.
+                        header[self.rng.pick(&[8, 15, 16, 23])] = self.rng.next() as u8;
+                    }
+                    self.write(address.wrapping_add(512), &header);
+                }
+            }
+            Mnemonic::Jmp | Mnemonic::Call if self.family() == Some(Family::Far) => {
+                let target = self.code_target() as u32;
+                let selector = code_selector(self.rng, self.mode());
+                self.write_operand(&target.to_le_bytes());
+                if let Some(address) = self.operand {
+                    self.write(address.wrapping_add(4), &selector.to_le_bytes());
                 }
             }
             Mnemonic::Jmp | Mnemonic::Call => match instruction.op0_kind() {
@@ -341,8 +398,7 @@ impl Placer<'_> {
     /// What a far return pops: mostly to 64-bit code of the same privilege, at times selectors that it must refuse.
     fn far_frame(&mut self) {
         let target = self.code_target();
-        let bad = [0_u64, 3, 0x10, 0x13, 0x2B, 0x1F3, 0x7];
-        let code = if self.rng.one_in(5) { self.rng.pick(&bad) } else { 0x33 };
+        let code = u64::from(code_selector(self.rng, self.mode()));
         let mut frame = vec![target, code];
         if self.instruction.mnemonic() != Mnemonic::Retf {
             let stack =
@@ -357,6 +413,45 @@ impl Placer<'_> {
         let bytes: Vec<u8> = frame.iter().flat_map(|word| word.to_le_bytes()[..size].to_vec()).collect();
         let rsp = self.case.regs.gpr[4];
         self.write(rsp, &bytes);
+    }
+
+    /// Selectors for the instructions that take one: the segments that the kernels of host and guest both have, at every
+    /// level asked for, and some that neither has.
+    fn selectors(&mut self) {
+        if self.family() != Some(Family::Segment) {
+            return;
+        }
+        self.case.regs.loads_selectors = true;
+        let selector: u16 = self.rng.pick(&[
+            0x2B, 0x2B, 0x2B, 0x28, 0x23, 0x20, 0x33, 0x30, 0x10, 0x13, 0x18, 0x1B, 0, 1, 3, 0x1F3, 7, 0xFFFF,
+        ]);
+        let instruction = self.instruction;
+        let bytes = u64::from(selector).to_le_bytes();
+        match instruction.mnemonic() {
+            Mnemonic::Pop => {
+                let rsp = self.case.regs.gpr[4];
+                self.write(rsp, &bytes);
+            }
+            Mnemonic::Lds | Mnemonic::Les | Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => {
+                let size = instruction.op0_register().size() as u64;
+                if let Some(address) = self.operand {
+                    self.write(address.wrapping_add(size), &bytes[..2]);
+                }
+            }
+            Mnemonic::Arpl => {}
+            _ => {
+                for operand in 0..instruction.op_count() {
+                    let register = instruction.op_register(operand);
+                    let last = operand + 1 == instruction.op_count();
+                    if instruction.op_kind(operand) == OpKind::Memory {
+                        self.write_operand(&bytes[..2]);
+                    } else if last && register.is_gpr() {
+                        let high = self.rng.next() & !0xFFFF;
+                        *self.gpr(register) = high | u64::from(selector);
+                    }
+                }
+            }
+        }
     }
 
     /// An address in the code pages where INT3 waits.
@@ -408,13 +503,13 @@ impl Placer<'_> {
         }
     }
 
-    fn is_writable(&self, address: u64, len: u64) -> bool {
+    pub(super) fn is_writable(&self, address: u64, len: u64) -> bool {
         let data = self.data();
         (data..=data + DATA_LEN).contains(&address) && address.saturating_add(len) <= data + DATA_LEN
     }
 
     /// In the data or so near that what surrounds it is in the window too.
-    fn is_data(&self, address: u64, len: u64) -> bool {
+    pub(super) fn is_data(&self, address: u64, len: u64) -> bool {
         let (start, end) = (self.window + CODE_LEN, self.window + WINDOW);
         (start..end).contains(&address) && address + len <= end
     }
@@ -423,81 +518,8 @@ impl Placer<'_> {
         operand_address(self.instruction, &self.case.regs)
     }
 
-    fn value_of(&self, register: Register) -> u64 {
+    pub(super) fn value_of(&self, register: Register) -> u64 {
         value_of(&self.case.regs, register)
-    }
-
-    /// Every access lies in the window and not on the code, or at an address that faults anywhere.
-    fn is_safe(&mut self) -> bool {
-        let instruction = self.instruction;
-        let harmless = |address: u64, len: u64, this: &Self| {
-            let canonical = |address: u64| (address as i64) << 16 >> 16 == address as i64;
-            this.is_data(address, len) || !canonical(address) && !canonical(address.wrapping_add(len))
-        };
-        match instruction.mnemonic() {
-            Mnemonic::Shld | Mnemonic::Shrd => {
-                let size = if instruction.op0_kind() == OpKind::Register {
-                    instruction.op0_register().size()
-                } else {
-                    instruction.memory_size().size()
-                };
-                let by_cl = instruction.op2_kind() == OpKind::Register;
-                let count = if by_cl { self.case.regs.gpr[1] as u8 } else { instruction.immediate8() };
-                // The result is undefined.
-                if size == 2 && count & 31 > 16 {
-                    return false;
-                }
-            }
-            Mnemonic::Popf | Mnemonic::Popfq => {
-                // The flags must be those that `values` wrote.
-                let rsp = self.case.regs.gpr[4];
-                return self.is_writable(rsp, 8);
-            }
-            Mnemonic::Ret => {
-                let rsp = self.case.regs.gpr[4];
-                return self.is_writable(rsp, 8);
-            }
-            Mnemonic::Iretd | Mnemonic::Iretq | Mnemonic::Retf => {
-                let rsp = self.case.regs.gpr[4];
-                return self.is_writable(rsp, 40);
-            }
-            _ => {}
-        }
-        if matches!(instruction.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall)
-            && instruction.op0_kind() == OpKind::Memory
-            && !self.operand.is_some_and(|address| self.is_writable(address, 8))
-        {
-            return false;
-        }
-        if instruction.is_string_instruction() {
-            return true;
-        }
-        let bit_test =
-            matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
-                && instruction.op1_kind() == OpKind::Register;
-        if bit_test && let Some(address) = self.operand {
-            let register = instruction.op1_register();
-            let value = self.value_of(register);
-            let offset = match register.size() {
-                2 => i64::from(value as i16) >> 4 << 1,
-                4 => i64::from(value as i32) >> 5 << 2,
-                _ => value as i64 >> 6 << 3,
-            };
-            return harmless(address.wrapping_add(offset as u64), register.size() as u64, self);
-        }
-        let mut factory = InstructionInfoFactory::new();
-        let info = factory.info(instruction);
-        info.used_memory().iter().all(|used| {
-            if matches!(used.access(), OpAccess::None | OpAccess::NoMemAccess) {
-                return true;
-            }
-            let address = used.virtual_address(0, |register, _, _| Some(self.value_of(register)));
-            let len = match used.memory_size() {
-                MemorySize::Unknown => 64,
-                size => size.size() as u64,
-            };
-            address.is_some_and(|address| harmless(address, len, self))
-        })
     }
 }
 
@@ -505,7 +527,8 @@ impl Placer<'_> {
 pub(crate) fn operand_address(instruction: &Instruction, regs: &Regs) -> Option<u64> {
     let operand =
         (0..instruction.op_count()).find(|&operand| instruction.op_kind(operand) == OpKind::Memory)?;
-    instruction.virtual_address(operand, 0, |register, _, _| Some(value_of(regs, register)))
+    let address = instruction.virtual_address(operand, 0, |register, _, _| Some(value_of(regs, register)))?;
+    Some(address & regs.mode.mask())
 }
 
 /// The value of a general register, or the base of a segment.

@@ -7,11 +7,11 @@
 
 use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpKind, Register};
 
-use super::case::{self, Case, Regs};
+use super::case::{self, Case, Mode, Regs};
+use super::draw;
 use super::forms::{self, Family};
 use super::layout::{CODE_LEN, DATA};
 use super::rng::Rng;
-use super::unimplemented;
 
 /// The forms that programs are made of.
 pub(crate) fn ordinary() -> Vec<Code> {
@@ -80,9 +80,8 @@ pub(crate) fn ordinary() -> Vec<Code> {
         )
     });
     // Twice as many integer forms as vector forms, whatever the table holds.
-    let has = |code: &Code| !unimplemented::is_listed(*code);
-    let integer: Vec<Code> = integer.filter(has).collect();
-    let vector: Vec<Code> = vector.filter(has).collect();
+    let integer: Vec<Code> = integer.collect();
+    let vector: Vec<Code> = vector.collect();
     let mut codes = Vec::new();
     while codes.len() < 2 * vector.len() {
         codes.extend(&integer);
@@ -98,7 +97,7 @@ pub(crate) fn random_program(rng: &mut Rng, codes: &[Code], size: usize, window:
     writer.sequence(size, 0);
     let bytes = writer.bytes;
     assert!(start - window + bytes.len() as u64 <= CODE_LEN, "program of {} bytes", bytes.len());
-    let mut regs = Regs::random(rng);
+    let mut regs = Regs::random(rng, Mode::Long);
     regs.rip = start;
     regs.rflags &= !0x400;
     regs.gpr[4] = window + DATA + 0x2800;
@@ -159,7 +158,8 @@ impl Writer<'_> {
     fn plain(&mut self) {
         loop {
             let code = self.rng.pick(self.codes);
-            let Some(mut instruction) = forms::draw(self.rng, code, self.here(), self.window) else {
+            let Some(mut instruction) = draw::draw(self.rng, Mode::Long, code, self.here(), self.window)
+            else {
                 continue;
             };
             let mut preface: &[u8] = &[];

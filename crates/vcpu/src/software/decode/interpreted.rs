@@ -1,13 +1,13 @@
 //! Which interpreter an instruction without a fast handler gets.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind};
 
 use super::is_nop;
 use crate::software::block::{Flow, Interpret};
 use crate::software::cpu::{Cpu, MODE_SSE_OFF};
 use crate::software::exec::{
-    bits, control, float, general, io, mmx, muldiv, sse, sse_float, sse_later, stack, string, system,
-    transfer, x87,
+    bits, control, descriptor, float, general, io, legacy, mmx, muldiv, sse, sse_float, sse_later, stack,
+    string, system, transfer, x87, x87_transcendental, xstate,
 };
 use crate::software::fault::Fault;
 
@@ -80,6 +80,7 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         | Rcr | Shl | Sal | Shr | Sar | Xchg => general::rare_form,
         Mul => muldiv::mul,
         Imul if i.op_count() == 1 => muldiv::imul_wide,
+        Imul => muldiv::imul_rare,
         Div => muldiv::div,
         Idiv => muldiv::idiv,
         Bt | Bts | Btr | Btc => bits::bit_test,
@@ -124,11 +125,24 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         Sysret | Sysretq => transfer::sysret,
         Ltr | Lldt => transfer::load_system_segment,
         Str | Sldt => transfer::store_system_segment,
+        Sysenter => transfer::sysenter,
+        Sysexit | Sysexitq => transfer::sysexit,
+        Lar | Lsl => descriptor::rights_and_limit,
+        Verr | Verw => descriptor::verify,
+        Arpl => descriptor::adjust_level,
+        Aaa | Aas => legacy::adjust_ascii,
+        Aam | Aad => legacy::adjust_product,
+        Daa | Das => legacy::adjust_decimal,
+        Salc => legacy::carry_to_al,
+        Bound => legacy::bound,
+        Lds | Les | Lfs | Lgs | Lss => legacy::load_pointer,
         Cli => system::cli,
         Sti => system::sti,
         Hlt => system::hlt,
         Cpuid => system::cpuid,
         Rdtsc | Rdtscp => system::rdtsc,
+        Rdpid => system::rdpid,
+        Rdpmc => system::rdpmc,
         Lgdt | Lidt => system::load_table,
         Sgdt | Sidt => system::store_table,
         Invlpg => system::invlpg,
@@ -145,12 +159,16 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
         In | Out => io::in_out,
         Fxsave | Fxsave64 => float::fxsave,
         Fxrstor | Fxrstor64 => float::fxrstor,
+        Xsave | Xsave64 => xstate::save,
+        Xrstor | Xrstor64 => xstate::restore,
+        Xgetbv => xstate::get,
+        Xsetbv => xstate::set,
         Fninit | Fnclex | Fldcw | Fnstcw | Fnstsw => float::x87_control,
         Wait => float::wait,
         Fnstenv | Fnsave => x87::store_environment,
         Fldenv | Frstor => x87::load_environment,
         Fneni | Fndisi | Fnsetpm => x87::obsolete,
-        F2xm1 | Fyl2x | Fyl2xp1 | Fpatan | Fptan | Fsin | Fcos | Fsincos => general::unimplemented,
+        F2xm1 | Fyl2x | Fyl2xp1 | Fpatan | Fptan | Fsin | Fcos | Fsincos => x87_transcendental::function,
         Fst | Fstp | Fist | Fistp | Fisttp | Fbstp if memory => x87::to_memory,
         _ if x87::is_arithmetic(i) => {
             if memory {
@@ -159,6 +177,9 @@ pub(super) fn select(i: &Instruction, mode: u8) -> Interpret {
                 x87::on_registers
             }
         }
+        _ if i.is_jcc_short_or_near() => general::short_branch,
+        _ if i.condition_code() != ConditionCode::None && i.op_count() == 1 => general::set_if,
+        _ if i.condition_code() != ConditionCode::None && i.op_count() == 2 => general::move_if,
         _ => general::unimplemented,
     }
 }

@@ -2,11 +2,27 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::{Builder, EMPTY, condition, is, is_64, is_nop, operand_size};
-use crate::software::cpu::{Fast, MODE_SSE_OFF, Slow};
+use super::{Builder, EMPTY, Reach, condition, is, is_64, is_nop, operand_size};
+use crate::software::cpu::{Based, Fast, Slow};
 use crate::software::exec::operand::register_offset;
-use crate::software::exec::{alu, branch, mov, muldiv, reg_sized, shift, sized, sse};
+use crate::software::exec::{alu, bits, branch, general, mov, muldiv, reg_sized, shift, sized};
 use crate::software::op::{Handler, Op};
+
+/// The fast, slow and based instances of a handler for an operand size.
+macro_rules! forms {
+    ($size:expr, $f:ident $(, $g:ty)*) => {
+        [
+            sized!($size, false, $f $(, $g)*),
+            sized!($size, true, $f $(, $g)*),
+            match $size {
+                1 => $f::<u8 $(, $g)*, Based> as Handler,
+                2 => $f::<u16 $(, $g)*, Based>,
+                4 => $f::<u32 $(, $g)*, Based>,
+                _ => $f::<u64 $(, $g)*, Based>,
+            },
+        ]
+    };
+}
 
 macro_rules! form {
     ($slow:expr, $f:ident::$g:ident) => {
@@ -18,9 +34,9 @@ macro_rules! form {
 struct AluSet {
     rr: Handler,
     ri: Handler,
-    rm: [Handler; 2],
-    mr: [Handler; 2],
-    mi: [Handler; 2],
+    rm: [Handler; 3],
+    mr: [Handler; 3],
+    mi: [Handler; 3],
 }
 
 fn alu_set(mnemonic: Mnemonic, size: usize) -> Option<AluSet> {
@@ -31,9 +47,9 @@ fn alu_set(mnemonic: Mnemonic, size: usize) -> Option<AluSet> {
             AluSet {
                 rr: reg_sized!(size, rr, Operation),
                 ri: reg_sized!(size, ri, Operation),
-                rm: [sized!(size, false, rm, Operation), sized!(size, true, rm, Operation)],
-                mr: [sized!(size, false, mr, Operation), sized!(size, true, mr, Operation)],
-                mi: [sized!(size, false, mi, Operation), sized!(size, true, mi, Operation)],
+                rm: forms!(size, rm, Operation),
+                mr: forms!(size, mr, Operation),
+                mi: forms!(size, mi, Operation),
             }
         }};
     }
@@ -130,12 +146,25 @@ impl Builder {
             || self.select_multiply(i)
             || self.select_branch(i)
             || self.select_stack(i)
+            || self.select_bits(i)
             || self.select_sse(i)
     }
 
-    fn put_memory(&mut self, i: &Instruction, handlers: [Handler; 2], reg: u8, imm: u64) -> bool {
-        let Some((op, slow)) = self.address(i) else { return false };
-        self.put(Op { run: handlers[usize::from(slow)], reg, imm, ..op });
+    /// Adds an op with a memory operand. The handlers are the fast, the slow and perhaps the [`Based`] one.
+    pub(super) fn put_memory<const N: usize>(
+        &mut self,
+        i: &Instruction,
+        handlers: [Handler; N],
+        reg: u8,
+        imm: u64,
+    ) -> bool {
+        let Some((op, reach)) = self.address(i) else { return false };
+        let run = match reach {
+            Reach::Fast => handlers[0],
+            Reach::Based if N > 2 => handlers[2],
+            _ => handlers[1],
+        };
+        self.put(Op { run, reg, imm, ..op });
         true
     }
 
@@ -183,8 +212,7 @@ impl Builder {
                     self.put(Op { run: reg_sized!(size, unary_r, Operation), base: offset(i, 0), ..EMPTY });
                     true
                 } else {
-                    let handlers =
-                        [sized!(size, false, unary_m, Operation), sized!(size, true, unary_m, Operation)];
+                    let handlers = forms!(size, unary_m, Operation);
                     self.put_memory(i, handlers, EMPTY.reg, 0)
                 }
             }};
@@ -235,13 +263,13 @@ impl Builder {
                         ..EMPTY
                     });
                 } else if is_register(i, 0) {
-                    let handlers = [sized!(size, false, rm), sized!(size, true, rm)];
+                    let handlers = forms!(size, rm);
                     return self.put_memory(i, handlers, offset(i, 0), 0);
                 } else if is_register(i, 1) {
-                    let handlers = [sized!(size, false, mr), sized!(size, true, mr)];
+                    let handlers = forms!(size, mr);
                     return self.put_memory(i, handlers, offset(i, 1), 0);
                 } else {
-                    let handlers = [sized!(size, false, mi), sized!(size, true, mi)];
+                    let handlers = forms!(size, mi);
                     return self.put_memory(i, handlers, EMPTY.reg, i.immediate(1));
                 }
             }
@@ -259,7 +287,7 @@ impl Builder {
                     self.put(Op { run: reg_sized!(size, xchg_rr), base, reg, ..EMPTY });
                 } else {
                     let register = if is_register(i, 0) { offset(i, 0) } else { offset(i, 1) };
-                    let handlers = [sized!(size, false, xchg_mr), sized!(size, true, xchg_mr)];
+                    let handlers = forms!(size, xchg_mr);
                     return self.put_memory(i, handlers, register, 0);
                 }
             }
@@ -285,12 +313,20 @@ impl Builder {
                 if sign {
                     (
                         extend_rr::<$d, $s, true> as Handler,
-                        [extend_rm::<$d, $s, true, Fast> as Handler, extend_rm::<$d, $s, true, Slow>],
+                        [
+                            extend_rm::<$d, $s, true, Fast> as Handler,
+                            extend_rm::<$d, $s, true, Slow>,
+                            extend_rm::<$d, $s, true, Based>,
+                        ],
                     )
                 } else {
                     (
                         extend_rr::<$d, $s, false> as Handler,
-                        [extend_rm::<$d, $s, false, Fast> as Handler, extend_rm::<$d, $s, false, Slow>],
+                        [
+                            extend_rm::<$d, $s, false, Fast> as Handler,
+                            extend_rm::<$d, $s, false, Slow>,
+                            extend_rm::<$d, $s, false, Based>,
+                        ],
                     )
                 }
             };
@@ -405,6 +441,58 @@ impl Builder {
         true
     }
 
+    /// CDQ, CQO, BT and bit scans of registers, CMPXCHG of plain memory.
+    fn select_bits(&mut self, i: &Instruction) -> bool {
+        let size = match i.mnemonic() {
+            Mnemonic::Cdq => 4,
+            Mnemonic::Cqo => 8,
+            Mnemonic::Bt
+            | Mnemonic::Cmpxchg
+            | Mnemonic::Bsf
+            | Mnemonic::Tzcnt
+            | Mnemonic::Bsr
+            | Mnemonic::Lzcnt => operand_size(i, 0),
+            _ => return false,
+        };
+        match i.mnemonic() {
+            Mnemonic::Bt if !is_register(i, 0) || size == 2 => return false,
+            Mnemonic::Bt if is_register(i, 1) => {
+                self.put(Op {
+                    run: reg_sized!(size, bit_rr),
+                    base: offset(i, 0),
+                    reg: offset(i, 1),
+                    ..EMPTY
+                });
+            }
+            Mnemonic::Bt => {
+                let imm = i.immediate(1);
+                self.put(Op { run: reg_sized!(size, bit_ri), base: offset(i, 0), imm, ..EMPTY });
+            }
+            Mnemonic::Bsf | Mnemonic::Tzcnt | Mnemonic::Bsr | Mnemonic::Lzcnt => {
+                if !is_register(i, 1) {
+                    return false;
+                }
+                let forward = matches!(i.mnemonic(), Mnemonic::Bsf | Mnemonic::Tzcnt);
+                let run: Handler = match (size, forward) {
+                    (2, true) => scan_rr::<u16, true>,
+                    (4, true) => scan_rr::<u32, true>,
+                    (_, true) => scan_rr::<u64, true>,
+                    (2, false) => scan_rr::<u16, false>,
+                    (4, false) => scan_rr::<u32, false>,
+                    (_, false) => scan_rr::<u64, false>,
+                };
+                self.put(Op { run, base: offset(i, 0), reg: offset(i, 1), ..EMPTY });
+            }
+            Mnemonic::Cmpxchg if is_register(i, 0) => return false,
+            Mnemonic::Cmpxchg => {
+                let run = reg_sized!(size, compare_exchange_m);
+                return self.put_backed_memory(i, run, offset(i, 1));
+            }
+            _ => self.put(Op { run: reg_sized!(size, sign_to_d), ..EMPTY }),
+        }
+        true
+    }
+
     fn select_stack(&mut self, i: &Instruction) -> bool {
         if !is_64(i) || i.stack_pointer_increment().unsigned_abs() != 8 {
             // LEAVE changes RSP by an unknown amount.
@@ -428,29 +516,11 @@ impl Builder {
         }
         true
     }
-
-    fn select_sse(&mut self, i: &Instruction) -> bool {
-        use Mnemonic::{Lddqu, Movapd, Movaps, Movdqa, Movdqu, Movntdq, Movntpd, Movntps, Movupd, Movups};
-        if self.mode & MODE_SSE_OFF != 0 {
-            return false;
-        }
-        let aligned = match i.mnemonic() {
-            Movups | Movupd | Movdqu | Lddqu => false,
-            Movaps | Movapd | Movdqa | Movntdq | Movntps | Movntpd => true,
-            _ => return false,
-        };
-        let number = |n: u32| i.op_register(n).number() as u8;
-        if is_register(i, 0) && is_register(i, 1) {
-            self.put(Op { run: sse::move128, base: number(0), reg: number(1), ..EMPTY });
-            return true;
-        }
-        let is_store = is_memory(i, 0);
-        let handlers = [false, true].map(|slow| sse::move_handler(is_store, aligned, slow));
-        self.put_memory(i, handlers, number(if is_store { 1 } else { 0 }), 0)
-    }
 }
 
-use mov::rr as mov_same;
+use bits::{bit_ri, bit_rr, scan_rr};
+use general::compare_exchange_m;
+use mov::{rr as mov_same, sign_to_d};
 
 fn operand_size_is_byte(i: &Instruction) -> bool {
     i.op0_kind() != OpKind::NearBranch64

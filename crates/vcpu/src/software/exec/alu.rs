@@ -113,7 +113,7 @@ pub(in crate::software) unsafe extern "C" fn rm<T: Int, A: Alu, F: Form>(
 ) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let b = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, rm::<T, A, Slow>);
+        let b = load!(load::<F, T>(cpu, address::<F>(cpu, op, T::SIZE)), F, cpu, op, rm::<T, A, Slow>);
         let result = A::run::<T>(&mut (*cpu).flags, reg(cpu, (*op).reg), b);
         if A::STORE {
             result.write(cpu, (*op).reg);
@@ -126,7 +126,7 @@ pub(in crate::software) unsafe extern "C" fn rm<T: Int, A: Alu, F: Form>(
 unsafe fn memory<T: Int, A: Alu, F: Form>(cpu: *mut Cpu, op: *const Op, b: T, slow: Handler) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, T::SIZE);
         if A::STORE {
             let (a, host) = load!(modify_load::<F, T>(cpu, at), F, cpu, op, slow);
             let result = A::run::<T>(&mut (*cpu).flags, a, b);
@@ -230,7 +230,7 @@ pub(in crate::software) unsafe extern "C" fn unary_m<T: Int, U: Unary, F: Form>(
 ) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, T::SIZE);
         let (a, host) = load!(modify_load::<F, T>(cpu, at), F, cpu, op, unary_m::<T, U, Slow>);
         let result = U::run::<T>(&mut (*cpu).flags, a);
         modify_store::<F, T>(cpu, at, host, result);

@@ -2,12 +2,14 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::next;
 use super::operand::size_of_operand;
 use super::shift::double;
 use crate::software::block::Flow;
-use crate::software::cpu::Cpu;
+use crate::software::cpu::{Cpu, Fast, Int, reg};
 use crate::software::fault::Fault;
 use crate::software::flags::{CF, Lazy, ZF};
+use crate::software::op::Op;
 use crate::software::tlb::mask;
 
 /// BT, BTS, BTR, BTC. A bit number in a register may lie anywhere around the memory operand.
@@ -24,7 +26,7 @@ pub(in crate::software) fn bit_test(c: &mut Cpu, i: &Instruction) -> Result<Flow
             let signed = ((number << unused) as i64) >> unused;
             away = (signed >> bits.ilog2()).wrapping_mul(size as i64) as u64;
         }
-        let place = c.linear_from(i, away);
+        let place = c.linear_from(i, away, size as u64);
         at = Some(place);
         if write {
             c.check_write(place, size)?;
@@ -50,10 +52,54 @@ pub(in crate::software) fn bit_test(c: &mut Cpu, i: &Instruction) -> Result<Flow
     Ok(Flow::Next)
 }
 
+#[inline(always)]
+unsafe fn test_bit<T: Int>(cpu: *mut Cpu, op: *const Op, number: u64) -> *const Op {
+    // SAFETY: handlers are called with the live Cpu and op; the decoder chose valid offsets.
+    unsafe {
+        let set = reg::<T>(cpu, (*op).base).zext() >> (number & u64::from(T::BITS - 1)) & 1;
+        let flags = &mut (*cpu).flags;
+        let bits = flags.bits() & !CF | set;
+        flags.set_bits(bits);
+        next::<Fast>(cpu, op)
+    }
+}
+
+/// BT of a register (base) by a register.
+pub(in crate::software) unsafe extern "C" fn bit_rr<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as test_bit.
+    unsafe { test_bit::<T>(cpu, op, reg::<T>(cpu, (*op).reg).zext()) }
+}
+
+/// BT of a register (base) by an immediate.
+pub(in crate::software) unsafe extern "C" fn bit_ri<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as test_bit.
+    unsafe { test_bit::<T>(cpu, op, (*op).imm) }
+}
+
 fn logic_flags(flags: &mut Lazy, result: u64, zero: bool) {
     flags.logic(result);
     let bits = flags.bits() & !ZF | (u64::from(zero) * ZF);
     flags.set_bits(bits);
+}
+
+/// BSF or TZCNT (`FORWARD`), BSR or LZCNT, of a register (reg) to a register (base).
+pub(in crate::software) unsafe extern "C" fn scan_rr<T: Int, const FORWARD: bool>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
+    // SAFETY: as test_bit.
+    unsafe {
+        let source = reg::<T>(cpu, (*op).reg).zext();
+        let flags = &mut (*cpu).flags;
+        if source == 0 {
+            logic_flags(flags, 0, true);
+        } else {
+            let result = if FORWARD { source.trailing_zeros() } else { 63 - source.leading_zeros() };
+            logic_flags(flags, result.into(), false);
+            T::from64(result.into()).write(cpu, (*op).base);
+        }
+        next::<Fast>(cpu, op)
+    }
 }
 
 /// BSF, BSR; and TZCNT, LZCNT, which are the same on a processor without BMI. A zero source leaves the destination alone.

@@ -53,7 +53,7 @@ unsafe extern "C" fn setcc_r<const C: u8>(cpu: *mut Cpu, op: *const Op) -> *cons
 unsafe extern "C" fn setcc_m<F: Form, const C: u8>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, 1);
         let value = u8::from(condition::<C>(&(*cpu).flags));
         store!(store::<F, u8>(cpu, at, value), F, cpu, op, setcc_m::<Slow, C>);
         next::<F>(cpu, op)
@@ -83,7 +83,8 @@ unsafe extern "C" fn cmov_rr<T: Int, const C: u8>(cpu: *mut Cpu, op: *const Op) 
 unsafe extern "C" fn cmov_rm<T: Int, F: Form, const C: u8>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
-        let value = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, cmov_rm::<T, Slow, C>);
+        let value =
+            load!(load::<F, T>(cpu, address::<F>(cpu, op, T::SIZE)), F, cpu, op, cmov_rm::<T, Slow, C>);
         let value = if condition::<C>(&(*cpu).flags) { value } else { reg::<T>(cpu, (*op).reg) };
         value.write(cpu, (*op).reg);
         next::<F>(cpu, op)
@@ -159,7 +160,7 @@ pub(in crate::software) unsafe extern "C" fn call_r<F: Form>(cpu: *mut Cpu, op: 
 pub(in crate::software) unsafe extern "C" fn call_m<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
-        let target = load!(load::<F, u64>(cpu, address::<F>(cpu, op)), F, cpu, op, call_m::<Slow>);
+        let target = load!(load::<F, u64>(cpu, address::<F>(cpu, op, 8)), F, cpu, op, call_m::<Slow>);
         let back = (*cpu).gpr[17].wrapping_add((*op).imm);
         store!(push::<F>(cpu, op, back), F, cpu, op, call_m::<Slow>);
         finish::<F>(cpu, target)
@@ -177,7 +178,7 @@ pub(in crate::software) unsafe extern "C" fn jump_r(cpu: *mut Cpu, op: *const Op
 pub(in crate::software) unsafe extern "C" fn jump_m<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as jump.
     unsafe {
-        let target = load!(load::<F, u64>(cpu, address::<F>(cpu, op)), F, cpu, op, jump_m::<Slow>);
+        let target = load!(load::<F, u64>(cpu, address::<F>(cpu, op, 8)), F, cpu, op, jump_m::<Slow>);
         finish::<F>(cpu, target)
     }
 }

@@ -4,15 +4,23 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::software::block::Flow;
 use crate::software::cpu::{
-    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_SMAP,
-    CR4_SMEP, CR4_UMIP, CS, Cpu, EFER_LMA, EFER_LME,
+    CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_FSGSBASE, CR4_OSFXSR, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, CR4_PGE,
+    CR4_SMAP, CR4_SMEP, CR4_UMIP, CS, Cpu, EFER_LMA, EFER_LME,
 };
+use crate::software::debug::CR4_DE;
 use crate::software::fault::Fault;
 use crate::software::msr;
 
 /// Bits of CR4 that exist: TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT and those below.
-const CR4_EXISTING: u64 =
-    0x5FC & !CR4_UMIP | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_FSGSBASE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
+const CR4_EXISTING: u64 = 0x5FC & !CR4_UMIP
+    | CR4_PAE
+    | CR4_PGE
+    | CR4_OSFXSR
+    | CR4_FSGSBASE
+    | CR4_OSXSAVE
+    | CR4_PCIDE
+    | CR4_SMEP
+    | CR4_SMAP;
 /// CR3: the process context, while CR4.PCIDE is set.
 pub(in crate::software) const PCID: u64 = 0xFFF;
 /// Changes of these empty the TLBs.
@@ -88,7 +96,11 @@ pub(in crate::software) fn mov_control(c: &mut Cpu, i: &Instruction) -> Result<F
             Register::CR3 => c.s.cr3,
             Register::CR4 => c.s.cr4,
             Register::CR8 => c.platform().cr8().into(),
-            _ if register.is_dr() => c.s.debug[debug_index(c, register)?],
+            _ if register.is_dr() => {
+                let index = debug_index(c, register)?;
+                c.debug_registers_open()?;
+                c.s.debug[index]
+            }
             _ => return Err(Fault::ud()),
         };
         c.set_register(i.op_register(general), value);
@@ -118,14 +130,8 @@ pub(in crate::software) fn mov_control(c: &mut Cpu, i: &Instruction) -> Result<F
         }
         _ if register.is_dr() => {
             let index = debug_index(c, register)?;
-            c.s.debug[index] = match index {
-                4 => value & 0xE00F | 0xFFFF_0FF0,
-                5 => value & 0xFFFF_2BFF | 0x400,
-                _ => value,
-            };
-            if index == 5 && value & 0xFF != 0 {
-                c.note("hardware breakpoints");
-            }
+            c.debug_registers_open()?;
+            c.set_debug_register(index, value)?;
         }
         _ => return Err(Fault::ud()),
     }
@@ -135,7 +141,7 @@ pub(in crate::software) fn mov_control(c: &mut Cpu, i: &Instruction) -> Result<F
 fn debug_index(c: &Cpu, register: Register) -> Result<usize, Fault> {
     match register.number() {
         n @ 0..=3 => Ok(n),
-        4 | 5 if c.s.cr4 & 8 != 0 => Err(Fault::ud()),
+        4 | 5 if c.s.cr4 & CR4_DE != 0 => Err(Fault::ud()),
         4 | 6 => Ok(4),
         5 | 7 => Ok(5),
         _ => Err(Fault::ud()),

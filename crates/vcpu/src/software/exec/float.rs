@@ -8,7 +8,7 @@ use crate::software::fault::{Fault, MF, NM};
 use crate::state::X87;
 
 /// Bits of MXCSR that exist.
-const MXCSR_MASK: u32 = 0xFFFF;
+pub(super) const MXCSR_MASK: u32 = 0xFFFF;
 
 impl Cpu {
     pub(super) fn x87_allowed(&self) -> Result<(), Fault> {
@@ -22,7 +22,55 @@ pub(super) fn summarised(status: u16, control: u16) -> u16 {
     status & !0x8080 | if pending { 0x8080 } else { 0 }
 }
 
-/// FXSAVE, FXSAVE64: the pointers to the last instruction and operand are always 0.
+impl Cpu {
+    /// Sets MXCSR: what the host's has collected no longer counts.
+    pub(super) fn set_mxcsr(&mut self, value: u32) {
+        self.s.mxcsr = value;
+        self.float_ready = false;
+    }
+
+    /// The image of FXSAVE: the pointers to the last instruction and operand are always 0.
+    pub(super) fn legacy_image(&self) -> [u8; 416] {
+        let x87 = self.s.x87;
+        let mut image = [0_u8; 416];
+        image[0..2].copy_from_slice(&x87.control.to_le_bytes());
+        image[2..4].copy_from_slice(&x87.status.to_le_bytes());
+        image[4] = x87.tag;
+        image[24..28].copy_from_slice(&self.s.mxcsr.to_le_bytes());
+        image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
+        let top = usize::from(x87.status >> 11 & 7);
+        for n in 0..8 {
+            image[32 + 16 * n..42 + 16 * n].copy_from_slice(&x87.registers[(top + n) & 7]);
+        }
+        for n in 0..16 {
+            image[160 + 16 * n..176 + 16 * n].copy_from_slice(&self.xmm[n].to_le_bytes());
+        }
+        image
+    }
+
+    /// Loads the x87 from an image.
+    pub(super) fn load_legacy_x87(&mut self, image: &[u8; 416]) {
+        let word = |n: usize| u16::from_le_bytes([image[n], image[n + 1]]);
+        let mut x87 =
+            X87 { control: word(0) & 0x1F3F | 0x40, status: word(2), tag: image[4], ..X87::default() };
+        x87.status = summarised(x87.status, x87.control);
+        let top = usize::from(x87.status >> 11 & 7);
+        for n in 0..8 {
+            x87.registers[(top + n) & 7].copy_from_slice(&image[32 + 16 * n..42 + 16 * n]);
+        }
+        self.s.x87 = x87;
+    }
+
+    /// Loads the XMM registers that the mode has from an image.
+    pub(super) fn load_legacy_xmm(&mut self, image: &[u8; 416]) {
+        let registers = if self.long64() { 16 } else { 8 };
+        for n in 0..registers {
+            self.xmm[n] = u128::from_le_bytes(std::array::from_fn(|byte| image[160 + 16 * n + byte]));
+        }
+    }
+}
+
+/// FXSAVE, FXSAVE64.
 pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     c.x87_allowed()?;
     let at = c.linear(i);
@@ -30,22 +78,8 @@ pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
     if at & 15 != 0 {
         return Err(Fault::gp());
     }
-    let x87 = c.s.x87;
-    let mut image = [0_u8; 512];
-    image[0..2].copy_from_slice(&x87.control.to_le_bytes());
-    image[2..4].copy_from_slice(&x87.status.to_le_bytes());
-    image[4] = x87.tag;
-    image[24..28].copy_from_slice(&c.s.mxcsr.to_le_bytes());
-    image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
-    let top = usize::from(x87.status >> 11 & 7);
-    for n in 0..8 {
-        image[32 + 16 * n..42 + 16 * n].copy_from_slice(&x87.registers[(top + n) & 7]);
-    }
-    let registers = if c.long64() { 16 } else { 8 };
-    for n in 0..registers {
-        image[160 + 16 * n..176 + 16 * n].copy_from_slice(&c.xmm[n].to_le_bytes());
-    }
-    let used = 160 + 16 * registers;
+    let image = c.legacy_image();
+    let used = if c.long64() { 416 } else { 288 };
     // All of the image must be there, whatever part of it is used. The last byte is looked at first, as AMD's do.
     let last = c.wrap(at.wrapping_add(511));
     c.check_write(last, 1)?;
@@ -69,28 +103,18 @@ pub(in crate::software) fn fxrstor(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     let last = c.wrap(at.wrapping_add(511));
     c.check_read(last, 1)?;
     c.check_read(at, 512)?;
-    let mut image = [0_u8; 512];
+    let mut image = [0_u8; 416];
     for n in (0..416).step_by(8) {
         let from = c.wrap(at.wrapping_add(n as u64));
         image[n..n + 8].copy_from_slice(&c.read(from, 8)?.to_le_bytes());
     }
-    let word = |n: usize| u16::from_le_bytes([image[n], image[n + 1]]);
-    let mxcsr = u32::from(word(24)) | u32::from(word(26)) << 16;
+    let mxcsr = u32::from_le_bytes(std::array::from_fn(|n| image[24 + n]));
     if mxcsr & !MXCSR_MASK != 0 {
         return Err(Fault::gp());
     }
-    let mut x87 = X87 { control: word(0) & 0x1F3F | 0x40, status: word(2), tag: image[4], ..X87::default() };
-    x87.status = summarised(x87.status, x87.control);
-    let top = usize::from(x87.status >> 11 & 7);
-    for n in 0..8 {
-        x87.registers[(top + n) & 7].copy_from_slice(&image[32 + 16 * n..42 + 16 * n]);
-    }
-    c.s.x87 = x87;
-    c.s.mxcsr = mxcsr;
-    let registers = if c.long64() { 16 } else { 8 };
-    for n in 0..registers {
-        c.xmm[n] = u128::from_le_bytes(std::array::from_fn(|byte| image[160 + 16 * n + byte]));
-    }
+    c.load_legacy_x87(&image);
+    c.load_legacy_xmm(&image);
+    c.set_mxcsr(mxcsr);
     Ok(Flow::Next)
 }
 
@@ -105,7 +129,7 @@ pub(in crate::software) fn mxcsr(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
     if value & !MXCSR_MASK != 0 {
         return Err(Fault::gp());
     }
-    c.s.mxcsr = value;
+    c.set_mxcsr(value);
     Ok(Flow::Next)
 }
 

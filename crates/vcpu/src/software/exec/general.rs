@@ -3,11 +3,13 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::operand::{register_offset, size_of_operand};
+use super::{interpret, next};
 use crate::software::block::Flow;
-use crate::software::cpu::{Cpu, Int};
+use crate::software::cpu::{Cpu, Fast, Int, address, reg};
 use crate::software::fault::Fault;
 use crate::software::flags::{AF, CF, DF, Lazy, OF, PF, SF, ZF};
-use crate::software::tlb::mask;
+use crate::software::op::Op;
+use crate::software::tlb::{fast_write, mask};
 
 /// Compares as CMP does.
 pub(in crate::software) fn compare(flags: &mut Lazy, size: usize, a: u64, b: u64) {
@@ -35,6 +37,27 @@ pub(in crate::software) fn cmpxchg(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     }
     compare(&mut c.flags, size, expected, old);
     Ok(Flow::Next)
+}
+
+/// CMPXCHG of plain memory that the TLB matches, with a register (reg). `imm` is the interpreted form, for all else.
+pub(in crate::software) unsafe extern "C" fn compare_exchange_m<T: Int>(
+    cpu: *mut Cpu,
+    op: *const Op,
+) -> *const Op {
+    // SAFETY: handlers are called with the live Cpu and op; a matching TLB entry maps the whole operand.
+    unsafe {
+        let at = address::<Fast>(cpu, op, T::SIZE);
+        let Some(place) = fast_write(cpu, at, T::SIZE) else { return interpret(cpu, op) };
+        let place = place.cast::<T>();
+        let (old, expected) = (place.read_unaligned(), reg::<T>(cpu, 0));
+        if old == expected {
+            place.write_unaligned(reg::<T>(cpu, (*op).reg));
+        } else {
+            old.write(cpu, 0);
+        }
+        (*cpu).flags.sub(expected, old, expected.wsub(old));
+        next::<Fast>(cpu, op)
+    }
 }
 
 /// CMPXCHG8B, CMPXCHG16B.
@@ -135,7 +158,7 @@ pub(in crate::software) fn xlat(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
         _ => Register::RBX,
     };
     let offset = c.register(base).wrapping_add(c.gpr[0] & 0xFF) & mask(base.size());
-    let at = c.in_segment(super::operand::segment_number(i.memory_segment()), offset);
+    let at = c.in_segment(super::operand::segment_number(i.memory_segment()), offset, 1);
     let value = c.read(at, 1)?;
     c.set_at(0, 1, value);
     Ok(Flow::Next)
@@ -180,6 +203,39 @@ pub(in crate::software) fn count_branch(c: &mut Cpu, i: &Instruction) -> Result<
     Ok(if taken { Flow::Jump(super::stack::near_target(c, i)) } else { Flow::Jump(c.next_rip) })
 }
 
+/// Jcc with a 16-bit operand size: EIP is cut to 16 bits.
+pub(in crate::software) fn short_branch(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let taken = c.holds(crate::software::decode::condition(i));
+    Ok(Flow::Jump(if taken { super::stack::near_target(c, i) } else { c.next_rip }))
+}
+
+/// SETcc with an address that the fast handlers do not take.
+pub(in crate::software) fn set_if(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let value = c.holds(crate::software::decode::condition(i));
+    c.set(i, 0, value.into())?;
+    Ok(Flow::Next)
+}
+
+/// CMOVcc likewise: the source is read, and a 32-bit destination cut, whatever the condition.
+pub(in crate::software) fn move_if(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let source = c.get(i, 1)?;
+    let value = if c.holds(crate::software::decode::condition(i)) { source } else { c.get(i, 0)? };
+    c.set(i, 0, value)?;
+    Ok(Flow::Next)
+}
+
+impl Cpu {
+    /// Whether a condition (the low four bits of the opcode) holds.
+    fn holds(&self, condition: u8) -> bool {
+        use crate::software::flags::condition as test;
+        let table: [fn(&Lazy) -> bool; 16] = [
+            test::<0>, test::<1>, test::<2>, test::<3>, test::<4>, test::<5>, test::<6>, test::<7>,
+            test::<8>, test::<9>, test::<10>, test::<11>, test::<12>, test::<13>, test::<14>, test::<15>,
+        ];
+        table[usize::from(condition & 15)](&self.flags)
+    }
+}
+
 /// MOV and arithmetic in the few forms that the fast handlers leave out: moffs, and moves of segment registers.
 pub(in crate::software) fn mov_offset(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let value = c.get(i, 1)?;
@@ -187,7 +243,7 @@ pub(in crate::software) fn mov_offset(c: &mut Cpu, i: &Instruction) -> Result<Fl
     Ok(Flow::Next)
 }
 
-/// PUSHA, POPA and the BCD instructions do not exist in 64-bit mode; no guest of ours uses them elsewhere.
+/// What the engine does not know: it is noted for the operator, and #UD.
 pub(in crate::software) fn unimplemented(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let mut bytes = String::new();
     for n in 0..i.len() as u64 {

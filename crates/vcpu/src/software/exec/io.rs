@@ -30,12 +30,14 @@ impl Cpu {
     pub(in crate::software) fn port_in(&mut self, port: u16, size: usize) -> u64 {
         let at = self.position_now();
         self.exit_request = true;
+        self.watch_port(port, size);
         u64::from(self.platform().pio_read(at, port, size as u8)) & crate::software::tlb::mask(size)
     }
 
     pub(in crate::software) fn port_out(&mut self, port: u16, size: usize, value: u64) {
         let at = self.position_now();
         self.exit_request = true;
+        self.watch_port(port, size);
         let value = value & crate::software::tlb::mask(size);
         self.platform().pio_write(at, port, size as u8, value as u32);
     }

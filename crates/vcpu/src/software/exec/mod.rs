@@ -7,15 +7,18 @@ pub(super) mod alu;
 pub(super) mod bits;
 pub(super) mod branch;
 pub(super) mod control;
+pub(super) mod descriptor;
 pub(super) mod float;
 pub(super) mod general;
 pub(super) mod io;
+pub(super) mod legacy;
 pub(super) mod mmx;
 pub(super) mod mov;
 pub(super) mod muldiv;
 pub(super) mod operand;
 pub(super) mod shift;
 pub(super) mod sse;
+pub(super) mod sse_fast;
 pub(super) mod sse_float;
 pub(super) mod sse_later;
 mod sse_strings;
@@ -23,7 +26,11 @@ pub(super) mod stack;
 pub(super) mod string;
 pub(super) mod system;
 pub(super) mod transfer;
+mod wide;
 pub(super) mod x87;
+mod x87_functions;
+pub(super) mod x87_transcendental;
+pub(super) mod xstate;
 
 use super::block::{Block, Flow, Interpreted, JUMPS};
 use super::cpu::{Cpu, Exit, Form, Slow};
@@ -300,6 +307,7 @@ pub(super) unsafe extern "C" fn interpret(cpu: *mut Cpu, op: *const Op) -> *cons
                     c.rip = rip;
                     c.exit = Exit::Boundary;
                 } else {
+                    c.repeating = true;
                     c.exit = if c.exit_request { Exit::Boundary } else { Exit::Lookup };
                 }
                 std::ptr::null()

@@ -28,7 +28,7 @@ pub(in crate::software) unsafe extern "C" fn ri<T: Int>(cpu: *mut Cpu, op: *cons
 pub(in crate::software) unsafe extern "C" fn rm<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let value = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, rm::<T, Slow>);
+        let value = load!(load::<F, T>(cpu, address::<F>(cpu, op, T::SIZE)), F, cpu, op, rm::<T, Slow>);
         value.write(cpu, (*op).reg);
         next::<F>(cpu, op)
     }
@@ -39,7 +39,7 @@ pub(in crate::software) unsafe extern "C" fn rm<T: Int, F: Form>(cpu: *mut Cpu, 
 pub(in crate::software) unsafe extern "C" fn mr<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, T::SIZE);
         store!(store::<F, T>(cpu, at, reg(cpu, (*op).reg)), F, cpu, op, mr::<T, Slow>);
         next::<F>(cpu, op)
     }
@@ -50,9 +50,19 @@ pub(in crate::software) unsafe extern "C" fn mr<T: Int, F: Form>(cpu: *mut Cpu, 
 pub(in crate::software) unsafe extern "C" fn mi<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, T::SIZE);
         store!(store::<F, T>(cpu, at, T::from64((*op).imm)), F, cpu, op, mi::<T, Slow>);
         next::<F>(cpu, op)
+    }
+}
+
+/// CDQ and CQO: the sign of the accumulator, all over RDX.
+pub(in crate::software) unsafe extern "C" fn sign_to_d<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as rr.
+    unsafe {
+        let sign = (reg::<T>(cpu, 0).sext() as i64 >> 63) as u64;
+        T::from64(sign).write(cpu, 2 * 8);
+        next::<Fast>(cpu, op)
     }
 }
 
@@ -82,7 +92,7 @@ pub(in crate::software) unsafe extern "C" fn extend_rm<D: Int, S: Int, const SIG
 ) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, S::SIZE);
         let value = load!(load::<F, S>(cpu, at), F, cpu, op, extend_rm::<D, S, SIGN, Slow>);
         extend::<D, S, SIGN>(value).write(cpu, (*op).reg);
         next::<F>(cpu, op)
@@ -94,7 +104,7 @@ pub(in crate::software) unsafe extern "C" fn extend_rm<D: Int, S: Int, const SIG
 pub(in crate::software) unsafe extern "C" fn lea<T: Int, F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let value = if F::SLOW { offset_only(cpu, op) } else { address::<Fast>(cpu, op) };
+        let value = if F::SLOW { offset_only(cpu, op) } else { address::<Fast>(cpu, op, 1) };
         T::from64(value).write(cpu, (*op).reg);
         next::<Fast>(cpu, op)
     }
@@ -119,7 +129,7 @@ pub(in crate::software) unsafe extern "C" fn xchg_mr<T: Int, F: Form>(
 ) -> *const Op {
     // SAFETY: as rr.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, T::SIZE);
         let (old, host) = load!(modify_load::<F, T>(cpu, at), F, cpu, op, xchg_mr::<T, Slow>);
         modify_store::<F, T>(cpu, at, host, reg(cpu, (*op).reg));
         old.write(cpu, (*op).reg);

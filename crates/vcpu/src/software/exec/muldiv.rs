@@ -55,7 +55,7 @@ pub(in crate::software) unsafe extern "C" fn imul_rm<T: Int, F: Form>(
 ) -> *const Op {
     // SAFETY: as imul_rr.
     unsafe {
-        let b = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, imul_rm::<T, Slow>);
+        let b = load!(load::<F, T>(cpu, address::<F>(cpu, op, T::SIZE)), F, cpu, op, imul_rm::<T, Slow>);
         imul::<T>(&mut (*cpu).flags, reg(cpu, (*op).reg), b).write(cpu, (*op).reg);
         next::<F>(cpu, op)
     }
@@ -69,10 +69,25 @@ pub(in crate::software) unsafe extern "C" fn imul_rmi<T: Int, F: Form>(
 ) -> *const Op {
     // SAFETY: as imul_rr.
     unsafe {
-        let a = load!(load::<F, T>(cpu, address::<F>(cpu, op)), F, cpu, op, imul_rmi::<T, Slow>);
+        let a = load!(load::<F, T>(cpu, address::<F>(cpu, op, T::SIZE)), F, cpu, op, imul_rmi::<T, Slow>);
         imul::<T>(&mut (*cpu).flags, a, T::from64((*op).imm)).write(cpu, (*op).reg);
         next::<F>(cpu, op)
     }
+}
+
+/// IMUL of two or three operands with an address that the fast handlers do not take.
+pub(in crate::software) fn imul_rare(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let size = size_of_operand(i, 0);
+    let (first, second) = if i.op_count() == 2 { (0, 1) } else { (1, 2) };
+    let (a, b) = (c.get(i, first)?, c.get(i, second)?);
+    let flags = &mut c.flags;
+    let product = match size {
+        2 => imul(flags, a as u16, b as u16).into(),
+        4 => imul(flags, a as u32, b as u32).into(),
+        _ => imul(flags, a, b),
+    };
+    c.set(i, 0, product)?;
+    Ok(Flow::Next)
 }
 
 /// MUL r64 (reg): the common one of the one-operand forms.

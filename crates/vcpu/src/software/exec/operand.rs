@@ -6,6 +6,9 @@ use crate::software::cpu::{Cpu, MODE_SIZE_SHIFT, RSP, SS, reg};
 use crate::software::fault::Fault;
 use crate::software::tlb::mask;
 
+/// No canonical address: what an offset beyond a segment's limit becomes.
+const BEYOND: u64 = 1 << 62;
+
 /// Offset of a general register in [`Cpu`].
 pub(in crate::software) fn register_offset(register: Register) -> u8 {
     let number = register.number() as u8;
@@ -105,26 +108,39 @@ impl Cpu {
 
     /// The linear address of the memory operand.
     pub(in crate::software) fn linear(&mut self, i: &Instruction) -> u64 {
-        self.linear_from(i, 0)
+        self.linear_from(i, 0, i.memory_size().size() as u64)
     }
 
-    /// The linear address some bytes from the memory operand's; the sum wraps as wide as addresses are.
-    pub(in crate::software) fn linear_from(&mut self, i: &Instruction, away: u64) -> u64 {
-        let base = i.memory_base();
-        let stack = matches!(base.full_register(), Register::RSP | Register::RBP);
-        let own = !matches!(i.segment_prefix(), Register::FS | Register::GS);
-        self.address_vector = if stack && own { 12 } else { 13 };
+    /// The linear address of `size` bytes some way from the memory operand; the sum wraps as wide as addresses are.
+    pub(in crate::software) fn linear_from(&mut self, i: &Instruction, away: u64, size: u64) -> u64 {
         let offset = self.effective(i).wrapping_add(away) & mask(address_size(i));
-        self.in_segment(segment_number(i.memory_segment()), offset)
+        let linear = self.in_segment(segment_number(i.memory_segment()), offset, size);
+        if self.long64() {
+            let base = i.memory_base();
+            let stack = matches!(base.full_register(), Register::RSP | Register::RBP);
+            let own = !matches!(i.segment_prefix(), Register::FS | Register::GS);
+            self.address_vector = if stack && own { 12 } else { 13 };
+        }
+        linear
     }
 
-    /// The linear address of an offset in a segment.
-    pub(in crate::software) fn in_segment(&self, segment: usize, offset: u64) -> u64 {
+    /// The linear address of `size` bytes at an offset in a segment. Outside 64-bit mode the segment must be there and reach
+    /// that far; if not, the address is one that faults with the segment's vector, which is set here.
+    pub(in crate::software) fn in_segment(&mut self, segment: usize, offset: u64, size: u64) -> u64 {
+        let s = &self.s.segments[segment];
         if self.long64() {
-            if segment >= 4 { offset.wrapping_add(self.s.segments[segment].base) } else { offset }
-        } else {
-            offset.wrapping_add(self.s.segments[segment].base) & 0xFFFF_FFFF
+            return if segment >= 4 { offset.wrapping_add(s.base) } else { offset };
         }
+        self.address_vector = if segment == SS { 12 } else { 13 };
+        let last = offset + size.max(1) - 1;
+        let limit = u64::from(s.limit);
+        // Data that expands down lies above its limit.
+        let within = if s.attributes & 0x1C == 0x14 {
+            offset > limit && last <= if s.attributes & 0x4000 != 0 { 0xFFFF_FFFF } else { 0xFFFF }
+        } else {
+            last <= limit
+        };
+        if within && s.attributes & 0x80 != 0 { offset.wrapping_add(s.base) & 0xFFFF_FFFF } else { BEYOND }
     }
 
     /// Operand `n`, zero-extended (immediates sign-extended).
@@ -137,6 +153,15 @@ impl Cpu {
             }
             _ => Ok(i.immediate(n)),
         }
+    }
+
+    /// Operand `n` as a selector: 16 bits, whatever the operand size.
+    pub(in crate::software) fn selector_operand(&mut self, i: &Instruction, n: u32) -> Result<u16, Fault> {
+        if i.op_kind(n) == OpKind::Memory {
+            let at = self.linear(i);
+            return Ok(self.read(at, 2)? as u16);
+        }
+        Ok(self.register(i.op_register(n)) as u16)
     }
 
     /// Operand `n`, which will be written: any fault of writing it happens here.
@@ -178,15 +203,15 @@ impl Cpu {
         }
     }
 
-    /// The linear address of a stack offset; non-canonical ones raise #SS.
-    pub(in crate::software) fn stack_address(&mut self, offset: u64) -> u64 {
+    /// The linear address of `size` bytes at a stack offset; where that is no address it raises #SS.
+    pub(in crate::software) fn stack_address(&mut self, offset: u64, size: usize) -> u64 {
         self.address_vector = 12;
-        self.in_segment(SS, offset & self.stack_mask())
+        self.in_segment(SS, offset & self.stack_mask(), size as u64)
     }
 
     pub(in crate::software) fn push(&mut self, size: usize, value: u64) -> Result<(), Fault> {
         let to = self.gpr[RSP].wrapping_sub(size as u64);
-        let at = self.stack_address(to);
+        let at = self.stack_address(to, size);
         self.write(at, size, value & mask(size))?;
         self.set_stack(to);
         Ok(())
@@ -194,7 +219,7 @@ impl Cpu {
 
     /// Reads the stack at a distance from its top.
     pub(in crate::software) fn peek(&mut self, distance: u64, size: usize) -> Result<u64, Fault> {
-        let at = self.stack_address(self.gpr[RSP].wrapping_add(distance));
+        let at = self.stack_address(self.gpr[RSP].wrapping_add(distance), size);
         self.read(at, size)
     }
 
@@ -206,11 +231,12 @@ impl Cpu {
 
     /// Notes something that is not implemented, for the operator.
     pub(in crate::software) fn note(&mut self, what: &str) {
-        let (bits, level) = (16 << (self.mode >> MODE_SIZE_SHIFT & 3), self.cpl());
-        let text = format!("{what}; rip {:#x}, {bits}-bit code at privilege level {level}", self.rip);
-        // Each once, however often a guest tries.
+        let size = [16, 32, 64][usize::from(self.mode >> MODE_SIZE_SHIFT & 3).min(2)];
+        let text = format!("{what}; rip {:#x}, {size}-bit code at privilege level {}", self.rip, self.cpl());
+        // Once for each place, however often a guest comes by: the position is that of the first time.
         if self.noted.len() < 256 && self.noted.insert(text.clone()) {
-            self.unimplemented.push(format!("{text}, position {}", self.position_now()));
+            let position = self.position_now();
+            self.unimplemented.push(format!("{text}, position {position}"));
         }
     }
 }

@@ -134,7 +134,7 @@ pub(in crate::software) unsafe extern "C" fn m<T: Int, S: Shift, F: Form>(
 ) -> *const Op {
     // SAFETY: as r_imm.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, T::SIZE);
         let (a, host) = load!(modify_load::<F, T>(cpu, at), F, cpu, op, m::<T, S, Slow>);
         let count = if (*op).imm == 256 { (*cpu).gpr[1] } else { (*op).imm };
         let count = count as u32 & count_mask::<T>();

@@ -68,7 +68,7 @@ pub(in crate::software) unsafe extern "C" fn load128<const ALIGNED: bool, F: For
 ) -> *const Op {
     // SAFETY: handlers are called with the live Cpu and op; the decoder chose a valid register.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, 16);
         let value = if F::SLOW {
             (*cpu).read128(at, ALIGNED).map_err(|fault| (*cpu).fault = fault).ok()
         } else {
@@ -91,7 +91,7 @@ pub(in crate::software) unsafe extern "C" fn store128<const ALIGNED: bool, F: Fo
 ) -> *const Op {
     // SAFETY: as load128.
     unsafe {
-        let at = address::<F>(cpu, op);
+        let at = address::<F>(cpu, op, 16);
         let value = *(&raw const (*cpu).xmm).cast::<u128>().add((*op).reg as usize);
         let done = if F::SLOW {
             (*cpu).write128(at, ALIGNED, value).map_err(|fault| (*cpu).fault = fault).is_ok()
@@ -154,7 +154,7 @@ impl Cpu {
             OpKind::MemorySegEDI => 0xFFFF_FFFF,
             _ => u64::MAX,
         };
-        let start = self.in_segment(segment_number(i.memory_segment()), self.gpr[7] & wide);
+        let start = self.in_segment(segment_number(i.memory_segment()), self.gpr[7] & wide, count);
         // As on silicon, all bytes must be writable, whichever are picked.
         self.check_write(start, count as usize)?;
         for n in (0..count).filter(|n| select >> (8 * n + 7) & 1 == 1) {

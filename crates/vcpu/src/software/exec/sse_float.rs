@@ -236,6 +236,7 @@ fn dot_product(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
 /// with denormals as zeros, so that they are the same everywhere. No exceptions, and MXCSR does not matter.
 fn approximate(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let b = c.get_xmm(i, 1)?;
+    c.float_ready = false;
     let number = i.op0_register().number();
     let root = matches!(i.mnemonic(), Mnemonic::Rsqrtps | Mnemonic::Rsqrtss);
     let lanes = if matches!(i.mnemonic(), Mnemonic::Rcpss | Mnemonic::Rsqrtss) { 1 } else { 4 };

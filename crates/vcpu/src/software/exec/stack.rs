@@ -56,7 +56,7 @@ pub(in crate::software) fn pop(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fau
 pub(in crate::software) fn pusha(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let size = moved(i) / 8;
     let bottom = c.gpr[RSP].wrapping_sub(8 * size as u64);
-    let at = c.stack_address(bottom);
+    let at = c.stack_address(bottom, 8 * size);
     c.check_write(at, 8 * size)?;
     let values: [u64; 8] = std::array::from_fn(|n| c.gpr[n]);
     for value in values {
@@ -130,19 +130,19 @@ pub(in crate::software) fn enter(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
     // Everything is checked before anything changes: ENTER must restart.
     let depth = step * (levels + 1);
     for slot in 0..=levels {
-        let at = c.stack_address(rsp.wrapping_sub(step * (slot + 1)));
+        let at = c.stack_address(rsp.wrapping_sub(step * (slot + 1)), size);
         c.check_write(at, size)?;
     }
-    let end = c.stack_address(rsp.wrapping_sub(depth + locals));
+    let end = c.stack_address(rsp.wrapping_sub(depth + locals), size);
     c.check_write(end, size)?;
     for level in 1..levels {
-        let at = c.stack_address(rbp.wrapping_sub(step * level));
+        let at = c.stack_address(rbp.wrapping_sub(step * level), size);
         c.read(at, size)?;
     }
     c.push(size, rbp)?;
     // The frames may overlap: what was pushed is read again.
     for level in 1..levels {
-        let at = c.stack_address(rbp.wrapping_sub(step * level));
+        let at = c.stack_address(rbp.wrapping_sub(step * level), size);
         let pointer = c.read(at, size)?;
         c.push(size, pointer)?;
     }
@@ -164,7 +164,7 @@ pub(in crate::software) fn leave(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
         _ => 8,
     };
     let frame = c.gpr[5] & c.stack_mask();
-    let at = c.stack_address(frame);
+    let at = c.stack_address(frame, size);
     let value = c.read(at, size)?;
     c.set_stack(frame.wrapping_add(size as u64));
     c.set_at(5 * 8, size, value);

@@ -49,12 +49,12 @@ impl Parts {
 impl Cpu {
     fn source(&mut self, p: &Parts) -> u64 {
         self.address_vector = 13;
-        self.in_segment(p.segment, self.gpr[RSI] & mask(p.width))
+        self.in_segment(p.segment, self.gpr[RSI] & mask(p.width), p.size as u64)
     }
 
     fn destination(&mut self, p: &Parts) -> u64 {
         self.address_vector = 13;
-        self.in_segment(0, self.gpr[RDI] & mask(p.width))
+        self.in_segment(0, self.gpr[RDI] & mask(p.width), p.size as u64)
     }
 
     fn step(&mut self, p: &Parts, register: usize, count: u64) {
@@ -81,7 +81,12 @@ impl Cpu {
     /// The longest chunk that may run now.
     fn chunk(&self, p: &Parts, addresses: &[u64]) -> u64 {
         let mut most = self.gpr[1] & mask(p.width);
-        if self.system_flags & TF != 0 {
+        // One at a time where something may happen between two, or where an offset may leave its segment or wrap.
+        let flat = |segment: usize| {
+            let s = &self.s.segments[segment];
+            p.width == 4 && s.base == 0 && s.limit == u32::MAX || self.long64() && p.width == 8
+        };
+        if self.system_flags & TF != 0 || self.watch != 0 || !flat(p.segment) || !flat(0) {
             most = most.min(1);
         }
         for address in addresses {
@@ -120,7 +125,7 @@ pub(in crate::software) fn movs(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
     let mut count = c.chunk(&p, &[from, to]);
     let within = |address: u64| (address & 0xFFF) + p.size as u64 <= 4096;
     let mut done = false;
-    if within(from) && within(to) && c.canonical_pair(from, to) {
+    if c.watch == 0 && within(from) && within(to) && c.canonical_pair(from, to) {
         let view = c.view;
         let source = c.place(view, from, false)?;
         let target = c.place(view, to, true)?;
@@ -181,7 +186,7 @@ pub(in crate::software) fn stos(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
     }
     let mut count = c.chunk(&p, &[to]);
     let mut done = false;
-    if (to & 0xFFF) + p.size as u64 <= 4096 && c.canonical_pair(to, to) {
+    if c.watch == 0 && (to & 0xFFF) + p.size as u64 <= 4096 && c.canonical_pair(to, to) {
         let view = c.view;
         if let Place::Ram(target) = c.place(view, to, true)? {
             let bytes = count as usize * p.size;

@@ -70,6 +70,18 @@ pub(in crate::software) fn rdtsc(c: &mut Cpu, i: &Instruction) -> Result<Flow, F
     Ok(Flow::Boundary)
 }
 
+/// RDPID.
+pub(in crate::software) fn rdpid(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let value = c.s.tsc_aux;
+    c.set(i, 0, value)?;
+    Ok(Flow::Next)
+}
+
+/// RDPMC: there are no counters.
+pub(in crate::software) fn rdpmc(_: &mut Cpu, _: &Instruction) -> Result<Flow, Fault> {
+    Err(Fault::gp())
+}
+
 /// LGDT, LIDT.
 pub(in crate::software) fn load_table(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     c.privileged()?;

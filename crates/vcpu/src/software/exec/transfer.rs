@@ -6,7 +6,7 @@ use super::operand::segment_number;
 use crate::software::block::Flow;
 use crate::software::cpu::{CR0_PE, CS, Cpu, EFER_SCE, RSP, SS};
 use crate::software::fault::{DB, Fault, GP};
-use crate::software::flags::{NT, RF, VM};
+use crate::software::flags::{IF, NT, RF, TF, VM};
 use crate::software::tlb::SUPERVISOR;
 use crate::state::Segment;
 
@@ -43,6 +43,7 @@ pub(in crate::software) fn syscall(c: &mut Cpu, _: &Instruction) -> Result<Flow,
     c.gpr[11] = c.rflags() & !RF;
     let selector = (c.s.star >> 32) as u16 & 0xFFFC;
     let flags = c.rflags() & !c.s.sfmask & !RF;
+    c.no_step = c.s.sfmask & TF != 0;
     c.set_rflags(flags);
     c.s.segments[SS] =
         Segment { selector: selector.wrapping_add(8), base: 0, limit: u32::MAX, attributes: 0xC093 };
@@ -71,6 +72,50 @@ pub(in crate::software) fn sysret(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
         Segment { selector: base.wrapping_add(8) | 3, base: 0, limit: u32::MAX, attributes: 0xC0F3 };
     c.set_code(Segment { selector: cs | 3, base: 0, limit: u32::MAX, attributes }, 3);
     Ok(Flow::Jump(target))
+}
+
+/// The flat segment that SYSENTER and SYSEXIT load, by selector: code of 64 or 32 bits, or data.
+fn flat(selector: u64, kind: u16, dpl: u16) -> Segment {
+    let selector = selector as u16 & 0xFFFC | dpl;
+    Segment { selector, base: 0, limit: u32::MAX, attributes: kind | dpl << 5 }
+}
+
+const CODE_64: u16 = 0xA09B;
+const CODE_32: u16 = 0xC09B;
+const DATA: u16 = 0xC093;
+
+/// SYSENTER.
+pub(in crate::software) fn sysenter(c: &mut Cpu, _: &Instruction) -> Result<Flow, Fault> {
+    let [selector, stack, target] = c.s.sysenter;
+    if c.s.cr0 & CR0_PE == 0 || selector & 0xFFFC == 0 {
+        return Err(Fault::gp());
+    }
+    let long = c.long_mode();
+    let cut = if long { u64::MAX } else { 0xFFFF_FFFF };
+    c.system_flags &= !(IF | VM);
+    c.gpr[RSP] = stack & cut;
+    c.s.segments[SS] = flat(selector + 8, DATA, 0);
+    c.set_code(flat(selector, if long { CODE_64 } else { CODE_32 }, 0), 0);
+    Ok(Flow::Jump(target & cut))
+}
+
+/// SYSEXIT.
+pub(in crate::software) fn sysexit(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
+    let selector = c.s.sysenter[0];
+    if selector & 0xFFFC == 0 || c.cpl() != 0 || c.s.cr0 & CR0_PE == 0 {
+        return Err(Fault::gp());
+    }
+    let wide = i.code() == Code::Sysexitq;
+    let (stack, target) = (c.gpr[1], c.gpr[2]);
+    if wide && !(canonical(stack) && canonical(target)) {
+        return Err(Fault::gp());
+    }
+    let (code, kind, cut) =
+        if wide { (selector + 32, CODE_64, u64::MAX) } else { (selector + 16, CODE_32, 0xFFFF_FFFF) };
+    c.gpr[RSP] = stack & cut;
+    c.s.segments[SS] = flat(code + 8, DATA, 3);
+    c.set_code(flat(code, kind, 3), 3);
+    Ok(Flow::Jump(target & cut))
 }
 
 /// IRET of every size, to the same or an outer level.
@@ -134,7 +179,7 @@ fn far_return(
         return Err(Fault::with_code(GP, error));
     }
     let to_64 = c.long_mode() && cs.attributes & 0x2000 != 0;
-    if to_64 && !canonical(rip) {
+    if if to_64 { !canonical(rip) } else { rip > cs.limit.into() } {
         return Err(Fault::gp());
     }
     if !always && rpl == from {
@@ -159,7 +204,10 @@ fn far_return(
             let segment = c.s.segments[number];
             let dpl = (segment.attributes >> 5) as u8 & 3;
             let data = segment.attributes & 0x1C != 0x1C;
-            if segment.attributes & 0x80 != 0 && data && dpl < rpl {
+            if segment.attributes & 0x80 == 0 {
+                // FS and GS keep the base that they may have from an MSR.
+                c.s.segments[number].selector = 0;
+            } else if data && dpl < rpl {
                 c.s.segments[number] = Segment::default();
             }
         }
@@ -179,7 +227,7 @@ fn return_stack(c: &mut Cpu, selector: u16, cpl: u8, to_64: bool) -> Result<Segm
 
 impl Cpu {
     fn return_flags(&mut self, value: u64, size: usize, cpl: u8) {
-        use crate::software::flags::{AC, ARITHMETIC, DF, ID, IF, IOPL, TF};
+        use crate::software::flags::{AC, ARITHMETIC, DF, ID, IOPL};
         let iopl = (self.system_flags >> 12 & 3) as u8;
         let mut change = ARITHMETIC | TF | DF | NT | AC | ID | RF;
         if cpl == 0 {
@@ -190,8 +238,8 @@ impl Cpu {
         }
         change &= crate::software::tlb::mask(size);
         let merged = self.rflags() & !change | value & change;
-        // RF only matters to instruction breakpoints, which are not modelled.
-        self.set_rflags(merged & !RF);
+        // RF matters to code breakpoints only, and costs a step: without one it is dropped.
+        self.set_rflags(if self.stepping { merged } else { merged & !RF });
         self.update_mode();
     }
 }
@@ -237,14 +285,17 @@ pub(in crate::software) fn far_branch(c: &mut Cpu, i: &Instruction) -> Result<Fl
     if !allowed {
         return Err(Fault::with_code(GP, error));
     }
-    if c.long_mode() && cs.attributes & 0x2000 != 0 && !canonical(offset) {
+    let to_64 = c.long_mode() && cs.attributes & 0x2000 != 0;
+    if if to_64 { !canonical(offset) } else { offset > cs.limit.into() } {
         return Err(Fault::gp());
     }
     if i.mnemonic() == Mnemonic::Call {
         let old = c.s.segments[CS].selector;
-        let bottom = c.gpr[RSP].wrapping_sub(2 * size as u64);
-        let at = c.stack_address(bottom);
-        c.check_write(at, 2 * size)?;
+        // The selector is pushed first: its place faults first.
+        for pushed in 1..=2 {
+            let at = c.stack_address(c.gpr[RSP].wrapping_sub(pushed * size as u64), size);
+            c.check_write(at, size)?;
+        }
         c.push(size, old.into())?;
         c.push(size, c.next_rip)?;
     }
@@ -252,7 +303,7 @@ pub(in crate::software) fn far_branch(c: &mut Cpu, i: &Instruction) -> Result<Fl
     Ok(Flow::Jump(offset))
 }
 
-/// MOV and POP to a segment register, LDS and its kind.
+/// MOV and POP to a segment register.
 pub(in crate::software) fn load_segment(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
     let number = segment_number(i.op0_register());
     if number == CS {

@@ -39,7 +39,7 @@ global_asm!(
 const IMAGE: usize = 108;
 
 /// Bytes of the largest operand, rounded up.
-type Buffer = [u8; 16];
+pub(super) type Buffer = [u8; 16];
 
 /// Arithmetic flags, which FCMOVcc reads and FCOMI writes.
 const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
@@ -70,7 +70,7 @@ fn from_image(image: &[u8; IMAGE]) -> X87 {
 }
 
 /// Runs instruction `index` of the table on a copy of `x87`.
-fn run(x87: &X87, index: usize, buffer: &mut Buffer, flags: &mut u64) -> X87 {
+pub(super) fn run(x87: &X87, index: usize, buffer: &mut Buffer, flags: &mut u64) -> X87 {
     debug_assert!(index < 512 + 64);
     let mut image = to_image(x87);
     let mut all_flags = *flags & ARITHMETIC | 0x202;
@@ -150,6 +150,7 @@ impl Cpu {
     }
 
     fn read_bytes(&mut self, at: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.check_alignment(at, alignment(bytes.len()))?;
         self.check_read(at, bytes.len())?;
         for (n, chunk) in (0..).zip(bytes.chunks_mut(2)) {
             let from = self.wrap(at.wrapping_add(2 * n));
@@ -159,6 +160,7 @@ impl Cpu {
     }
 
     fn write_bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.check_alignment(at, alignment(bytes.len()))?;
         self.check_write(at, bytes.len())?;
         for (n, chunk) in (0..).zip(bytes.chunks(2)) {
             let to = self.wrap(at.wrapping_add(2 * n));
@@ -166,6 +168,16 @@ impl Cpu {
             self.write(to, chunk.len(), value)?;
         }
         Ok(())
+    }
+}
+
+/// What an x87 operand must be aligned to where that is checked (SDM volume 3, table 6-7).
+fn alignment(len: usize) -> usize {
+    match len {
+        10 => 8,
+        28 | 108 => 4,
+        14 | 94 => 2,
+        len => len,
     }
 }
 
