@@ -124,14 +124,12 @@ impl Fuzzed {
                 self.board.mmio_read(at, address, source.size());
             }
             2 => {
-                let port =
-                    if source.byte().is_multiple_of(2) { 0x3f8 + source.half() % 8 } else { source.half() };
+                let port = port(source);
                 let size = source.size().min(4);
                 self.board.pio_write(at, port, size, source.word());
             }
             3 => {
-                let port =
-                    if source.byte().is_multiple_of(2) { 0x3f8 + source.half() % 8 } else { source.half() };
+                let port = port(source);
                 self.board.pio_read(at, port, source.size().min(4));
             }
             4 => {
@@ -175,6 +173,11 @@ impl Fuzzed {
                 let len = usize::from(source.byte());
                 let input = Input::Console(source.bytes(len));
                 self.board.apply(at, &input).expect("console input always fits");
+                if len == 0 {
+                    let date = Input::Date(u64::from(source.word()) << 8);
+                    self.board.apply(at, &date).expect("any date fits");
+                    self.board.apply(at, &Input::PowerButton).expect("the button is always there");
+                }
             }
             14 => {
                 let anchor = Anchor { time: u64::from(source.word()), rate: u64::from(source.word()) << 8 };
@@ -276,6 +279,19 @@ impl Fuzzed {
             let bytes = vec![source.byte(); len as usize];
             self.board.apply(self.at, &Input::Entropy { request, bytes }).expect("it is in flight");
         }
+    }
+}
+
+/// A port: of the serial line, of the chipset, or any.
+fn port(source: &mut Source<'_>) -> u16 {
+    const CHIPSET: [u16; 8] = [0x20, 0x40, 0x60, 0x70, 0xa0, 0x4d0, 0x600, 0x608];
+    match source.byte() % 4 {
+        0 | 1 => 0x3f8 + source.half() % 8,
+        2 => {
+            let choice = source.half();
+            CHIPSET[usize::from(choice % 8)] + (choice >> 8) % 4
+        }
+        _ => source.half(),
     }
 }
 

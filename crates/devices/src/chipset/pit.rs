@@ -202,10 +202,14 @@ impl Pit {
         match port {
             CONTROL_PORT => {
                 let channel = &self.channels[2];
-                u8::from(channel.gate) * GATE
-                    | u8::from(self.speaker) * SPEAKER
-                    | u8::from(now / REFRESH_NANOS % 2 == 1) * REFRESH
-                    | u8::from(channel.output(now)) * OUTPUT
+                let refresh = now / REFRESH_NANOS % 2 == 1;
+                let bits = [
+                    (channel.gate, GATE),
+                    (self.speaker, SPEAKER),
+                    (refresh, REFRESH),
+                    (channel.output(now), OUTPUT),
+                ];
+                bits.into_iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
             }
             CONTROL_WORD => 0xff,
             _ => self.channels[usize::from(port - PORT) % 3].read(now),

@@ -43,7 +43,7 @@ const ALARM: u8 = 1 << 5;
 const ENDED: u8 = 1 << 4;
 const BINARY: u8 = 1 << 2;
 const HOURS_24: u8 = 1 << 1;
-const WRITABLE_B: u8 = 0xff & !(1 << 3);
+const WRITABLE_B: u8 = !(1 << 3);
 /// Register C: any enabled interrupt. Register D: memory and time are valid.
 const REQUEST: u8 = 1 << 7;
 const VALID: u8 = 1 << 7;
@@ -103,7 +103,7 @@ impl Rtc {
         self.update(now);
         self.dated = true;
         self.shown = seconds.min(LAST_DATE) as i64;
-        self.since = now as i64;
+        self.since = signed(now);
     }
 
     /// True if the state can be that of a clock.
@@ -173,7 +173,7 @@ impl Rtc {
                 if !ran && self.a & DIVIDER == DIVIDER_RUNS {
                     // Released, the divider is half a second before its first update.
                     self.shown = self.seconds(now);
-                    self.since = now as i64 - NANOS as i64 / 2;
+                    self.since = signed(now).saturating_sub(NANOS as i64 / 2);
                 }
             }
             REGISTER_B => {
@@ -241,7 +241,7 @@ impl Rtc {
 
     /// Seconds since 1970 that a running clock shows at `now`.
     fn seconds(&self, now: u64) -> i64 {
-        self.shown.saturating_add((now as i64).saturating_sub(self.since).div_euclid(NANOS as i64))
+        self.shown.saturating_add(signed(now).saturating_sub(self.since).div_euclid(NANOS as i64))
     }
 
     /// The guest nanosecond at which a running clock begins to show `second`.
@@ -255,7 +255,7 @@ impl Rtc {
     }
 
     fn is_updating(&self, now: u64) -> bool {
-        let phase = (now as i64).saturating_sub(self.since).rem_euclid(NANOS as i64) as u64;
+        let phase = signed(now).saturating_sub(self.since).rem_euclid(NANOS as i64) as u64;
         self.held.is_none() && self.a & DIVIDER == DIVIDER_RUNS && phase >= NANOS - UPDATE_NANOS
     }
 
@@ -291,7 +291,7 @@ impl Rtc {
     }
 
     fn encode(&self, value: u8) -> u8 {
-        if self.b & BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.b & BINARY != 0 { value } else { value / 10 * 16 + value % 10 }
     }
 
     fn decode(&self, value: u8) -> u8 {
@@ -312,6 +312,11 @@ impl Rtc {
         }
         self.decode(value & 0x7f) % 12 + 12 * (value >> 7)
     }
+}
+
+/// Guest nanoseconds on the scale of those before power-on too.
+fn signed(now: u64) -> i64 {
+    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ mod tests {
 
     /// A bzImage around a packed kernel.
     fn bz(packed: &[u8]) -> Vec<u8> {
-        let mut header = setup_header {
+        let header = setup_header {
             setup_sects: 1,
             boot_flag: BOOT_FLAG,
             header: HEADER_MAGIC,
@@ -137,7 +137,7 @@ mod tests {
             ..Default::default()
         };
         let mut file = vec![0; 2 * SECTOR + 0x40];
-        file[HEADER..HEADER + size_of::<setup_header>()].copy_from_slice(header.as_mut_slice());
+        file[HEADER..HEADER + size_of::<setup_header>()].copy_from_slice(header.as_slice());
         file.extend_from_slice(packed);
         file.extend_from_slice(&[0; 64]);
         file

@@ -84,7 +84,7 @@ pub(super) fn start(
         .map_err(|error| BootError::Layout(error.to_string()))?;
 
     let mut tables = vec![0_u64; 1024];
-    tables[0] = PAGE_TABLES + 4096 | TABLE;
+    tables[0] = (PAGE_TABLES + 4096) | TABLE;
     for gibibyte in 0..4 {
         tables[512 + gibibyte] = (gibibyte as u64) << 30 | LARGE | TABLE;
     }
@@ -99,6 +99,8 @@ pub(super) fn start(
 
 #[cfg(test)]
 mod tests {
+    use vm_memory::ByteValued;
+
     use super::*;
 
     #[test]
@@ -116,9 +118,9 @@ mod tests {
         assert_eq!({ params.acpi_rsdp_addr }, 0xe_0000);
         assert_eq!(params.e820_entries, 3);
         let last = params.e820_table[2];
-        assert_eq!(({ last.addr }, { last.size }, { last.type_ }), (0x10_0000, 15 << 20, 1));
+        assert_eq!(({ last.addr }, { last.size }, { last.r#type }), (0x10_0000, 15 << 20, 1));
         // The second gibibyte is mapped to itself by a large page.
         let entry: u64 = ram.read_obj(GuestAddress(PAGE_TABLES + 4096 + 8)).unwrap();
-        assert_eq!(entry, 1 << 30 | LARGE | TABLE);
+        assert_eq!(entry, (1 << 30) | LARGE | TABLE);
     }
 }

@@ -1,5 +1,6 @@
 //! The processor's one pinned block of state, and the small pieces that every handler is made of.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU8;
 
 use super::block::{Block, Cache, JumpEntry};
@@ -105,7 +106,10 @@ pub(super) struct Cpu {
     pub flag_table: PageFlags,
     pub platform: Option<*mut (dyn Platform + 'static)>,
     pub cache: Cache,
+    /// What the engine met and lacks, to be told.
     pub unimplemented: Vec<String>,
+    /// All that was ever told, without positions.
+    pub noted: BTreeSet<String>,
     /// What accesses are looked at for: see [`super::debug`].
     pub watch: u8,
     /// Code breakpoints are armed.

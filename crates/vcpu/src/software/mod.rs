@@ -21,6 +21,8 @@ mod tlb;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use self::block::{Block, Cache, JUMPS, JumpEntry};
@@ -128,6 +130,7 @@ impl SoftwareVcpu {
             platform: None,
             cache: Cache::new((size / PAGE as u64) as usize, options.blocks, options.flush_seed),
             unimplemented: Vec::new(),
+            noted: BTreeSet::new(),
             watch: 0,
             stepping: false,
             hits: 0,
@@ -154,6 +157,8 @@ impl SoftwareVcpu {
             while !op.is_null() {
                 op = ((*op).run)(cpu, op);
             }
+            // Between instructions there is none, and its block may go.
+            (*cpu).op = std::ptr::null();
         }
     }
 
@@ -413,6 +418,7 @@ impl Vcpu for SoftwareVcpu {
         for (value, (low, high)) in c.xmm.iter_mut().zip(&state.xmm) {
             *value = u128::from(*low) | u128::from(*high) << 64;
         }
+        c.noted.clear();
         c.flush_blocks();
         c.cache.bury();
         c.flush_tlbs(false);

@@ -233,8 +233,8 @@ impl Cpu {
     pub(in crate::software) fn note(&mut self, what: &str) {
         let size = [16, 32, 64][usize::from(self.mode >> MODE_SIZE_SHIFT & 3).min(2)];
         let text = format!("{what}; rip {:#x}, {size}-bit code at privilege level {}", self.rip, self.cpl());
-        // Once for each place: the position is that of the first time.
-        if self.unimplemented.len() < 256 && !self.unimplemented.iter().any(|note| note.starts_with(&text)) {
+        // Once for each place, however often a guest comes by: the position is that of the first time.
+        if self.noted.len() < 256 && self.noted.insert(text.clone()) {
             let position = self.position_now();
             self.unimplemented.push(format!("{text}, position {position}"));
         }
