@@ -22,8 +22,8 @@ pub use state::CpuState;
 /// In the software engine an instruction that retires, traps or faults counts 1; delivering an exception or interrupt counts 0; a halted CPU
 /// does not advance. A REP instruction runs in chunks that end at the first page boundary of either operand, and each
 /// chunk counts 1 and is an interruptible boundary. (One element is a chunk of its own while something looks at each: a
-/// single step, data breakpoints, alignment checks, a segment with a base or limit in 32-bit code.) The machine *stands at* `p` when `p`
-/// of them have been counted.
+/// single step, data breakpoints, alignment checks, 32-bit addresses in a segment with a base or a limit.) The machine *stands at* `p`
+/// when `p` of them have been counted.
 pub type Position = u64;
 
 /// Asks a running vCPU to stop at the end of its current slice (at most [`SLICE`] instructions; at the next exit under KVM).
