@@ -293,12 +293,12 @@ fn any_asks_have_the_answers_of_the_model(bed: Bed) {
 const PATIENCE: usize = 20;
 
 fn read(register: &dyn Register) -> Result<RegisterState, Unavailable> {
-    let answers = std::iter::repeat_with(|| register.read()).take(PATIENCE);
-    answers.skip_while(Result::is_err).next().unwrap_or_else(|| register.read())
+    let mut answers = std::iter::repeat_with(|| register.read()).take(PATIENCE);
+    answers.find(Result::is_ok).unwrap_or_else(|| register.read())
 }
 
 fn advance(register: &dyn Register, from: u64, me: &Who) -> Answer {
-    let answers = std::iter::repeat_with(|| register.advance(from, me)).take(PATIENCE);
-    let mut given = answers.skip_while(|answer| matches!(answer, Answer::Unavailable(_)));
-    given.next().unwrap_or_else(|| register.advance(from, me))
+    let mut answers = std::iter::repeat_with(|| register.advance(from, me)).take(PATIENCE);
+    let given = answers.find(|answer| !matches!(answer, Answer::Unavailable(_)));
+    given.unwrap_or_else(|| register.advance(from, me))
 }
