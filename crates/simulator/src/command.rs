@@ -1,9 +1,12 @@
 //! The worker's command line. `cargo xtask simulate` starts workers and reads what they print: one JSON object a line.
 //!
-//!     run FIRST COUNT             runs seeds; prints progress, and each failure
-//!     explain SEED [LINES]        shrinks a failing seed's run and prints it for a person
-//!     control NAME FIRST COUNT    runs seeds with a mutation until one catches it (of the mutated binary)
-//!     mutations                   their names and budgets
+//! ```text
+//! run FIRST COUNT             runs seeds; prints progress, and each failure
+//! explain SEED [LINES]        shrinks a failing seed's run and prints it for a person
+//! control NAME FIRST COUNT    runs seeds with a mutation until one catches it (of the mutated binary)
+//! mutated NAME SEED           explains a seed that catches a mutation (of the mutated binary)
+//! mutations                   their names and budgets
+//! ```
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -12,6 +12,11 @@ pub struct Sector {
     pub value: u64,
 }
 
+/// The version of what this request writes, in this life.
+pub fn version(life: u64, request: u64) -> u64 {
+    (life << 32) | (request + 1)
+}
+
 /// The sectors as a request carries them.
 pub fn encode(sectors: impl IntoIterator<Item = Sector>) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -127,7 +127,7 @@ impl Guest {
 
     /// Guest time, in nanoseconds.
     pub fn time(&self) -> u64 {
-        let ahead = u128::from(self.position - self.anchored) * u128::from(self.anchor.rate) >> 32;
+        let ahead = (u128::from(self.position - self.anchored) * u128::from(self.anchor.rate)) >> 32;
         self.anchor.time.saturating_add(ahead as u64)
     }
 
@@ -228,7 +228,7 @@ impl Guest {
 
     fn write(&mut self, draw: u64) {
         let count = 1 + (draw >> 40) % 3;
-        let version = self.life << 32 | self.requests + 1;
+        let version = data::version(self.life, self.requests);
         let sectors = (0..count).map(|_| Sector { version, value: self.state });
         let sector = (draw >> 8 & 0xFF_FFFF) % (SECTORS - 3);
         self.ask_disk(DiskOp::Write { sector, data: data::encode(sectors) });
@@ -323,7 +323,7 @@ impl Guest {
                 }
             }
             op => {
-                let version = self.life << 32 | done.request + 1;
+                let version = data::version(self.life, done.request);
                 for sector in op.sectors() {
                     let known = self.written.entry(sector).or_default();
                     *known = version.max(*known);

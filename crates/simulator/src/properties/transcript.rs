@@ -87,7 +87,7 @@ fn reads(life: u64, said: &Transcript) -> Result<(), String> {
                         writes
                             .entry(sector)
                             .or_default()
-                            .push((request.request, life << 32 | request.request + 1));
+                            .push((request.request, data::version(life, request.request)));
                     }
                 }
                 made.insert(request.request, request.clone());
