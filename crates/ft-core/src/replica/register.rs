@@ -5,20 +5,33 @@ use ft_policies::{Answer, RegisterState, Unavailable};
 use super::{Ask, Effect, Nanos, Phase, Replica, timers};
 use crate::mutation::{Mutation, mutated};
 
+/// What a replica takes an answer for that makes a mistake.
+fn mistaken(from: u64, answer: Answer) -> Answer {
+    let lost = || Answer::Lost(RegisterState { generation: from + 1, holder: None });
+    match answer {
+        Answer::Lost(_) if mutated(Mutation::IgnoreLost) => Answer::Won,
+        Answer::Behind(_) if mutated(Mutation::BehindIsWon) => Answer::Won,
+        Answer::Behind(_) if mutated(Mutation::BehindIsLost) => lost(),
+        Answer::Unavailable(_) if mutated(Mutation::NoAnswerIsWon) => Answer::Won,
+        Answer::Unavailable(_) if mutated(Mutation::NoAnswerIsLost) => lost(),
+        answer => answer,
+    }
+}
+
 impl<O> Replica<O> {
     pub(super) fn answered(&mut self, from: u64, answer: Answer, now: Nanos) {
         let Some(ask) = &mut self.ask else { return };
-        if ask.from != from {
+        if ask.from != from && !mutated(Mutation::LateAnswer) {
             return;
         }
-        match answer {
+        let from = ask.from;
+        match mistaken(from, answer) {
             Answer::Won => {
                 self.ask = None;
                 self.won(from + 1, now);
-            }
-            Answer::Lost(_) if mutated(Mutation::IgnoreLost) => {
-                self.ask = None;
-                self.won(from + 1, now);
+                if mutated(Mutation::AskAgainAfterWin) {
+                    self.effects.push_back(Effect::Ask { from: from + 1 });
+                }
             }
             Answer::Lost(register) => {
                 self.ask = None;
@@ -41,7 +54,7 @@ impl<O> Replica<O> {
 
     fn ask_again(&mut self, text: String, at: Nanos) {
         let Some(ask) = &mut self.ask else { return };
-        ask.retry_at = Some(at);
+        ask.retry_at = Some(at).filter(|_| !mutated(Mutation::AskOnce));
         if !std::mem::replace(&mut ask.told, true) {
             self.notice(text);
         }

@@ -1,6 +1,7 @@
 //! What time alone brings about.
 
 use super::{Effect, Event, Frame, Heartbeat, Nanos, Phase, Replica};
+use crate::mutation::{COMPILED_IN, Mutation, mutated};
 use crate::record::LogRecord;
 
 const MS: Nanos = 1_000_000;
@@ -41,11 +42,11 @@ impl<O> Replica<O> {
         add(self.stop_deadline);
         add(self.register_poll_at);
         add(self.ask.as_ref().and_then(|ask| ask.retry_at));
-        if self.session.is_some() {
+        if self.is_watched() {
             // It is noted as soon as there is one.
             let excused = self.suspected_since.map_or(0, |since| self.excused_until(since));
             let mut suspicion = |at: Option<Nanos>| add(at.map(|at| at.max(excused)));
-            suspicion(self.detector.deadline());
+            suspicion(self.detector.deadline().filter(|_| !self.is_deaf()));
             if matches!(self.phase, Phase::Live) {
                 suspicion(self.doubt_deadline());
                 suspicion(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
@@ -126,14 +127,30 @@ impl<O> Replica<O> {
     }
 
     fn excused_until(&self, suspected: Nanos) -> Nanos {
+        if mutated(Mutation::ExcuseWithoutBound) {
+            return self.excused;
+        }
         self.excused.min(suspected.saturating_add(MOST_EXCUSED))
+    }
+
+    /// True if there is a peer that may be lost.
+    fn is_watched(&self) -> bool {
+        // An ask ends the session, but for a deliberate mistake.
+        self.session.is_some() && !(COMPILED_IN && self.ask.is_some())
+    }
+
+    /// A deliberate mistake: silence is nothing to this side.
+    fn is_deaf(&self) -> bool {
+        mutated(Mutation::OneSidedTimeout) && self.phase == Phase::Backup
     }
 
     /// Why the peer must be taken for lost, if it must.
     fn suspicion(&self, now: Nanos) -> Option<String> {
-        self.session?;
+        if !self.is_watched() {
+            return None;
+        }
         let ms = |time: Nanos| time / MS;
-        if self.detector.suspect(now) {
+        if self.detector.suspect(now) && !self.is_deaf() {
             let known = self.detector.describe().map_or_else(String::new, |known| format!(" ({known})"));
             let silent = ms(now.saturating_sub(self.last_heard));
             return Some(format!("nothing heard for {silent} ms{known}"));
