@@ -67,6 +67,7 @@ mutations! {
     StaleHeartbeat: "a heartbeat of another process or session counts as the peer's",
     NeverStuck: "a backup that acknowledges and does not execute is never taken for lost",
     StuckBackupAsks: "a backup that cannot replay asks all the same",
+    WedgedPrimaryAsks: "a primary whose guest's thread gets nowhere asks all the same",
     ExcuseWithoutBound: "a replica that is always late excuses its peer for ever",
     DoubtIgnored: "a primary that was not run releases on acknowledgements that are older than its sleep",
     ReassuredByAnyAck: "any acknowledgement ends the doubt of a primary that was not run",

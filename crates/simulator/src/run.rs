@@ -123,9 +123,11 @@ fn live(world: &mut World) {
             return world.violate("liveness", "nobody starts the guest".to_owned());
         }
         world.run_until(at);
-        if world.facts.corrupt {
-            // A hello that was damaged on its way is another one's: it ends a start.
-            (0..2).for_each(|node| world.start_process(node));
+        if plan.faults.iter().any(|fault| fault.early) {
+            // A start that was disturbed may end in an error: a damaged hello is another one's, and a disk that a process has open that
+            // could not be reached is in use. The operator starts it again.
+            world.facts.restarted = true;
+            (0..2).filter(|_| at % (50 * MS) == 0).for_each(|node| world.start_process(node));
         }
     }
     for (index, fault) in plan.faults.iter().enumerate().filter(|(_, fault)| !fault.early) {
@@ -175,8 +177,9 @@ fn unsettled(world: &World) -> Option<String> {
     if (0..2).all(|node| world.process(node).is_none()) {
         return (!is_over(world)).then(|| "nobody is there".to_owned());
     }
-    if is_over(world) && up.iter().all(|node| is_waiting(world, *node)) {
-        // Started after the end: there is nobody for it to wait for, and it cannot know.
+    let wedged = |node: usize| world.process(node).is_some_and(|process| process.wedged.is_some());
+    if is_over(world) && up.iter().all(|node| is_waiting(world, *node) || wedged(*node)) {
+        // Started after the end: there is nobody for it to wait for, and it cannot know. Or it never gets anywhere any more.
         return None;
     }
     let Some(live) = world.facts.live() else { return Some(format!("nobody is live: {}", all())) };

@@ -18,6 +18,7 @@ impl<O> Replica<O> {
         if self.phase != Phase::Live || !self.started || self.stopping {
             return false;
         }
+        self.ran_at = self.ran_at.max(Some(now));
         let room = !self.gate.is_full()
             && self.followed.len() < MAX_FOLLOWED
             && (self.session.is_none() || self.log.has_room(0));

@@ -39,6 +39,7 @@ impl<O> Replica<O> {
                 }
                 // Binding from here: nothing is released, whatever happens, until this is answered.
                 self.ask(self.generation);
+                self.hold_ask(now);
             }
             Phase::Backup if self.backlog.is_over() && !mutated(Mutation::EndIsACrash) => self.finish(),
             Phase::Backup if self.backlog.is_armed() || mutated(Mutation::AskUnarmed) => {

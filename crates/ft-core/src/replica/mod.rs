@@ -248,6 +248,8 @@ pub struct Replica<O> {
     /// Since when this primary does not know whether its backup has gone on without it.
     doubt: Option<Nanos>,
     stalled_since: Option<Nanos>,
+    /// When the thread that runs the guest last looked whether it may.
+    ran_at: Option<Nanos>,
     /// Cost of the largest record that found no room.
     refused: u64,
     stalls: VecDeque<(Nanos, Nanos)>,
@@ -336,6 +338,7 @@ impl<O> Replica<O> {
             reads_unacked: VecDeque::new(),
             doubt: None,
             stalled_since: None,
+            ran_at: None,
             refused: 0,
             stalls: VecDeque::new(),
             stopping: false,

@@ -78,6 +78,24 @@ impl<O> Replica<O> {
         self.effects.push_back(Effect::Ask { from });
     }
 
+    /// A win is of no use to a primary whose guest's thread gets nowhere, and would be the guest's end where the backup has taken this
+    /// side for lost for just that. So it asks when the thread is at work again, or when somebody else is known to have won.
+    pub(super) fn hold_ask(&mut self, now: Nanos) {
+        if self.is_wedged(now)
+            && let Some(ask) = self.ask.as_mut().filter(|ask| ask.permitted)
+        {
+            ask.retry_at = Some(now + timers::ASK_RETRY);
+            self.effects.retain(|effect| !matches!(effect, Effect::Ask { .. }));
+        }
+    }
+
+    /// True if the thread that runs the guest has not been seen for as long as a backup is borne that executes nothing.
+    pub(super) fn is_wedged(&self, now: Nanos) -> bool {
+        let silent = self.ran_at.map_or(0, |ran| now.saturating_sub(ran));
+        let running = self.phase == Phase::Live && self.started && self.highest <= self.generation;
+        running && silent >= self.settings.stuck && !mutated(Mutation::WedgedPrimaryAsks)
+    }
+
     pub(super) fn register_read(&mut self, result: Result<RegisterState, Unavailable>, now: Nanos) {
         match result {
             Err(error) => {

@@ -88,12 +88,15 @@ impl<O> Replica<O> {
             self.exec_ack_due = None;
             self.ack_due = true;
         }
+        let wedged = self.is_wedged(now);
         if let Some(ask) = &mut self.ask
             && is_due(ask.retry_at)
         {
-            ask.retry_at = None;
+            ask.retry_at = wedged.then_some(now + ASK_RETRY);
             let from = ask.from;
-            self.effects.push_back(Effect::Ask { from });
+            if !wedged {
+                self.effects.push_back(Effect::Ask { from });
+            }
         }
         if is_due(self.register_poll_at) {
             self.register_poll_at = None;

@@ -136,7 +136,8 @@ impl World {
             self.won(generation, who);
             let view =
                 self.facts.views[node].as_ref().filter(|_| self.facts.incarnations[node] == incarnation);
-            if view.is_some_and(|view| !view.asking && view.phase != Phase::Over) {
+            let asks = view.is_none_or(|view| view.asking || view.phase == Phase::Over);
+            if !asks && !self.facts.restored {
                 self.violate(
                     "nobody takes what it does not ask for",
                     format!("replica {} wins generation {generation} and did not ask", ["a", "b"][node]),
