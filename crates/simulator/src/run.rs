@@ -59,7 +59,7 @@ pub struct Outcome {
 pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
     let mut shape = Shape::draw(&mut Random::new(seed, 1));
     let mut plan = Plan::draw(&mut Random::new(seed, 2));
-    special::draw(&mut Random::new(seed, 5), &mut shape, &mut plan);
+    special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
     plan.faults.retain(|_| {

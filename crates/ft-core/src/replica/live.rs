@@ -18,7 +18,6 @@ impl<O> Replica<O> {
         if self.phase != Phase::Live || !self.started || self.stopping {
             return false;
         }
-        self.ran_at = self.ran_at.max(Some(now));
         let room = !self.gate.is_full()
             && self.followed.len() < MAX_FOLLOWED
             && (self.session.is_none() || self.log.has_room(0));
@@ -40,6 +39,7 @@ impl<O> Replica<O> {
 
     /// The guest stands still if the gate is full, or the log, or if a record found no room and would find none now.
     fn recount_stall(&mut self, now: Nanos) {
+        self.ran_at = self.ran_at.max(Some(now));
         let full = self.session.is_some() && !self.log.has_room(self.refused);
         if !full {
             self.refused = 0;

@@ -23,6 +23,8 @@ pub(super) const STOP_PATIENCE: Nanos = 5000 * MS;
 /// The longest that a peer is excused, once it must be taken for lost: a host that is always late is not to keep its silence from
 /// being noticed.
 const MOST_EXCUSED: Nanos = 500 * MS;
+/// A thread whose guest is stalled looks at least so often whether it may run.
+const STALL_LOOKS: Nanos = 300 * MS;
 /// Stalls are summed over this window.
 pub(super) const STALL_WINDOW: Nanos = 10_000 * MS;
 
@@ -139,7 +141,8 @@ impl<O> Replica<O> {
     /// True if there is a peer that may be lost.
     fn is_watched(&self) -> bool {
         // An ask ends the session, but for a deliberate mistake.
-        self.session.is_some() && !(COMPILED_IN && self.ask.is_some())
+        let ended = self.ask.is_some() || matches!(self.phase, Phase::TakingOver(_));
+        self.session.is_some() && !(COMPILED_IN && ended)
     }
 
     /// A deliberate mistake: silence is nothing to this side.
@@ -195,7 +198,9 @@ impl<O> Replica<O> {
             .filter(|(_, end)| end + STALL_WINDOW >= since)
             .map(|(start, end)| end - start)
             .sum();
-        Some(since + self.settings.stuck.saturating_sub(past))
+        let deadline = since + self.settings.stuck.saturating_sub(past);
+        // A guest whose thread does not look any more stands still for this side's own sake.
+        self.ran_at.filter(|ran| deadline <= ran + STALL_LOOKS).map(|_| deadline)
     }
 
     /// A sign of life, also to a peer that is lost: a deposed one hears of the generation this way.

@@ -21,6 +21,8 @@ impl World {
         let (empty, both) = (!there, self.shape.setting == Setting::OneMachine && kind == Kind::HostLoss);
         let applies = match kind {
             Kind::Restart | Kind::Return => empty,
+            // Where there is no backup, nobody is there to go on.
+            Kind::WedgedForGood => self.facts.is_paired() && there,
             Kind::Damage => {
                 let backup = self.facts.is_paired() && self.facts.live() == Some(1 - victim);
                 backup && self.process(victim).is_some_and(|process| process.guest.is_booted())
