@@ -160,17 +160,9 @@ impl<O> Backlog<O> {
     /// The machine's outputs are not those that the primary told of.
     pub fn executed(&mut self, record: &LogRecord) -> Result<(), Divergence> {
         assert_eq!(record.lsn, self.executed + 1, "records are executed in order");
-        if let Body::Output { class, digest } = record.body {
-            self.match_marker(record, class, digest)?;
-        } else if let Some(made) = self.made.front()
-            && (made.position < record.position || !may_precede_its_marker(&record.body))
-        {
-            // An input may itself make outputs, at its own position; their markers follow. So does that of the guest's end
-            // follow the digest of the state in which it ended. And a position may be told before the primary has been there.
-            return Err(Divergence {
-                position: made.position,
-                what: format!("this side made {} that the primary did not", describe(made.class)),
-            });
+        let verdict = self.compare(record);
+        if verdict.is_err() && !mutated(Mutation::DivergedBackupAsks) {
+            return verdict;
         }
         if let Body::Input(Input::NetRx(batch)) = &record.body {
             self.switch_seq = self.switch_seq.max(batch.switch_seq);
@@ -187,6 +179,24 @@ impl<O> Backlog<O> {
         {
             self.executed_stamp = stamp;
             self.stamps.pop_front();
+        }
+        verdict
+    }
+
+    /// Compares this side's outputs with what the record says of the primary's.
+    fn compare(&mut self, record: &LogRecord) -> Result<(), Divergence> {
+        if let Body::Output { class, digest } = record.body {
+            return self.match_marker(record, class, digest);
+        }
+        if let Some(made) = self.made.front()
+            && (made.position < record.position || !may_precede_its_marker(&record.body))
+        {
+            // An input may itself make outputs, at its own position; their markers follow. So does that of the guest's end
+            // follow the digest of the state in which it ended. And a position may be told before the primary has been there.
+            return Err(Divergence {
+                position: made.position,
+                what: format!("this side made {} that the primary did not", describe(made.class)),
+            });
         }
         Ok(())
     }
@@ -225,11 +235,8 @@ impl<O> Backlog<O> {
     /// had not told of.
     pub fn take_kept(&mut self) -> Vec<Kept<O>> {
         let mut kept: Vec<_> = self.kept.drain(..).collect();
-        kept.extend(self.made.drain(..).map(|made| Kept {
-            lsn: None,
-            class: made.class,
-            payload: made.keep,
-        }));
+        let made = self.made.drain(..).filter(|_| !mutated(Mutation::DropUnmarked));
+        kept.extend(made.map(|made| Kept { lsn: None, class: made.class, payload: made.keep }));
         kept
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutation::{Mutation, mutated};
 use crate::record::OutputClass;
 use crate::{Lsn, Nanos};
 
@@ -36,7 +37,8 @@ impl<O> Gate<O> {
 
     /// True if the guest must stall before it makes more outputs. What one stop of the guest makes may go past the bound.
     pub fn is_full(&self) -> bool {
-        self.bytes >= self.max_bytes || self.held.len() >= self.max_outputs
+        let full = self.bytes >= self.max_bytes || self.held.len() >= self.max_outputs;
+        full && !mutated(Mutation::GateWithoutBound)
     }
 
     /// Takes an output in. `size` is what it costs in bytes.

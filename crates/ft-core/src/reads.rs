@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutation::{Mutation, mutated};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A disk and the number of a request on it.
@@ -81,6 +82,10 @@ pub struct Own {
 impl Own {
     /// The machine made a read.
     pub fn made(&mut self, read: ReadId) {
+        if mutated(Mutation::ReadToldWhenMade) {
+            self.finished += 1;
+            return;
+        }
         self.open.push_back((read, false));
     }
 

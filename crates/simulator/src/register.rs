@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ft_core::Nanos;
+use ft_core::mutation::{Mutation, mutated};
 use ft_policies::{Answer, RegisterState, Unavailable, Who};
 
 use crate::random::Random;
@@ -58,13 +59,16 @@ pub struct Register {
     pub state: RegisterState,
     /// Out of reach of a seat, so many times over.
     pub cut: [u32; 2],
+    /// A process that has made a name and not written it yet: never, but for a deliberate mistake.
+    pub name_only: Option<u64>,
     /// Every generation that was ever won, and by whom.
     pub wins: BTreeMap<u64, Who>,
 }
 
 impl Default for Register {
     fn default() -> Self {
-        Self { state: RegisterState { generation: 0, holder: None }, cut: [0; 2], wins: BTreeMap::new() }
+        let state = RegisterState { generation: 0, holder: None };
+        Self { state, cut: [0; 2], name_only: None, wins: BTreeMap::new() }
     }
 }
 
@@ -74,10 +78,15 @@ impl Register {
         match call {
             Call::Read => (Done::Read(Ok(self.state)), false),
             Call::Ask(from) => {
-                let mine = self.state.holder == Some(who) && self.state.generation == from + 1;
+                let is_mine = |holder: Who| {
+                    let same = holder == who && !mutated(Mutation::OwnWinIsLost);
+                    same || mutated(Mutation::PredecessorsWin) && holder.replica == who.replica
+                };
+                let mine = self.state.holder.is_some_and(is_mine) && self.state.generation == from + 1;
                 let won = self.state.generation == from;
                 let answer = if mine || won {
-                    self.state = RegisterState { generation: from + 1, holder: Some(who) };
+                    let holder = self.state.holder.filter(|_| mine).or(Some(who));
+                    self.state = RegisterState { generation: from + 1, holder };
                     Answer::Won
                 } else if self.state.generation < from {
                     Answer::Behind(self.state)

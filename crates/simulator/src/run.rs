@@ -6,7 +6,7 @@ use std::sync::Once;
 
 use ft_core::{Nanos, Phase};
 
-use crate::faults::{Kind, Plan};
+use crate::faults::{Kind, Plan, special};
 use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
 use crate::random::Random;
 use crate::shape::{Ambient, MS, Setting, Shape};
@@ -24,6 +24,8 @@ const OPERATOR: Nanos = 4000 * MS;
 const STABLE: Nanos = 300 * MS;
 /// How often the operator tries.
 const STARTS: u32 = 5;
+/// How long a guest may take until it has run from one digest to the next.
+const DIGESTS: Nanos = 10_000 * MS;
 /// How long a live guest may say nothing.
 const SILENCE: Nanos = 4000 * MS;
 
@@ -57,6 +59,7 @@ pub struct Outcome {
 pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
     let mut shape = Shape::draw(&mut Random::new(seed, 1));
     let mut plan = Plan::draw(&mut Random::new(seed, 2));
+    special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
     plan.faults.retain(|_| {
@@ -109,6 +112,10 @@ fn live(world: &mut World) {
     world.schedule(0, Happening::Start(first));
     world.schedule(apart, Happening::Start(1 - first));
     world.schedule(0, Happening::Client);
+    let plan = world.plan.clone();
+    for (index, fault) in plan.faults.iter().enumerate().filter(|(_, fault)| fault.early) {
+        world.schedule(fault.at, Happening::Strike(index));
+    }
     let mut at = 0;
     while world.started.is_none() && world.violation.is_none() {
         at += 5 * MS;
@@ -116,9 +123,14 @@ fn live(world: &mut World) {
             return world.violate("liveness", "nobody starts the guest".to_owned());
         }
         world.run_until(at);
+        if plan.faults.iter().any(|fault| fault.early) {
+            // A start that was disturbed may end in an error: a damaged hello is another one's, and a disk that a process has open that
+            // could not be reached is in use. The operator starts it again.
+            world.facts.restarted = true;
+            (0..2).filter(|_| at % (50 * MS) == 0).for_each(|node| world.start_process(node));
+        }
     }
-    let plan = world.plan.clone();
-    for (index, fault) in plan.faults.iter().enumerate() {
+    for (index, fault) in plan.faults.iter().enumerate().filter(|(_, fault)| !fault.early) {
         if fault.at < plan.safety {
             world.schedule(fault.at, Happening::Strike(index));
         }
@@ -130,6 +142,7 @@ fn live(world: &mut World) {
     if world.violation.is_none() {
         single_fault(world, life);
         undisturbed(world);
+        damaged_is_gone(world);
     }
     if world.violation.is_none() {
         judge(world);
@@ -164,8 +177,9 @@ fn unsettled(world: &World) -> Option<String> {
     if (0..2).all(|node| world.process(node).is_none()) {
         return (!is_over(world)).then(|| "nobody is there".to_owned());
     }
-    if is_over(world) && up.iter().all(|node| is_waiting(world, *node)) {
-        // Started after the end: there is nobody for it to wait for, and it cannot know.
+    let wedged = |node: usize| world.process(node).is_some_and(|process| process.wedged.is_some());
+    if is_over(world) && up.iter().all(|node| is_waiting(world, *node) || wedged(*node)) {
+        // Started after the end: there is nobody for it to wait for, and it cannot know. Or it never gets anywhere any more.
         return None;
     }
     let Some(live) = world.facts.live() else { return Some(format!("nobody is live: {}", all())) };
@@ -217,6 +231,7 @@ fn settle(world: &mut World) {
         starts += 1;
         since = world.now;
         world.facts.restarted = true;
+        world.facts.operator = true;
         world.note(Of::World, || "the operator starts what does not run".to_owned());
         for node in 0..2 {
             let after = world.random.below(30 * MS);
@@ -248,13 +263,25 @@ fn nothing_waits(world: &mut World) {
         process.map(|process| (process.incarnation, process.guest.pending.clone()))
     };
     let Some((incarnation, asked)) = pending(world) else { return };
+    let random = world.facts.live().and_then(|node| world.process(node));
+    let random: Vec<u64> =
+        random.map(|process| process.guest.pending_entropy.keys().copied().collect()).unwrap_or_default();
     let since = world.now;
     while world.violation.is_none() && !is_over(world) {
         let left = pending(world).filter(|(now, _)| *now == incarnation).map(|(_, left)| left);
         let waits = left.and_then(|left| asked.keys().find(|request| left.contains_key(request)).copied());
-        let Some(request) = waits else { return };
+        let process = world.facts.live().and_then(|node| world.process(node));
+        let process = process.filter(|process| process.incarnation == incarnation);
+        let waits_too = process.and_then(|process| {
+            random.iter().find(|request| process.guest.pending_entropy.contains_key(request)).copied()
+        });
+        let request = match (waits, waits_too) {
+            (Some(request), _) => format!("disk request {request}"),
+            (None, Some(request)) => format!("request {request} of random bytes"),
+            (None, None) => return,
+        };
         if world.now > since + SILENCE {
-            return world.violate("liveness", format!("disk request {request} has no end"));
+            return world.violate("liveness", format!("{request} has no end"));
         }
         world.run_until(world.now + 20 * MS);
     }
@@ -271,6 +298,21 @@ fn undisturbed(world: &mut World) {
     }
 }
 
+/// A backup whose guest was damaged finds that with the next digest at the latest, and ends.
+fn damaged_is_gone(world: &mut World) {
+    let Some(damaged) = world.facts.damaged else { return };
+    let since = world.now;
+    while (0..2).any(|node| world.process(node).is_some_and(|process| process.incarnation == damaged)) {
+        if world.violation.is_some() || is_over(world) {
+            return;
+        }
+        if world.now > since + DIGESTS {
+            return world.violate("a diverged copy ends", "a damaged backup does not find it".to_owned());
+        }
+        world.run_until(world.now + 20 * MS);
+    }
+}
+
 /// After a single fault the guest lives, and nobody had to start anything.
 fn single_fault(world: &mut World, life: Option<u64>) {
     let [strike] = world.strikes[..] else { return };
@@ -279,7 +321,7 @@ fn single_fault(world: &mut World, life: Option<u64>) {
         return;
     }
     let now = world.facts.lives.keys().next_back().copied();
-    if now != life || world.facts.live().is_none() {
+    if now != life || world.facts.live().is_none() || world.facts.operator {
         world.violate(
             "the guest lives after any single fault",
             format!(

@@ -42,10 +42,15 @@ pub enum Ambient {
     OddAnswers,
     /// Some requests to the disk take very long.
     SlowWrites,
+    /// The event loops always come late: the hosts are too small, also once faults have stopped. Not drawn, but by
+    /// [`crate::faults::special`].
+    Late,
+    /// The client sends much more than a log holds that nobody executes. Not drawn either.
+    Flood,
 }
 
 impl Ambient {
-    /// All of them.
+    /// What may be drawn.
     pub const ALL: &[Self] = &[
         Self::Jitter,
         Self::Loss,

@@ -85,6 +85,9 @@ pub struct Schedule {
 /// True if `later` has to wait for `earlier`.
 fn waits(later: (Kind, &Range<u64>), earlier: (Kind, &Range<u64>), state: State) -> bool {
     match (later.0, earlier.0) {
+        (Kind::Flush, Kind::Write) if mutated(Mutation::FlushBeforeWrites) => false,
+        (Kind::Read, Kind::Write) if mutated(Mutation::ReadBeforeWrite) => false,
+        (Kind::Write, Kind::Write) if mutated(Mutation::WriteBeforeWrite) => false,
         (Kind::Flush, Kind::Write) => state != State::Waiting(Start::Held),
         (Kind::Flush, _) | (_, Kind::Flush) | (Kind::Read, Kind::Read) => false,
         (Kind::Write, Kind::Read) if mutated(Mutation::WriteBeforeRead) => false,
@@ -100,7 +103,7 @@ impl Schedule {
     pub fn submit(&mut self, request: DiskRequest, start: Start, shadow: bool) {
         let (kind, sectors, number) = (Kind::of(&request.op), request.op.sectors(), request.request);
         self.push(number, kind, sectors.clone(), State::Waiting(start), Some(request));
-        if shadow && kind == Kind::Read {
+        if shadow && kind == Kind::Read && !mutated(Mutation::WriteBeforeBackupsRead) {
             self.push(number, kind, sectors, State::Shadow, None);
         }
     }

@@ -1,6 +1,7 @@
 //! Signs of life: what the peer's datagrams say, and this side's last one.
 
 use super::{Effect, Frame, Heartbeat, Nanos, PeerRole, Phase, Replica};
+use crate::mutation::{Mutation, mutated};
 
 impl<O> Replica<O> {
     pub(super) fn datagram(&mut self, bytes: &[u8], now: Nanos) {
@@ -16,7 +17,8 @@ impl<O> Replica<O> {
         if beat.role == PeerRole::Gone {
             self.peer_heard(beat.stamp.incarnation, true);
         }
-        if self.is_current(&beat.stamp) {
+        let stale = mutated(Mutation::StaleHeartbeat) && beat.stamp.generation <= self.generation;
+        if self.is_current(&beat.stamp) || stale && self.session.is_some() {
             self.heard(ft_policies::Heard::Heartbeat, now);
             self.executed_heard(&beat, now);
         } else if beat.stamp.generation == self.generation {

@@ -54,7 +54,7 @@ impl<O> Replica<O> {
     /// the machine's pending requests.
     pub fn made(&mut self, position: u64, class: OutputClass, digest: u64, keep: Option<O>) {
         assert!(
-            keep.is_none() || class != OutputClass::DiskWrite,
+            keep.is_none() || class != OutputClass::DiskWrite || mutated(Mutation::WritesInBothSets),
             "disk writes live in the pending set only"
         );
         self.backlog.made(position, class, digest, keep);
@@ -102,6 +102,14 @@ impl<O> Replica<O> {
         self.end_if_over();
         self.step_takeover();
         Ok(())
+    }
+
+    /// A deliberate mistake: records that come after the session was closed are acknowledged, and not kept.
+    pub(super) fn acknowledge_late(&mut self, log: &LogFrame) {
+        if let Some(last) = log.records.last() {
+            let ack = Ack { received: last.lsn, ..self.ack() };
+            self.frames.push_back(Frame::Ack(ack));
+        }
     }
 
     /// An acknowledgement, if one is due and the session is open: after closing it nothing is ever acknowledged.

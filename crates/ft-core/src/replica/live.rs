@@ -39,6 +39,7 @@ impl<O> Replica<O> {
 
     /// The guest stands still if the gate is full, or the log, or if a record found no room and would find none now.
     fn recount_stall(&mut self, now: Nanos) {
+        self.ran_at = self.ran_at.max(Some(now));
         let full = self.session.is_some() && !self.log.has_room(self.refused);
         if !full {
             self.refused = 0;
@@ -107,6 +108,9 @@ impl<O> Replica<O> {
     pub fn read_logged(&mut self, lsn: Lsn, read: ReadId) {
         if self.session.is_some() && self.writes_log() {
             self.reads_unacked.push_back((lsn, read));
+            if mutated(Mutation::LoggedReadUnacked) {
+                self.effects.push_back(Effect::ReadFinished { disk: read.0, request: read.1 });
+            }
         }
     }
 
@@ -164,7 +168,8 @@ impl<O> Replica<O> {
 
     /// The next output that may go out. Call again after anything that may have let one pass.
     pub fn poll_release(&mut self, now: Nanos) -> Option<Released<O>> {
-        let asking = self.ask.is_some() && !mutated(Mutation::ReleaseWhileAsking);
+        let heard = mutated(Mutation::AckAfterAsk) && self.session.is_some();
+        let asking = self.ask.is_some() && !mutated(Mutation::ReleaseWhileAsking) && !heard;
         if self.phase != Phase::Live || asking || self.doubts(now) {
             return None;
         }
@@ -210,13 +215,14 @@ impl<O> Replica<O> {
 
     fn end_at(&mut self, lsn: Lsn, now: Nanos) {
         self.watermark = self.watermark.max(lsn);
-        if self.session.is_none() {
+        if self.session.is_none() || mutated(Mutation::EndUntold) {
             return self.finish();
         }
         self.phase = Phase::Ending;
         self.ends_at = lsn;
         self.watermark_now = true;
-        self.ending_deadline = Some(now + timers::ENDING_PATIENCE);
+        let patience = Some(now + timers::ENDING_PATIENCE);
+        self.ending_deadline = patience.filter(|_| !mutated(Mutation::EndWithoutPatience));
     }
 
     pub(super) fn ack_received(&mut self, ack: &Ack, now: Nanos) {
@@ -263,10 +269,11 @@ impl<O> Replica<O> {
 
     /// Tells the switch which inbound frames it may forget.
     pub(super) fn acknowledge_frames(&mut self) {
-        if self.ask.is_some() {
+        if self.ask.is_some() && !mutated(Mutation::InboundForgottenByAsk) {
             return;
         }
-        let limit = if self.session.is_some() { self.log.acked() } else { Lsn::MAX };
+        let waits = self.session.is_some() && !mutated(Mutation::InboundForgotten);
+        let limit = if waits { self.log.acked() } else { Lsn::MAX };
         let mut last = None;
         while let Some((lsn, seq)) = self.rx_unacked.front().copied()
             && lsn <= limit
@@ -291,7 +298,8 @@ impl<O> Replica<O> {
         }
         let records: Vec<LogRecord> = self.log.take_unsent(FRAME_BUDGET, now);
         // Without the Output Rule outputs go out before their markers; a watermark beyond the log says nothing.
-        self.watermark_sent = self.watermark.min(self.log.sent());
+        let told = if mutated(Mutation::WatermarkAhead) { self.log.acked() } else { self.watermark };
+        self.watermark_sent = told.min(self.log.sent());
         (self.watermark_now, self.watermark_due) = (false, None);
         let frame =
             LogFrame { stamp: self.stamp(), released: self.watermark_sent, sent: now.max(1), records };

@@ -4,7 +4,7 @@ use ft_policies::RegisterState;
 
 use super::{Effect, Exit, Nanos, Phase, Replica, Stage};
 use crate::Lsn;
-use crate::mutation::{Mutation, mutated};
+use crate::mutation::{COMPILED_IN, Mutation, mutated};
 use crate::wire::PeerRole;
 
 impl<O> Replica<O> {
@@ -14,8 +14,13 @@ impl<O> Replica<O> {
         self.lost = Some(session.peer);
         self.doubt = None;
         self.suspected_since = None;
-        self.link = None;
-        self.frames.clear();
+        let closes = !self.keeps_session();
+        if closes {
+            self.link = None;
+            self.frames.clear();
+        } else {
+            self.session = Some(session);
+        }
         if std::mem::take(&mut self.copying) {
             // The gate was never closed: this side is as it was before the offer.
             self.effects.push_back(Effect::CopyOff);
@@ -29,19 +34,24 @@ impl<O> Replica<O> {
                 self.count_off(now);
                 self.followed.forget();
                 self.reads_unacked.clear();
-                self.effects.push_back(Effect::CloseLink);
+                if closes {
+                    self.effects.push_back(Effect::CloseLink);
+                }
                 // Binding from here: nothing is released, whatever happens, until this is answered.
                 self.ask(self.generation);
+                self.hold_ask(now);
             }
             Phase::Backup if self.backlog.is_over() && !mutated(Mutation::EndIsACrash) => self.finish(),
-            Phase::Backup if self.backlog.is_armed() => {
+            Phase::Backup if self.backlog.is_armed() || mutated(Mutation::AskUnarmed) => {
                 // The session is closed: nothing received after this, nothing acknowledged after this.
                 self.ack_due = false;
                 self.exec_ack_due = None;
                 assert!(self.acked <= self.backlog.received(), "only what was received was acknowledged");
                 self.reason = format!("lost the primary: {reason}");
                 self.phase = Phase::TakingOver(Stage::Replaying);
-                self.effects.push_back(Effect::CloseLink);
+                if closes {
+                    self.effects.push_back(Effect::CloseLink);
+                }
                 // A win is of no use to a backup that cannot replay (its disk hangs, say), and would be the guest's end where the
                 // primary has given this backup up for just that.
                 self.ask_deferred = self.is_stuck(now);
@@ -67,10 +77,21 @@ impl<O> Replica<O> {
         }
     }
 
+    /// A deliberate mistake: the session goes on although the peer is taken for lost.
+    fn keeps_session(&self) -> bool {
+        let keeps = match self.phase {
+            Phase::Live => mutated(Mutation::AckAfterAsk) || mutated(Mutation::WithdrawAsk),
+            Phase::Backup => mutated(Mutation::AckAfterClose) && self.backlog.is_armed(),
+            _ => false,
+        };
+        keeps && self.link.is_some() && !self.copying
+    }
+
     /// True if this backup has had records to execute for half as long as a primary bears, and has executed none.
     fn is_stuck(&self, now: Nanos) -> bool {
         let waits = self.backlog.executed_lsn() < self.backlog.received();
-        waits && now.saturating_sub(self.progress_at) >= self.settings.stuck / 2
+        let stuck = waits && now.saturating_sub(self.progress_at) >= self.settings.stuck / 2;
+        stuck && !mutated(Mutation::StuckBackupAsks)
     }
 
     fn count_off(&mut self, now: Nanos) {
@@ -93,6 +114,12 @@ impl<O> Replica<O> {
             return self.depose();
         }
         self.highest = generation;
+        if COMPILED_IN && self.session.is_some() && !matches!(self.phase, Phase::Waiting) {
+            // The mistake of `keeps_session` ends here.
+            self.session = None;
+            self.link = None;
+            self.effects.push_back(Effect::CloseLink);
+        }
         match self.phase {
             Phase::Waiting => self.claimed(generation, now),
             Phase::Live => {

@@ -248,6 +248,8 @@ pub struct Replica<O> {
     /// Since when this primary does not know whether its backup has gone on without it.
     doubt: Option<Nanos>,
     stalled_since: Option<Nanos>,
+    /// When the thread that runs the guest last looked whether it may.
+    ran_at: Option<Nanos>,
     /// Cost of the largest record that found no room.
     refused: u64,
     stalls: VecDeque<(Nanos, Nanos)>,
@@ -336,6 +338,7 @@ impl<O> Replica<O> {
             reads_unacked: VecDeque::new(),
             doubt: None,
             stalled_since: None,
+            ran_at: None,
             refused: 0,
             stalls: VecDeque::new(),
             stopping: false,
@@ -410,6 +413,7 @@ impl<O> Replica<O> {
             Event::CopyBroken { .. } => {}
             Event::Copies(copies) => self.settings.copies = Some(copies),
             Event::DisksReissued => self.disks_reissued(now),
+            Event::Diverged(_) if mutated(Mutation::DivergedBackupAsks) => self.lose_peer("diverged", now),
             Event::Diverged(divergence) => {
                 let hint = self.settings.divergence_hint;
                 let hint = if hint.is_empty() { String::new() } else { format!("; {hint}") };
@@ -583,6 +587,9 @@ impl<O> Replica<O> {
             Frame::Log(log) if self.is_current(&log.stamp) && self.phase == Phase::Backup => {
                 self.log_received(log, now);
             }
+            Frame::Log(log) if mutated(Mutation::AckAfterClose) && self.is_current(&log.stamp) => {
+                self.acknowledge_late(&log);
+            }
             Frame::Ack(ack) if self.is_current(&ack.stamp) => self.ack_received(&ack, now),
             Frame::Log(LogFrame { stamp, .. })
             | Frame::Ack(Ack { stamp, .. })
@@ -619,6 +626,9 @@ impl<O> Replica<O> {
         match what {
             ft_policies::Heard::Start => self.doubt = None,
             _ => drop(self.doubts(now)),
+        }
+        if mutated(Mutation::WithdrawAsk) && self.phase == Phase::Live {
+            self.ask = None;
         }
         self.silence_max = match what {
             ft_policies::Heard::Start => 0,

@@ -7,6 +7,7 @@
 
 use super::{Nanos, Replica};
 use crate::Lsn;
+use crate::mutation::{Mutation, mutated};
 use crate::record::Body;
 
 /// How much longer than the primary the backup may take for such a stretch, besides what any record may take.
@@ -40,7 +41,7 @@ impl<O> Replica<O> {
 
     /// When a backup that has executed nothing is to be taken for stuck.
     pub(super) fn stuck_deadline(&self) -> Option<Nanos> {
-        let since = self.log.no_progress_since()?;
+        let since = self.log.no_progress_since().filter(|_| !mutated(Mutation::NeverStuck))?;
         let stuck = self.settings.stuck;
         let Some(promise) = self.promises.front() else { return Some(since + stuck) };
         let reached = promise.reached?;

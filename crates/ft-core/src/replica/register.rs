@@ -5,20 +5,33 @@ use ft_policies::{Answer, RegisterState, Unavailable};
 use super::{Ask, Effect, Nanos, Phase, Replica, timers};
 use crate::mutation::{Mutation, mutated};
 
+/// What a replica takes an answer for that makes a mistake.
+fn mistaken(from: u64, answer: Answer) -> Answer {
+    let lost = || Answer::Lost(RegisterState { generation: from + 1, holder: None });
+    match answer {
+        Answer::Lost(_) if mutated(Mutation::IgnoreLost) => Answer::Won,
+        Answer::Behind(_) if mutated(Mutation::BehindIsWon) => Answer::Won,
+        Answer::Behind(_) if mutated(Mutation::BehindIsLost) => lost(),
+        Answer::Unavailable(_) if mutated(Mutation::NoAnswerIsWon) => Answer::Won,
+        Answer::Unavailable(_) if mutated(Mutation::NoAnswerIsLost) => lost(),
+        answer => answer,
+    }
+}
+
 impl<O> Replica<O> {
     pub(super) fn answered(&mut self, from: u64, answer: Answer, now: Nanos) {
         let Some(ask) = &mut self.ask else { return };
-        if ask.from != from {
+        if ask.from != from && !mutated(Mutation::LateAnswer) {
             return;
         }
-        match answer {
+        let from = ask.from;
+        match mistaken(from, answer) {
             Answer::Won => {
                 self.ask = None;
                 self.won(from + 1, now);
-            }
-            Answer::Lost(_) if mutated(Mutation::IgnoreLost) => {
-                self.ask = None;
-                self.won(from + 1, now);
+                if mutated(Mutation::AskAgainAfterWin) {
+                    self.effects.push_back(Effect::Ask { from: from + 1 });
+                }
             }
             Answer::Lost(register) => {
                 self.ask = None;
@@ -41,7 +54,7 @@ impl<O> Replica<O> {
 
     fn ask_again(&mut self, text: String, at: Nanos) {
         let Some(ask) = &mut self.ask else { return };
-        ask.retry_at = Some(at);
+        ask.retry_at = Some(at).filter(|_| !mutated(Mutation::AskOnce));
         if !std::mem::replace(&mut ask.told, true) {
             self.notice(text);
         }
@@ -63,6 +76,24 @@ impl<O> Replica<O> {
         debug_assert!(self.ask.is_none());
         self.ask = Some(Ask { from, retry_at: None, told: false, permitted: true });
         self.effects.push_back(Effect::Ask { from });
+    }
+
+    /// A win is of no use to a primary whose guest's thread gets nowhere, and would be the guest's end where the backup has taken this
+    /// side for lost for just that. So it asks when the thread is at work again, or when somebody else is known to have won.
+    pub(super) fn hold_ask(&mut self, now: Nanos) {
+        if self.is_wedged(now)
+            && let Some(ask) = self.ask.as_mut().filter(|ask| ask.permitted)
+        {
+            ask.retry_at = Some(now + timers::ASK_RETRY);
+            self.effects.retain(|effect| !matches!(effect, Effect::Ask { .. }));
+        }
+    }
+
+    /// True if the thread that runs the guest has not been seen for as long as a backup is borne that executes nothing.
+    pub(super) fn is_wedged(&self, now: Nanos) -> bool {
+        let silent = self.ran_at.map_or(0, |ran| now.saturating_sub(ran));
+        let running = self.phase == Phase::Live && self.started && self.highest <= self.generation;
+        running && silent >= self.settings.stuck && !mutated(Mutation::WedgedPrimaryAsks)
     }
 
     pub(super) fn register_read(&mut self, result: Result<RegisterState, Unavailable>, now: Nanos) {

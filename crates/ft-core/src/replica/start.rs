@@ -4,6 +4,7 @@ use super::{Effect, Exit, Link, Nanos, Phase, Replica, Session};
 use crate::Lsn;
 use crate::backlog::Backlog;
 use crate::log::Log;
+use crate::mutation::{Mutation, mutated};
 use crate::record::{Body, MAX_COUNT};
 use crate::wire::{Copies, CpuLeaf, Frame, FrameReader, Hello, Nonces, PeerRole, Refusal};
 
@@ -137,7 +138,8 @@ impl<O> Replica<O> {
         // then it needs another win itself before its guest starts.
         let unused = register.holder.is_some_and(|holder| holder.replica == me)
             && self.found == Some(register.generation)
-            || register.generation == self.generation;
+            || register.generation == self.generation
+            || mutated(Mutation::StartBesideOther);
         let by_hand = self.settings.by_hand;
         let alone = if by_hand { self.promoted } else { self.alone_allowed && !peer_has_state && unused };
         let ahead = |copies: Copies| copies.live != Copies::ANY && copies.highest > register.generation;
@@ -164,6 +166,11 @@ impl<O> Replica<O> {
         };
         if claim {
             self.claimed_from = register.generation;
+            if mutated(Mutation::ColdStartWithoutAdvance)
+                && register.holder.is_some_and(|holder| holder.replica == me)
+            {
+                return self.claimed(register.generation, now);
+            }
             self.ask_at_once(self.claim_from(register));
         }
     }
@@ -230,6 +237,9 @@ impl<O> Replica<O> {
             session.armed = self.last + 1;
         }
         self.append(self.position, Body::Armed, now);
+        if mutated(Mutation::StartUnarmed) {
+            self.start_guest(false);
+        }
     }
 
     /// The backup is armed: the first instruction may run.

@@ -1,6 +1,7 @@
 //! What time alone brings about.
 
 use super::{Effect, Event, Frame, Heartbeat, Nanos, Phase, Replica};
+use crate::mutation::{COMPILED_IN, Mutation, mutated};
 use crate::record::LogRecord;
 
 const MS: Nanos = 1_000_000;
@@ -22,6 +23,8 @@ pub(super) const STOP_PATIENCE: Nanos = 5000 * MS;
 /// The longest that a peer is excused, once it must be taken for lost: a host that is always late is not to keep its silence from
 /// being noticed.
 const MOST_EXCUSED: Nanos = 500 * MS;
+/// A thread whose guest is stalled looks at least so often whether it may run.
+const STALL_LOOKS: Nanos = 300 * MS;
 /// Stalls are summed over this window.
 pub(super) const STALL_WINDOW: Nanos = 10_000 * MS;
 
@@ -41,11 +44,11 @@ impl<O> Replica<O> {
         add(self.stop_deadline);
         add(self.register_poll_at);
         add(self.ask.as_ref().and_then(|ask| ask.retry_at));
-        if self.session.is_some() {
+        if self.is_watched() {
             // It is noted as soon as there is one.
             let excused = self.suspected_since.map_or(0, |since| self.excused_until(since));
             let mut suspicion = |at: Option<Nanos>| add(at.map(|at| at.max(excused)));
-            suspicion(self.detector.deadline());
+            suspicion(self.detector.deadline().filter(|_| !self.is_deaf()));
             if matches!(self.phase, Phase::Live) {
                 suspicion(self.doubt_deadline());
                 suspicion(self.log.oldest_unacked().map(|at| at + self.settings.ack_timeout));
@@ -87,12 +90,15 @@ impl<O> Replica<O> {
             self.exec_ack_due = None;
             self.ack_due = true;
         }
+        let wedged = self.is_wedged(now);
         if let Some(ask) = &mut self.ask
             && is_due(ask.retry_at)
         {
-            ask.retry_at = None;
+            ask.retry_at = wedged.then_some(now + ASK_RETRY);
             let from = ask.from;
-            self.effects.push_back(Effect::Ask { from });
+            if !wedged {
+                self.effects.push_back(Effect::Ask { from });
+            }
         }
         if is_due(self.register_poll_at) {
             self.register_poll_at = None;
@@ -126,14 +132,31 @@ impl<O> Replica<O> {
     }
 
     fn excused_until(&self, suspected: Nanos) -> Nanos {
+        if mutated(Mutation::ExcuseWithoutBound) {
+            return self.excused;
+        }
         self.excused.min(suspected.saturating_add(MOST_EXCUSED))
+    }
+
+    /// True if there is a peer that may be lost.
+    fn is_watched(&self) -> bool {
+        // An ask ends the session, but for a deliberate mistake.
+        let ended = self.ask.is_some() || matches!(self.phase, Phase::TakingOver(_));
+        self.session.is_some() && !(COMPILED_IN && ended)
+    }
+
+    /// A deliberate mistake: silence is nothing to this side.
+    fn is_deaf(&self) -> bool {
+        mutated(Mutation::OneSidedTimeout) && self.phase == Phase::Backup
     }
 
     /// Why the peer must be taken for lost, if it must.
     fn suspicion(&self, now: Nanos) -> Option<String> {
-        self.session?;
+        if !self.is_watched() {
+            return None;
+        }
         let ms = |time: Nanos| time / MS;
-        if self.detector.suspect(now) {
+        if self.detector.suspect(now) && !self.is_deaf() {
             let known = self.detector.describe().map_or_else(String::new, |known| format!(" ({known})"));
             let silent = ms(now.saturating_sub(self.last_heard));
             return Some(format!("nothing heard for {silent} ms{known}"));
@@ -175,7 +198,9 @@ impl<O> Replica<O> {
             .filter(|(_, end)| end + STALL_WINDOW >= since)
             .map(|(start, end)| end - start)
             .sum();
-        Some(since + self.settings.stuck.saturating_sub(past))
+        let deadline = since + self.settings.stuck.saturating_sub(past);
+        // A guest whose thread does not look any more stands still for this side's own sake.
+        self.ran_at.filter(|ran| deadline <= ran + STALL_LOOKS).map(|_| deadline)
     }
 
     /// A sign of life, also to a peer that is lost: a deposed one hears of the generation this way.

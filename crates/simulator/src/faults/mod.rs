@@ -5,6 +5,7 @@
 //! [`strike`] (what it does, and how it ends). What holds for a whole run is a variant of [`crate::shape::Ambient`], asked for where
 //! it matters.
 
+pub mod special;
 pub mod strike;
 
 use ft_core::Nanos;
@@ -51,10 +52,20 @@ pub enum Kind {
     Restart,
     /// The register's store is put back to what it was at the start.
     Restored,
+    /// The thread that runs the guest never gets anywhere any more; everything else of the process works.
+    WedgedForGood,
+    /// A bit of the memory of a backup's guest changes.
+    Damage,
+    /// The process, on two hosts with its host, dies and starts anew before the peer can have noticed.
+    Reboot,
+    /// The process dies soon after it has asked the tie-breaker.
+    KillAsker,
+    /// The process starts anew, if it does not run, and reaches the tie-breaker before it reaches its peer.
+    Return,
 }
 
 impl Kind {
-    /// All of them.
+    /// What any plan may draw; [`special`] has plans for the others.
     pub const ALL: &[Self] = &[
         Self::Kill,
         Self::HostLoss,
@@ -84,7 +95,7 @@ impl Kind {
     pub fn is_borne(self, setting: Setting) -> bool {
         match self {
             Self::HostLoss => setting == Setting::TwoHosts,
-            Self::Stop | Self::Restored => false,
+            Self::Stop | Self::Restored | Self::KillAsker | Self::Return => false,
             _ => true,
         }
     }
@@ -99,6 +110,8 @@ pub struct Fault {
     pub victim: usize,
     /// When, after the first start of the guest.
     pub at: Nanos,
+    /// `at` counts from the beginning, when nobody has started the guest.
+    pub early: bool,
     /// How long it lasts, where it ends by itself.
     pub lasts: Nanos,
     /// What it needs a number for: steps until then, a flavour.
@@ -135,6 +148,7 @@ impl Plan {
                 kind: random.pick(&known),
                 victim: random.below(2) as usize,
                 at: random.below(safety * 3 / 4),
+                early: false,
                 lasts: random.pick(&[10, 100, 600, 2500]) * MS / 2 + random.below(50 * MS),
                 number: random.next(),
             })

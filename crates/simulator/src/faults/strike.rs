@@ -20,7 +20,13 @@ impl World {
         let there = self.process(victim).is_some();
         let (empty, both) = (!there, self.shape.setting == Setting::OneMachine && kind == Kind::HostLoss);
         let applies = match kind {
-            Kind::Restart => empty,
+            Kind::Restart | Kind::Return => empty,
+            // Where there is no backup, nobody is there to go on.
+            Kind::WedgedForGood => self.facts.is_paired() && there,
+            Kind::Damage => {
+                let backup = self.facts.is_paired() && self.facts.live() == Some(1 - victim);
+                backup && self.process(victim).is_some_and(|process| process.guest.is_booted())
+            }
             Kind::Partition | Kind::OneWay | Kind::Clog | Kind::RegisterCut | Kind::RegisterDown => true,
             Kind::Cut => true,
             // A store put back while a deposed replica still asks would be two faults (PROTOCOL section 2).
@@ -105,6 +111,31 @@ impl World {
                 self.stepped(victim);
                 return;
             }
+            Kind::WedgedForGood => {
+                let backup = self.facts.live() != Some(victim);
+                self.at(victim).wedged = Some(backup);
+                return;
+            }
+            Kind::Damage => {
+                let process = self.at(victim);
+                process.guest.damage(number);
+                self.facts.damaged = Some(self.at(victim).incarnation);
+                return;
+            }
+            Kind::Reboot => {
+                self.facts.restarted = true;
+                self.die(victim, self.shape.setting == Setting::TwoHosts);
+                return self.schedule(MS * (2 + number % 50), Happening::Start(victim));
+            }
+            Kind::KillAsker => {
+                self.at(victim).asker = Some(number);
+                return;
+            }
+            Kind::Return => {
+                self.facts.restarted = true;
+                self.block(&[0, 1]);
+                self.start_process(victim);
+            }
             Kind::Restart => {
                 self.facts.restarted = true;
                 self.start_process(victim);
@@ -145,7 +176,7 @@ impl World {
                     process.wedged = None;
                 }
             }
-            Kind::Partition => self.unblock(&[0, 1]),
+            Kind::Partition | Kind::Return => self.unblock(&[0, 1]),
             Kind::OneWay => self.unblock(&[victim]),
             Kind::Clog => {
                 self.links.clogged[victim] -= 1;

@@ -10,6 +10,7 @@ pub mod reference;
 use std::collections::BTreeMap;
 
 use ft_core::input::{Anchor, DiskDone, DiskStatus, Input};
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::{DiskOp, DiskRequest, Output, OutputBody};
 
 use crate::random::mix;
@@ -57,6 +58,8 @@ pub struct Guest {
     console: u64,
     requests: u64,
     entropies: u64,
+    /// A part of its memory that it has no use for: nothing but a digest tells what is there.
+    unused: u64,
     /// Requests that it has made and that are not told to be done.
     pub pending: BTreeMap<u64, DiskRequest>,
     /// The same of entropy.
@@ -91,6 +94,7 @@ impl Guest {
             console: 0,
             requests: 0,
             entropies: 0,
+            unused: 0,
             pending: BTreeMap::new(),
             pending_entropy: BTreeMap::new(),
             anchor: Anchor { time: 0, rate: 1 << 32 },
@@ -138,11 +142,18 @@ impl Guest {
             self.frames,
             self.console,
             self.requests,
+            self.unused,
             self.pending.len() as u64,
             self.time(),
             u64::from(self.halted),
         ];
         parts.into_iter().fold(self.state, |all, part| mix(all ^ part))
+    }
+
+    /// A bit of its memory changes by itself.
+    pub fn damage(&mut self, number: u64) {
+        let part = if number & 1 == 0 { &mut self.state } else { &mut self.unused };
+        *part ^= 1 << (number >> 1 & 63);
     }
 
     /// Runs until it stands at `until`, or stops before.
@@ -258,7 +269,8 @@ impl Guest {
         match input {
             Input::Anchor(anchor) => {
                 let now = self.time();
-                self.anchor = Anchor { time: anchor.time.max(now), ..*anchor };
+                let back = mutated(Mutation::AnchorBack);
+                self.anchor = Anchor { time: anchor.time.max(if back { 0 } else { now }), ..*anchor };
                 self.anchored = self.position;
                 if self.halted && self.deadline.is_some_and(|deadline| deadline <= self.anchor.time) {
                     self.wake(self.anchor.time);

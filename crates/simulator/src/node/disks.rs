@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::{DiskOp, DiskRequest};
 use ft_devices::backend::schedule::{Schedule, Start};
 use ft_devices::ft::{DiskPolicies, DiskPolicy};
@@ -91,13 +92,19 @@ impl World {
                 return;
             }
             let Some(request) = process.disks.schedule.start_next() else { return };
-            process.disks.running += 1;
-            let incarnation = process.incarnation;
-            let (issued, apart, orphan) = (false, 0, false);
-            let flight = self.disk.add(Flight { node, incarnation, request, issued, apart, orphan });
-            let (after, order) = (self.grain(), self.random.next());
-            self.queue.push(self.now + after, order, Happening::Flight(flight));
+            self.take_flight(node, request);
         }
+    }
+
+    /// A thread takes a request.
+    fn take_flight(&mut self, node: usize, request: DiskRequest) {
+        let process = self.at(node);
+        process.disks.running += 1;
+        let incarnation = process.incarnation;
+        let (issued, apart, orphan) = (false, 0, false);
+        let flight = self.disk.add(Flight { node, incarnation, request, issued, apart, orphan });
+        let (after, order) = (self.grain(), self.random.next());
+        self.queue.push(self.now + after, order, Happening::Flight(flight));
     }
 
     /// A request gets further: its thread makes the system call, or that ends.
@@ -187,12 +194,18 @@ impl World {
         let mut failed = BTreeSet::new();
         if let Some(own) = process.disks.own.take() {
             failed = own.failed_reads;
-            for (_, done) in own.ended.into_iter().filter(|(id, _)| !failed.contains(id)) {
+            let forgets = mutated(Mutation::ForgetOwnReads);
+            for (_, done) in own.ended.into_iter().filter(|(id, _)| !failed.contains(id) && !forgets) {
                 process.inputs.push_back(Input::DiskDone(done));
             }
         }
         process.disks.schedule.take_over();
         failed.into_iter().for_each(|request| process.disks.schedule.again(request));
+        if mutated(Mutation::ReissueTwice) {
+            let writes = process.guest.pending.values().filter(|request| request.op.is_write());
+            let writes: Vec<DiskRequest> = writes.cloned().collect();
+            writes.into_iter().for_each(|request| self.take_flight(node, request));
+        }
         self.run_disk(node);
     }
 }

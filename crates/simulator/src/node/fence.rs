@@ -73,7 +73,8 @@ impl World {
         let gone = |(seat, incarnation): &(usize, u64)| {
             if *seat == node { *incarnation != process.incarnation } else { is_gone(process, *incarnation) }
         };
-        if !owners.is_empty() && owners.iter().all(gone) {
+        let early = mutated(Mutation::BringBackEarly);
+        if !owners.is_empty() && (owners.iter().all(gone) || early) {
             self.note(Of::Seat(node), || "brings the blocks back".to_owned());
             let incarnation = self.at(node).incarnation;
             self.disk.bring_back(incarnation);
@@ -118,6 +119,13 @@ impl World {
         if self.register.cut[node] > 0 {
             return;
         }
+        if mutated(Mutation::NameBeforeContent) && self.name_it(node, incarnation, id, call) {
+            return;
+        }
+        self.carry_out(node, incarnation, id, call);
+    }
+
+    fn carry_out(&mut self, node: usize, incarnation: u64, id: u64, call: Call) {
         let who = Who { replica: IDS[node], incarnation, config: 0 };
         let (done, won) = self.register.carry_out(call, who);
         if won {
@@ -126,13 +134,50 @@ impl World {
                 format!("the register: generation {generation} is {}'s", ["a", "b"][node])
             });
             self.won(generation, who);
+            let view =
+                self.facts.views[node].as_ref().filter(|_| self.facts.incarnations[node] == incarnation);
+            let asks = view.is_none_or(|view| view.asking || view.phase == Phase::Over);
+            if !asks && !self.facts.restored {
+                self.violate(
+                    "nobody takes what it does not ask for",
+                    format!("replica {} wins generation {generation} and did not ask", ["a", "b"][node]),
+                );
+            }
         }
+        self.send_answer(node, incarnation, id, done);
+    }
+
+    fn send_answer(&mut self, node: usize, incarnation: u64, id: u64, done: Done) {
         let odd = self.odd_answers();
         let (first, second) = way_back(&mut self.random, odd);
         for way in [first, second].into_iter().flatten() {
             let order = self.random.next();
             let done = done.clone();
             self.queue.push(self.now + way, order, Happening::Answer { node, incarnation, id, done });
+        }
+    }
+
+    /// A deliberate mistake: a win takes its name before anything is in it, and whoever reads it until then finds nothing. True if this
+    /// call ends here for now.
+    fn name_it(&mut self, node: usize, incarnation: u64, id: u64, call: Call) -> bool {
+        if self.register.name_only.is_some_and(|owner| owner != incarnation) {
+            self.send_answer(node, incarnation, id, call.unavailable());
+            return true;
+        }
+        let wins = matches!(call, Call::Ask(from) if from == self.register.state.generation);
+        if wins && self.register.name_only.is_none() {
+            self.register.name_only = Some(incarnation);
+            let (after, order) = (self.random.between(MS, 300 * MS), self.random.next());
+            self.queue.push(self.now + after, order, Happening::Content { node, incarnation, id, call });
+        }
+        wins
+    }
+
+    /// The content of a name that is there already.
+    pub(crate) fn content_written(&mut self, node: usize, incarnation: u64, id: u64, call: Call) {
+        if self.process(node).is_some_and(|process| process.incarnation == incarnation) {
+            self.register.name_only = None;
+            self.carry_out(node, incarnation, id, call);
         }
     }
 

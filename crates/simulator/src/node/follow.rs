@@ -1,7 +1,8 @@
 //! The backup's loop: run to where the next record lies, do what it says (`ft-runtime`, `replica/follow.rs`).
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
-use ft_core::{Body, Divergence, Event, Mode, Nanos, reads};
+use ft_core::mutation::{Mutation, mutated};
+use ft_core::{Body, Divergence, Event, Mode, Nanos, Phase, reads};
 
 use super::Thread;
 use super::vcpu::{NAP, Next, Stage};
@@ -48,9 +49,28 @@ impl World {
                 if self.at(node).core.has_effects() {
                     self.wake_soon(node, Thread::Outside);
                 }
+                if mutated(Mutation::ProgressInHeader)
+                    && let Some(next) = self.run_to_header(node)
+                {
+                    return next;
+                }
                 if self.mode(node) == Mode::Backup { Next::Park(NAP) } else { Next::More }
             }
         }
+    }
+
+    /// A deliberate mistake: a heartbeat's position lets the guest run.
+    fn run_to_header(&mut self, node: usize) -> Option<Next> {
+        let process = self.at(node);
+        let behind = process.guest.is_booted() && process.guest.position < process.vcpu.header;
+        if !behind || *process.core.phase() != Phase::Backup {
+            return None;
+        }
+        let until = process.vcpu.header;
+        process.guest.run(until);
+        process.vcpu.header = 0;
+        self.outputs_backup(node);
+        Some(Next::More)
     }
 
     fn run_to_record(&mut self, node: usize) -> Next {
@@ -58,6 +78,13 @@ impl World {
         let process = self.at(node);
         let Some((record, stage)) = &mut process.vcpu.record else { return Next::More };
         let (from, until) = (process.guest.position, record.position);
+        if from > until {
+            self.diverged(
+                node,
+                format!("this side's guest stands at {from}, past the primary's record at {until}"),
+            );
+            return Next::More;
+        }
         let stop = process.guest.run(until);
         if process.guest.position == until {
             *stage = Stage::Do;
@@ -99,13 +126,14 @@ impl World {
                     return Next::More;
                 }
                 if let Input::NetRx(batch) = &input {
-                    process.seen = process.seen.max(batch.switch_seq);
+                    let forgets = mutated(Mutation::SeenForgotten);
+                    process.seen = process.seen.max(if forgets { 0 } else { batch.switch_seq });
                 }
                 process.journal.push((process.guest.position, input));
                 self.outputs_backup(node);
             }
             Body::Digest(theirs) => {
-                if theirs != process.guest.digest().to_le_bytes() {
+                if theirs != process.digest().to_le_bytes() && !mutated(Mutation::DigestIgnored) {
                     self.diverged(node, "the digests differ".to_owned());
                     return Next::More;
                 }
@@ -143,6 +171,7 @@ impl World {
                 self.diverged(node, "the primary completes a read that this side never made".to_owned());
                 return Some(Next::More);
             }
+            Some(None) if mutated(Mutation::CompletionBeforeOwn) => {}
             Some(None) => {
                 self.tell_reads(node);
                 return Some(Next::Park(NAP));
@@ -198,5 +227,10 @@ impl World {
     fn diverged(&mut self, node: usize, what: String) {
         let position = self.at(node).guest.position;
         self.handle(node, Event::Diverged(Divergence { position, what }));
+        if mutated(Mutation::DivergedBackupAsks)
+            && let Some((_, stage)) = &mut self.at(node).vcpu.record
+        {
+            *stage = Stage::Tell;
+        }
     }
 }

@@ -82,6 +82,7 @@ impl World {
             disk_trouble: (false, false),
             exiting: None,
             looked: now,
+            asker: None,
             doom: None,
         };
         self.seats[node].process = Some(Box::new(process));

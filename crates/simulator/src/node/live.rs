@@ -1,6 +1,7 @@
 //! The live loop: alone and primary are the same (`ft-runtime`, `replica/live.rs`).
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::reads::{self, ReadId};
 use ft_core::{Body, Nanos};
 use ft_policies::FULL_SHARE;
@@ -71,7 +72,8 @@ impl World {
         let process = self.at(node);
         process.guest.boot(process.core.generation());
         let then = if position == 0 { now } else { process.core.last_heard().min(now) };
-        process.vcpu.origin = i128::from(then) - i128::from(process.guest.time());
+        let guest = if mutated(Mutation::AnchorBack) { 0 } else { process.guest.time() };
+        process.vcpu.origin = i128::from(then) - i128::from(guest);
         process.vcpu.anchored = (now, position);
         process.vcpu.logged = position;
         let (life, incarnation) = (process.guest.life(), process.incarnation);
@@ -88,7 +90,7 @@ impl World {
         let position = process.guest.position;
         let fresh = process.vcpu.anchored.1 == position && now < process.vcpu.anchored.0 + 20_000;
         if !fresh {
-            if !process.core.reserve(Body::Progress.cost(), now) {
+            if !process.core.reserve(Body::Progress.cost(), now) && !mutated(Mutation::InputBeforeRoom) {
                 return self.flushed(node);
             }
             self.anchor(node);
@@ -98,7 +100,7 @@ impl World {
             Input::DiskDone(done) if is_own_read(process, done) => Body::Progress.cost(),
             input => Body::Input(input.clone()).cost(),
         });
-        if !process.core.reserve(cost, now) {
+        if !process.core.reserve(cost, now) && !mutated(Mutation::InputBeforeRoom) {
             return self.flushed(node);
         }
         if let Some(input) = process.inputs.pop_front() {
@@ -112,7 +114,8 @@ impl World {
         let process = self.at(node);
         let position = process.guest.position;
         if let Err(error) = process.guest.apply(&input) {
-            return self.note(Of::Seat(node), || format!("an input does not fit and was dropped: {error}"));
+            return self
+                .violate("inputs fit", format!("an input of replica {node}'s guest does not: {error}"));
         }
         process.journal.push((position, input.clone()));
         let made = self.begin_outputs(node);

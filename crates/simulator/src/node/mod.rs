@@ -25,13 +25,14 @@ pub mod vcpu;
 use std::collections::VecDeque;
 
 use ft_core::input::Input;
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::OutputBody;
 use ft_core::{Event, Lsn, Mode, Nanos, Replica};
 
 use crate::guest::Guest;
 use crate::guest::reference::Journal;
 use crate::register::Calls;
-use crate::shape::Ambient;
+use crate::shape::{Ambient, MS};
 use crate::world::World;
 use disks::Disks;
 use vcpu::Vcpu;
@@ -151,6 +152,8 @@ pub struct Process {
     pub exiting: Option<Exiting>,
     /// When the event loop last had its turn, on the host's clock.
     pub looked: Nanos,
+    /// It dies soon after it has asked the tie-breaker; the number says how soon.
+    pub asker: Option<u64>,
     /// The end of so many steps from now.
     pub doom: Option<(u32, Doom)>,
 }
@@ -172,6 +175,14 @@ pub struct Seat {
     pub process: Option<Box<Process>>,
     /// How its processes ended: incarnation and exit code; `None` is a crash.
     pub ends: Vec<(u64, Option<u8>)>,
+}
+
+impl Process {
+    /// The digest of its guest, as the log carries it.
+    fn digest(&self) -> u64 {
+        let gate = if mutated(Mutation::GateInDigest) { self.core.view().gate.0 as u64 } else { 0 };
+        self.guest.digest() ^ gate
+    }
 }
 
 impl World {
@@ -205,7 +216,9 @@ impl World {
 
     /// A thread has its turn at the latest after this time.
     pub(crate) fn wake(&mut self, node: usize, thread: Thread, after: Nanos) {
-        let at = self.now + after;
+        let late = thread == Thread::Loop && self.shape.has(Ambient::Late);
+        let late = if late { self.random.between(20, 40) * MS } else { 0 };
+        let at = self.now.saturating_add(after).saturating_add(late);
         self.tokens += 1;
         let token = self.tokens;
         let Some(process) = self.seats[node].process.as_deref_mut() else { return };

@@ -1,9 +1,11 @@
 //! What goes out: the protocol's effects and released outputs, one in a turn and in order (`ft-runtime`, `replica/outside.rs`).
 
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::OutputBody;
 use ft_core::{Effect, OutputClass, Released};
+use ft_devices::backend::schedule::Start;
 
-use super::{Chore, Exiting, Held, Thread};
+use super::{Chore, Doom, Exiting, Held, Thread};
 use crate::properties::Seen;
 use crate::register::Call;
 use crate::trace::Of;
@@ -12,14 +14,18 @@ use crate::world::World;
 impl World {
     /// One effect, or one output.
     pub(super) fn outside_turn(&mut self, node: usize) {
-        if let Some(effect) = self.at(node).core.poll_effect() {
+        let now = self.local(node);
+        let early =
+            mutated(Mutation::ReleaseBeforeLive).then(|| self.at(node).core.poll_release(now)).flatten();
+        if early.is_none()
+            && let Some(effect) = self.at(node).core.poll_effect()
+        {
             self.note(Of::Seat(node), || brief(&effect));
             self.perform(node, effect);
             return self.wake_soon(node, Thread::Outside);
         }
-        let now = self.local(node);
         let process = self.at(node);
-        match process.core.poll_release(now) {
+        match early.or_else(|| process.core.poll_release(now)) {
             Some(released) => {
                 let (lsn, generation, class) = (released.lsn, released.generation, released.class);
                 process.released = Some((lsn, class == OutputClass::End));
@@ -46,11 +52,17 @@ impl World {
     fn perform(&mut self, node: usize, effect: Effect) {
         match effect {
             Effect::ReadRegister => self.call(node, Call::Read),
-            Effect::Ask { from } => self.call(node, Call::Ask(from)),
+            Effect::Ask { from } => {
+                self.call(node, Call::Ask(from));
+                let process = self.at(node);
+                if let Some(number) = process.asker.take() {
+                    process.doom = Some(((number % 60) as u32, Doom::Death));
+                }
+            }
             Effect::Fence { generation } => self.chore(node, Chore::Fence(generation)),
             Effect::Live { generation, takeover, alone, .. } => {
                 let process = self.at(node);
-                if alone {
+                if alone && !mutated(Mutation::WritesWaitForNobody) {
                     process.disks.schedule.forget_shadows();
                 }
                 let (seen, incarnation) = (process.seen, process.incarnation);
@@ -58,6 +70,7 @@ impl World {
                 self.run_disk(node);
                 self.counters.takeovers += u64::from(takeover);
                 self.observe(&Seen::Live { node, generation, incarnation });
+                self.facts.live_since.insert(incarnation, self.now);
                 if takeover {
                     self.takes_over(node);
                 }
@@ -109,7 +122,8 @@ impl World {
                 self.at(node).disks.schedule.release(request);
                 self.run_disk(node);
             }
-            Held::Output(OutputBody::Disk(_) | OutputBody::Entropy { .. }) => {}
+            Held::Output(OutputBody::Disk(request)) => self.submit(node, request, Start::Now, false),
+            Held::Output(OutputBody::Entropy { .. }) => {}
             Held::Output(body) => {
                 let life = self.at(node).guest.life();
                 self.let_out(node, life, released.generation, body);

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use ft_core::input::{Anchor, Input};
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::{DiskOp, DiskRequest, Output, OutputBody};
 use ft_core::reads::ReadId;
 use ft_core::{Body, LogRecord, Mode, Nanos, OutputClass};
@@ -68,6 +69,8 @@ pub struct Vcpu {
     pub(super) record: Option<(LogRecord, Stage)>,
     /// Its guest runs here.
     pub(super) begun: bool,
+    /// The position of the last heartbeat: nothing to the thread, but for a deliberate mistake.
+    pub(super) header: u64,
     /// Position of the last record appended.
     pub(super) logged: u64,
     /// Position of the last digest.
@@ -149,7 +152,10 @@ impl World {
             Mode::Backup => self.follow(node),
             Mode::Reissue => {
                 self.take_over_disk(node);
-                let pending: Vec<_> = self.at(node).guest.pending_entropy.keys().copied().collect();
+                let mut pending: Vec<_> = self.at(node).guest.pending_entropy.keys().copied().collect();
+                if mutated(Mutation::ForgetEntropy) {
+                    pending.clear();
+                }
                 pending.into_iter().for_each(|request| self.entropy(node, request));
                 self.handle(node, ft_core::Event::DisksReissued);
                 Next::More
@@ -192,7 +198,7 @@ impl World {
             Todo::Anchor => self.anchor(node),
             Todo::Digest => {
                 let process = self.at(node);
-                let body = Body::Digest(process.guest.digest().to_le_bytes().to_vec());
+                let body = Body::Digest(process.digest().to_le_bytes().to_vec());
                 process.vcpu.digested = process.guest.position;
                 if process.core.is_paired() && process.core.reserve(body.cost(), now) {
                     process.core.append(process.guest.position, body, now);
@@ -226,6 +232,7 @@ impl World {
                         }
                         body => super::Held::Output(body),
                     };
+                    let position = position - u64::from(mutated(Mutation::MarkerBeforeInstruction));
                     made.push(Made { position, class, digest, held });
                 }
                 (Disposition::Now, OutputBody::Disk(request)) => self.request(node, request),
@@ -269,7 +276,11 @@ impl World {
             if disposition == Disposition::Keep {
                 let (class, digest) = (class(&body), digest(&body));
                 let (keep, request) = match body {
-                    OutputBody::Disk(request) => (None, Some(request)),
+                    OutputBody::Disk(request) => {
+                        let again = mutated(Mutation::WritesInBothSets);
+                        let keep = again.then(|| super::Held::Output(OutputBody::Disk(request.clone())));
+                        (keep, Some(request))
+                    }
                     body => (Some(super::Held::Output(body)), None),
                 };
                 process.core.made(position, class, digest, keep);
@@ -316,7 +327,8 @@ impl World {
             host -= cut;
         }
         process.vcpu.anchored = (now, process.guest.position);
-        let time = guest.max(u64::try_from(host.max(0)).unwrap_or(u64::MAX));
+        let host = u64::try_from(host.max(0)).unwrap_or(u64::MAX);
+        let time = if mutated(Mutation::AnchorBack) { host } else { guest.max(host) };
         self.apply(node, Input::Anchor(Anchor { time, rate }));
     }
 }

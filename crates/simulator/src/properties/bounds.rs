@@ -9,7 +9,7 @@ use crate::world::facts::Facts;
 /// What one stop of the guest may make past a bound.
 const BURST: usize = 16;
 /// What is released in the time that it takes to tell the backup.
-const UNTOLD: usize = 2000;
+const UNTOLD: usize = 200;
 
 /// See the module.
 #[derive(Debug)]

@@ -17,9 +17,9 @@ impl Property for Divergence {
     fn see(&mut self, seen: &Seen<'_>, facts: &Facts) -> Result<(), String> {
         let Seen::Halted { node, exit, message } = seen else { return Ok(()) };
         let fine = match exit {
-            Exit::LostTieBreaker => true,
+            Exit::LostTieBreaker => facts.is_deposed(*node),
             // Its primary goes on without it, and has written what this one was about to read: it has lost, and does not know yet.
-            Exit::Divergence => facts.is_deposed(*node),
+            Exit::Divergence => facts.is_deposed(*node) || facts.damaged == Some(facts.incarnations[*node]),
             // A replica that starts while the other one's guest runs is turned away.
             Exit::Failure => facts.restarted,
             Exit::Mismatch => facts.corrupt,

@@ -2,7 +2,10 @@
 //! one that is judged when a run is over is a function listed in [`at_the_end`] or [`on_the_disk`].
 
 pub mod acknowledged;
+pub mod armed;
 pub mod bounds;
+pub mod damage;
+pub mod deposed;
 pub mod divergence;
 pub mod durable;
 pub mod generations;
@@ -120,6 +123,9 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(acknowledged::Acknowledged),
         Box::new(acknowledged::BindingAsk),
         Box::new(acknowledged::NotAgain),
+        Box::new(armed::Armed),
+        Box::new(damage::Damage),
+        Box::new(deposed::Deposed),
         Box::new(positions::NeverPastTheTold),
         Box::new(positions::GuestTime),
         Box::new(generations::Generations),

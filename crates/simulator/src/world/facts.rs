@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ft_core::Lsn;
 use ft_core::replica::View;
+use ft_core::{Lsn, Nanos};
 use ft_policies::Who;
 
 use crate::guest::Guest;
@@ -48,6 +48,14 @@ pub struct Facts {
     pub restored: bool,
     /// A process was started a second time.
     pub restarted: bool,
+    /// The time, when something is seen.
+    pub now: Nanos,
+    /// When processes said that they are live.
+    pub live_since: BTreeMap<u64, Nanos>,
+    /// A backup's process whose guest was damaged.
+    pub damaged: Option<u64>,
+    /// Nobody went on by itself once faults had stopped, and the operator started something.
+    pub operator: bool,
     /// Bounds: outputs in the gate.
     pub gate: usize,
 }

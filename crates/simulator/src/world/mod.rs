@@ -162,6 +162,9 @@ impl World {
             Happening::Dial { incarnation } => self.dial(incarnation),
             Happening::Patience { node, link } => self.patience(node, link),
             Happening::Call { node, incarnation, id, call } => self.call_arrives(node, incarnation, id, call),
+            Happening::Content { node, incarnation, id, call } => {
+                self.content_written(node, incarnation, id, call);
+            }
             Happening::Answer { node, incarnation, id, done } => {
                 self.answer_arrives(node, incarnation, id, done);
             }
@@ -194,6 +197,7 @@ impl World {
 
     /// The properties see something.
     pub(crate) fn observe(&mut self, seen: &Seen<'_>) {
+        self.facts.now = self.now;
         let mut properties = std::mem::take(&mut self.properties);
         for property in &mut properties {
             if let Err(what) = property.see(seen, &self.facts) {

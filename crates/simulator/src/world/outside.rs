@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ft_core::input::{Input, NetRx};
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::OutputBody;
 use ft_runtime::launcher::lan::switch::Switch;
 use ft_runtime::launcher::messages::{LAN_PACKET_MAX, LanPacket};
@@ -10,8 +11,11 @@ use ft_runtime::launcher::messages::{LAN_PACKET_MAX, LanPacket};
 use super::World;
 use crate::guest::data::{self, Frame};
 use crate::properties::Seen;
-use crate::shape::Setting;
+use crate::shape::{Ambient, MS, Setting};
 use crate::trace::Of;
+
+/// Bytes of a large frame.
+const LARGE: usize = 1500;
 
 /// What was seen of one life of the guest.
 #[derive(Debug, Default)]
@@ -67,10 +71,16 @@ impl World {
 
     /// The client sends a frame.
     pub(super) fn client(&mut self) {
-        self.outside.sent += 1;
-        let frame = data::from_client(self.outside.sent);
+        let flood = self.shape.has(Ambient::Flood) && !self.calm && self.started.is_some();
         let host = self.outside.host.0;
-        self.outside.switch(host).to_guest(frame);
+        for _ in 0..if flood { 2 * self.shape.client / MS } else { 1 } {
+            self.outside.sent += 1;
+            let mut frame = data::from_client(self.outside.sent);
+            if flood {
+                frame.resize(LARGE, 0);
+            }
+            self.outside.switch(host).to_guest(frame);
+        }
         self.hand_over(host);
         if self.random.chance(40)
             && let Some(port) = self.outside.switch(host).live()
@@ -88,7 +98,8 @@ impl World {
             self.outside.switch(host).sent(count);
             let Some(packet) = LanPacket::decode(&buffer) else { continue };
             if let Some(process) = self.process_mut(port)
-                && let Some(batch) = unseen(packet, process.seen)
+                && let Some(batch) =
+                    unseen(packet, if mutated(Mutation::InboundTwice) { 0 } else { process.seen })
             {
                 process.seen = process.seen.max(batch.switch_seq);
                 self.input(port, Input::NetRx(batch));
@@ -129,7 +140,8 @@ impl World {
             OutputBody::Console { offset, bytes } => {
                 self.observe(&Seen::Console { life, offset, bytes: &bytes });
                 let console = &mut self.outside.said.entry(life).or_default().console;
-                let known = console.len().saturating_sub(offset as usize);
+                let appended = mutated(Mutation::ConsoleAppended);
+                let known = if appended { 0 } else { console.len().saturating_sub(offset as usize) };
                 console.extend(bytes.get(known..).unwrap_or_default());
                 self.outside.seen += 1;
             }

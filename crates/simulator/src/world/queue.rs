@@ -50,6 +50,17 @@ pub enum Happening {
         /// It.
         call: Call,
     },
+    /// The content of a generation is written whose name is there already: a deliberate mistake.
+    Content {
+        /// Whose.
+        node: usize,
+        /// Which process's.
+        incarnation: u64,
+        /// The call's number.
+        id: u64,
+        /// It.
+        call: Call,
+    },
     /// Its answer reaches the caller.
     Answer {
         /// Whose.
