@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -48,9 +49,16 @@ impl Plan {
     }
 }
 
+/// Names a simulator that is built already, as the tests' is.
+pub(crate) const BUILT: &str = "FT_SIMULATOR";
+
 /// Runs it.
 pub(crate) fn run(plan: &Plan) -> Result<(), String> {
-    let binary = build("ft-simulator", &[])?;
+    let path = match std::env::var_os(BUILT) {
+        Some(path) => PathBuf::from(path),
+        None => build("ft-simulator", &[])?,
+    };
+    let binary = calls(path);
     if let Some(seed) = plan.seed {
         let status = binary(&["explain", &seed.to_string()]).status().map_err(|error| error.to_string())?;
         return if status.success() { Ok(()) } else { Err(format!("seed {seed} violates a property")) };
@@ -61,7 +69,7 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     campaign(&binary, plan)
 }
 
-fn build(name: &str, features: &[&str]) -> Result<impl Fn(&[&str]) -> Command + use<>, String> {
+fn build(name: &str, features: &[&str]) -> Result<PathBuf, String> {
     let words = ["build", "--release", "--locked", "--quiet", "--package", "ft-simulator", "--bin", name];
     let mut command = cargo(&words);
     command.args(features);
@@ -69,12 +77,16 @@ fn build(name: &str, features: &[&str]) -> Result<impl Fn(&[&str]) -> Command + 
     if !status.success() {
         return Err(format!("{name} does not compile"));
     }
-    let path = target().join("release").join(name);
-    Ok(move |words: &[&str]| {
+    Ok(target().join("release").join(name))
+}
+
+/// Makes a command of each list of words.
+fn calls(path: PathBuf) -> impl Fn(&[&str]) -> Command {
+    move |words| {
         let mut command = Command::new(&path);
         command.args(words);
         command
-    })
+    }
 }
 
 /// The first seed of a run: fresh with every commit, and known to whoever has that.
@@ -211,7 +223,7 @@ fn spawn(mut command: Command, sender: &mpsc::Sender<Result<Value, String>>) -> 
 
 /// Every mutation must be caught within its budget of seeds.
 fn controls() -> Result<(), String> {
-    let binary = build("ft-simulator-mutated", &["--features", "mutations"])?;
+    let binary = calls(build("ft-simulator-mutated", &["--features", "mutations"])?);
     let listed = binary(&["mutations"]).output().map_err(|error| error.to_string())?;
     let mutations: Vec<Value> = String::from_utf8_lossy(&listed.stdout)
         .lines()

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::nested;
+use crate::simulate;
 use crate::steps::{Steps, cargo, root, target};
 use crate::tools;
 
@@ -49,6 +50,9 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
             tests.env("FT_FULL", "1");
         }
         steps.run(if full { "tests, with the long campaigns" } else { "tests" }, &mut tests);
+        let mut seeds = Command::new(&me);
+        seeds.arg("simulate").env(simulate::BUILT, target().join("release/ft-simulator"));
+        steps.run("the protocol in the simulator, seeds of this commit", &mut seeds);
         if made && nested::have_qemu() {
             let mut inside = Command::new(&me);
             steps.run(

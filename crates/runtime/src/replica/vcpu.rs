@@ -24,6 +24,8 @@ use crate::machine::Machine;
 
 /// Longest sleep without looking around.
 pub(super) const NAP: Nanos = 100_000_000;
+/// How long a process of the peer's that has a disk open may be unheard.
+const UNHEARD: Nanos = 3_000_000_000;
 
 /// The thread's own state.
 pub(super) struct Runner {
@@ -49,6 +51,17 @@ pub(super) struct Runner {
     pub(super) over: bool,
     /// Unimplemented instructions that the operator was told of.
     pub(super) told: BTreeSet<String>,
+    /// By when a process that has a disk open must be heard, for the guest to start beside it.
+    pub(super) sole_by: Option<Nanos>,
+}
+
+/// What becomes of a guest that is to start here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Runs,
+    /// Somebody has a disk open who is not known yet.
+    Waits,
+    Ends,
 }
 
 /// An output that waits for the backup, on its way into the gate.
@@ -86,6 +99,7 @@ pub(super) fn spawn(
         debt: 0,
         over: false,
         told: BTreeSet::new(),
+        sole_by: None,
     };
     std::thread::Builder::new().name("vcpu".into()).spawn(move || {
         runner.shared.set_vcpu();
@@ -107,10 +121,15 @@ impl Runner {
             match mode {
                 Mode::Live => {
                     if !was_live {
-                        if !self.begin() {
-                            return;
+                        match self.begin() {
+                            Start::Runs => was_live = true,
+                            Start::Waits => {
+                                self.shared.beat();
+                                self.shared.park(self.shared.now() + NAP);
+                                continue;
+                            }
+                            Start::Ends => return,
                         }
-                        was_live = true;
                     }
                     self.live();
                 }
@@ -130,8 +149,8 @@ impl Runner {
         }
     }
 
-    /// The guest's first instruction here is about to run. False if it must not.
-    fn begin(&mut self) -> bool {
+    /// The guest's first instruction here is about to run.
+    fn begin(&mut self) -> Start {
         if self.machine.position() == 0 && !self.shared.solo {
             // One that it takes over from, before the first instruction, is the fence's to care about.
             let known: Vec<u64> = {
@@ -139,8 +158,13 @@ impl Runner {
                 core.peer_incarnation().into_iter().chain(core.lost_peer()).collect()
             };
             if let Err(message) = self.shared.media.check_sole(&known) {
+                // A peer that has just been started anew has the disk open before it is heard.
+                let now = self.shared.now();
+                if now < *self.sole_by.get_or_insert(now + UNHEARD) {
+                    return Start::Waits;
+                }
                 self.shared.end(Ending { code: 1, message, orderly: false });
-                return false;
+                return Start::Ends;
             }
         }
         if self.machine.position() == 0 {
@@ -155,14 +179,14 @@ impl Runner {
             });
             if let Err(message) = ready {
                 self.shared.end(Ending { code: 1, message, orderly: false });
-                return false;
+                return Start::Ends;
             }
         }
         let (now, position) = (self.shared.now(), self.machine.position());
         self.logged = position;
         let then = if position == 0 { now } else { self.shared.core().last_heard().min(now) };
         self.clock.begin(now, then, self.machine.now_ns(), position);
-        true
+        Start::Runs
     }
 
     /// Going live: what the old primary may not have done is asked for again, here.

@@ -16,6 +16,8 @@ use crate::world::World;
 const ANCHOR_INTERVAL: Nanos = 4 * MS;
 /// Between two digests, in instructions.
 const DIGEST_INTERVAL: u64 = 2000;
+/// How long a process of the peer's that has the disk open may be unheard.
+const UNHEARD: Nanos = 3000 * MS;
 /// Longest sleep of a halted guest before an anchor says that time goes on.
 const LONG_IDLE: Nanos = 100 * MS;
 
@@ -52,15 +54,16 @@ impl World {
     /// The guest's first instruction here is about to run. False if it must not.
     fn begin(&mut self, node: usize) -> bool {
         let now = self.local(node);
-        let process = self.at(node);
-        process.vcpu.begun = true;
-        let position = process.guest.position;
+        let position = self.at(node).guest.position;
         if position == 0 {
             let peer = self.process(1 - node).map(|peer| peer.incarnation);
             let process = self.at(node);
             let known = [process.core.peer_incarnation(), process.core.lost_peer()];
             if peer.is_some() && !known.contains(&peer) {
-                // It has the disk open, and nobody knows whether it will write.
+                // It has the disk open, and nobody knows whether it will write. One that has just been started will be heard.
+                if now < *process.vcpu.sole_by.get_or_insert(now + UNHEARD) {
+                    return false;
+                }
                 self.note(Of::Seat(node), || "an earlier process still has the disk open".to_owned());
                 self.end(node, super::Exiting { code: 1, orderly: false });
                 return false;
@@ -70,6 +73,7 @@ impl World {
             self.bring_back(node);
         }
         let process = self.at(node);
+        process.vcpu.begun = true;
         process.guest.boot(process.core.generation());
         let then = if position == 0 { now } else { process.core.last_heard().min(now) };
         let guest = if mutated(Mutation::AnchorBack) { 0 } else { process.guest.time() };

@@ -69,6 +69,8 @@ pub struct Vcpu {
     pub(super) record: Option<(LogRecord, Stage)>,
     /// Its guest runs here.
     pub(super) begun: bool,
+    /// By when a process that has the disk open must be heard, for the guest to start beside it, on the host's clock.
+    pub(super) sole_by: Option<Nanos>,
     /// The position of the last heartbeat: nothing to the thread, but for a deliberate mistake.
     pub(super) header: u64,
     /// Position of the last record appended.
