@@ -10,6 +10,10 @@ const OFFENDERS: &[(u64, &str)] = &[
     (1330, "a backup that was stopped reads what its primary, alone by now, has written"),
     (2682, "what seems in order right after the faults need not stay so"),
     (2875, "a store put back while a deposed replica still asks is more than one fault"),
+    (
+        950_002_854,
+        "a peer that was started anew before the guest's first instruction has the disk open before it is heard",
+    ),
 ];
 
 #[test]
