@@ -8,9 +8,23 @@ const BUDGET: u64 = 500;
 /// Seeds within which it must be caught.
 pub fn budget(mutation: Mutation) -> u64 {
     match mutation {
-        // Needs a takeover at a rare moment.
-        Mutation::WriteWithoutFence => 4000,
-        Mutation::WriteBeforeRead | Mutation::EndIsACrash => 2000,
+        // Needs a takeover at a rare moment, or a fault of the start at one.
+        Mutation::WriteWithoutFence
+        | Mutation::AskUnarmed
+        | Mutation::PredecessorsWin
+        | Mutation::AckAfterClose
+        | Mutation::DoubtIgnored
+        | Mutation::ReassuredByAnyAck
+        | Mutation::EndWithoutPatience => 4000,
+        Mutation::WriteBeforeRead
+        | Mutation::EndIsACrash
+        | Mutation::ExcuseWithoutBound
+        | Mutation::StaleHeartbeat
+        | Mutation::InboundForgottenByAsk
+        | Mutation::ChecksumIgnored
+        | Mutation::WatermarkAhead
+        | Mutation::InputBeforeRoom
+        | Mutation::DigestIgnored => 2000,
         _ => BUDGET,
     }
 }

@@ -19,7 +19,9 @@ pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
     let victim = random.below(2) as usize;
     let at = random.below(plan.safety / 2);
     let fault = |kind, victim, at| Fault { kind, victim, at, early: false, lasts: 1200 * MS, number };
-    plan.faults = match random.below(9) {
+    // Replica a is the first primary.
+    let first = if random.chance(4) { 1 } else { 0 };
+    plan.faults = match random.below(10) {
         // A backup whose guest is damaged must notice, and end: there is nobody to take over from.
         0 => {
             let harmless = [Ambient::Duplicates, Ambient::Clocks];
@@ -37,7 +39,10 @@ pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
             }
             vec![fault(Kind::WedgedForGood, victim, at)]
         }
-        2 => vec![fault(Kind::Reboot, victim, at)],
+        2 => {
+            shape.setting = Setting::TwoHosts;
+            vec![fault(Kind::Reboot, first, at)]
+        }
         3 => {
             let lost = random.pick(&[Kind::Kill, Kind::Pause, Kind::Cut, Kind::Partition, Kind::HostLoss]);
             vec![
@@ -66,8 +71,6 @@ pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
         // The start itself.
         7 => {
             let kinds = [
-                Kind::Corrupt,
-                Kind::Corrupt,
                 Kind::Cut,
                 Kind::Partition,
                 Kind::OneWay,
@@ -76,15 +79,22 @@ pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
                 Kind::RegisterCut,
                 Kind::RegisterDown,
             ];
-            let kind = random.pick(&kinds);
+            let kind = if random.chance(2) { Kind::Corrupt } else { random.pick(&kinds) };
             let victim = if kind == Kind::Corrupt { 1 } else { victim };
             let (early, lasts) = (true, random.between(10, 900) * MS);
             vec![Fault { early, lasts, ..fault(kind, victim, random.below(70 * MS)) }]
         }
-        _ => {
+        8 => {
+            shape.setting = Setting::TwoHosts;
             shape.ambient.push(Ambient::Late);
-            let hosts = shape.setting == Setting::TwoHosts;
-            vec![fault(if hosts { Kind::HostLoss } else { Kind::Pause }, victim, at)]
+            vec![fault(Kind::HostLoss, first, at)]
+        }
+        // A primary that wakes with acknowledgements in its socket, long after its backup has gone live.
+        _ => {
+            shape.setting = Setting::TwoHosts;
+            shape.latency = 2 * MS;
+            plan.safety = plan.safety.max(at + 1500 * MS);
+            vec![fault(Kind::Pause, 0, at)]
         }
     };
     plan.faults.sort_by_key(|fault| fault.at);
