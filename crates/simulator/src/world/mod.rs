@@ -221,14 +221,10 @@ impl World {
 
     /// A generation was won.
     pub(crate) fn won(&mut self, generation: u64, who: Who) {
-        if let Some(before) = self.facts.wins.insert(generation, who)
-            && before != who
-            && !self.facts.restored
-        {
-            self.violate(
-                "one winner",
-                format!("generation {generation} was won by {before:?} and by {who:?}"),
-            );
+        let first = *self.facts.wins.entry(generation).or_insert(who);
+        // A store that was put back gives away again what it gave; the one who had it first is the one.
+        if first != who && !self.facts.restored {
+            self.violate("one winner", format!("generation {generation} was won by {first:?} and by {who:?}"));
         }
     }
 
