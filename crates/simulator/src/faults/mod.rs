@@ -5,6 +5,7 @@
 //! [`strike`] (what it does, and how it ends). What holds for a whole run is a variant of [`crate::shape::Ambient`], asked for where
 //! it matters.
 
+pub mod apart;
 pub mod strike;
 
 use ft_core::Nanos;
@@ -51,10 +52,20 @@ pub enum Kind {
     Restart,
     /// The register's store is put back to what it was at the start.
     Restored,
+    /// Both processes die, with or without their hosts, and are started anew one after the other.
+    Blackout,
+    /// The victim's copy of the disk, or its stamp, cannot be used while its process does not run.
+    CopyMissing,
+    /// The victim's copy of the disk is lost for good while its process does not run.
+    CopyLost,
+    /// The log connection breaks off in the middle of what is on its way to the victim.
+    Truncate,
+    /// A person promotes the victim as soon as it waits for that; some are careless.
+    Promote,
 }
 
 impl Kind {
-    /// All of them.
+    /// What any pair may meet; [`apart`] draws the others.
     pub const ALL: &[Self] = &[
         Self::Kill,
         Self::HostLoss,
@@ -84,7 +95,7 @@ impl Kind {
     pub fn is_borne(self, setting: Setting) -> bool {
         match self {
             Self::HostLoss => setting == Setting::TwoHosts,
-            Self::Stop | Self::Restored => false,
+            Self::Stop | Self::Restored | Self::Blackout | Self::CopyLost => false,
             _ => true,
         }
     }

@@ -1,6 +1,6 @@
 //! The event loop of a process: datagrams, timers, and the end (`ft-runtime`, `replica/events.rs`).
 
-use ft_core::wire::Frame;
+use ft_core::wire::{Frame, PeerRole};
 use ft_core::{Event, Nanos};
 
 use super::{Exiting, Thread};
@@ -30,6 +30,8 @@ impl World {
             self.handle(node, Event::Datagram(&bytes));
             self.look(node);
             if let Ok(Frame::Heartbeat(beat)) = Frame::decode_with(&bytes, self.shape.key.as_ref()) {
+                let (now, gone) = (self.local(node), beat.role == PeerRole::Gone);
+                self.at(node).beat = Some((now, gone));
                 self.observe(&Seen::Datagram { node, generation: beat.stamp.generation });
             }
         }
@@ -113,6 +115,7 @@ impl World {
             if !self.at(node).disks.schedule.is_idle() {
                 return;
             }
+            self.stamp_clean(node);
         } else {
             process.disks.schedule.clear_waiting();
             let incarnation = process.incarnation;

@@ -4,7 +4,7 @@ use ft_core::output::OutputBody;
 use ft_core::{Effect, OutputClass, Released};
 
 use super::{Chore, Exiting, Held, Thread};
-use crate::properties::Seen;
+use crate::properties::{Seen, copies};
 use crate::register::Call;
 use crate::trace::Of;
 use crate::world::World;
@@ -28,6 +28,7 @@ impl World {
                 self.counters.releases += 1;
                 self.note(Of::Seat(node), || format!("releases {class:?} (record {lsn})"));
                 self.observe(&Seen::Released { node, generation, lsn, session, asking });
+                copies::speaks(self, node, generation);
                 self.perform_output(node, released);
                 self.wake_soon(node, Thread::Outside);
             }
@@ -60,6 +61,7 @@ impl World {
                 self.observe(&Seen::Live { node, generation, incarnation });
                 if takeover {
                     self.takes_over(node);
+                    copies::lives(self, node);
                 }
                 self.moved(node, generation, seen);
             }
@@ -93,12 +95,13 @@ impl World {
                 self.transmit_all(node);
                 self.end(node, Exiting { code: 0, orderly: true });
             }
-            // One register for both, and one disk.
-            Effect::Learn(_)
-            | Effect::CopyFrom { .. }
-            | Effect::CopyTo { .. }
-            | Effect::CopyMessage { .. }
-            | Effect::CopyOff => unreachable!("this pair has no separate disks, and nobody to ask"),
+            Effect::Learn(state) => self.call(node, Call::Learn(state)),
+            Effect::CopyFrom { session } => self.chore(node, Chore::CopyFrom(session)),
+            Effect::CopyTo { session } => self.chore(node, Chore::CopyTo(session)),
+            Effect::CopyMessage { session, message } => {
+                self.chore(node, Chore::CopyMessage(session, message));
+            }
+            Effect::CopyOff => self.chore(node, Chore::CopyOff),
         }
     }
 
@@ -123,6 +126,7 @@ fn brief(effect: &Effect) -> String {
     match effect {
         Effect::Heartbeat(_) => "heartbeat".into(),
         Effect::Notice(text) => format!("notice: {text}"),
+        Effect::CopyMessage { message, .. } => format!("a message of {} bytes about copies", message.len()),
         other => format!("{other:?}"),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod acknowledged;
 pub mod bounds;
+pub mod copies;
 pub mod divergence;
 pub mod durable;
 pub mod generations;
@@ -104,6 +105,11 @@ pub struct Violation {
 pub trait Property {
     /// Its name.
     fn name(&self) -> &'static str;
+
+    /// True if it holds even where a person has promoted both replicas.
+    fn holds_for_two_guests(&self) -> bool {
+        false
+    }
 
     /// Judges what is seen.
     ///

@@ -46,6 +46,12 @@ pub struct Facts {
     pub corrupt: bool,
     /// The register's store was put back.
     pub restored: bool,
+    /// A person has promoted a replica although the other one goes on, or has gone on: there may be two guests.
+    pub wrong: bool,
+    /// A replica's copy of the disk was lost for good.
+    pub copy_lost: bool,
+    /// Requests to a disk have failed.
+    pub disk_errors: bool,
     /// A process was started a second time.
     pub restarted: bool,
     /// Bounds: outputs in the gate.
@@ -77,13 +83,16 @@ impl Facts {
         above.any(|(_, who)| who.incarnation != self.incarnations[node])
     }
 
+    /// True if a replica's guest runs, and nothing is held back.
+    pub fn goes_on(&self, node: usize) -> bool {
+        self.views[node]
+            .as_ref()
+            .is_some_and(|view| view.phase == ft_core::Phase::Live && view.started && !view.asking)
+    }
+
     /// The seat whose guest is the real one, if there is one for certain.
     pub fn live(&self) -> Option<usize> {
-        (0..2).find(|node| {
-            self.views[*node]
-                .as_ref()
-                .is_some_and(|view| view.phase == ft_core::Phase::Live && view.started && !view.asking)
-        })
+        (0..2).find(|node| self.goes_on(*node))
     }
 
     /// True if the live replica has a backup that may take over.
