@@ -54,7 +54,7 @@ mutations! {
     CopyUncompared: "two stamped copies are taken for the same without being compared",
     BackupStampBeforeFlush: "a copy is stamped as the backup's before it is durable",
     CleanWithoutFlush: "a stop is stamped as one in order although not everything is on the disk",
-    StaleCopyStarts: "a copy that was live in an earlier generation than the register's starts the guest alone",
+    StaleCopyStarts: "a copy that is not the last live replica's starts the guest alone",
     PromoteUnseen: "a person's promotion is accepted although the other side was just heard",
     PromoteAnyGeneration: "a promotion is accepted that names another generation",
     TwinIgnored: "a replica that hears that both were promoted goes on",

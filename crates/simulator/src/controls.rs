@@ -10,7 +10,13 @@ pub fn budget(mutation: Mutation) -> u64 {
     match mutation {
         // Needs a takeover at a rare moment.
         Mutation::WriteWithoutFence => 4000,
-        Mutation::WriteBeforeRead | Mutation::EndIsACrash => 2000,
+        Mutation::IncompleteLives
+        | Mutation::StaleCopyStarts
+        | Mutation::TwinIgnored
+        | Mutation::CleanWithoutFlush
+        | Mutation::BadCopyKept
+        | Mutation::WriteBeforeRead
+        | Mutation::EndIsACrash => 2000,
         _ => BUDGET,
     }
 }

@@ -220,11 +220,15 @@ fn settle(world: &mut World) {
         calm_since = world.now;
         let waited = world.now - since;
         let gone = (0..2).all(|node| world.process(node).is_none());
-        if world.shape.by_hand && world.facts.live().is_none() && waited > PERSON && !is_over(world) {
+        if world.shape.by_hand && world.facts.live().is_none() && waited > PERSON {
             world.decide();
         }
         let stuck = world.facts.live().is_none() && waited > OPERATOR && starts == 0;
         if is_over(world) || !gone && !stuck {
+            if waited > SETTLE && world.facts.copy_lost && world.facts.live().is_none() {
+                // Only a person can know whether the other copy will do.
+                return;
+            }
             if waited > SETTLE {
                 return world.violate("liveness", why);
             }
@@ -232,7 +236,6 @@ fn settle(world: &mut World) {
             continue;
         }
         if starts == STARTS && world.facts.copy_lost {
-            // Only a person can know whether the other copy will do.
             return;
         }
         if starts == STARTS {
@@ -254,15 +257,26 @@ fn settle(world: &mut World) {
     nothing_waits(world);
     // Outputs flow again.
     let (seen, since) = (world.outside.seen, world.now);
+    let mut silent = since;
     while world.outside.seen == seen && world.violation.is_none() && !is_over(world) {
         if world.now > since + SILENCE {
             let why =
                 (0..2).map(|node| format!("{:?}", world.facts.views[node])).collect::<Vec<_>>().join("; ");
             return world.violate("liveness", format!("the guest says nothing any more: {why}"));
         }
-        world.run_until(world.now + 20 * MS);
+        attend(world, &mut silent);
     }
     world.run_until(world.now + 100 * MS);
+}
+
+/// Some time passes; where it takes a person to go on, there is one.
+fn attend(world: &mut World, silent_since: &mut Nanos) {
+    if world.facts.live().is_some() {
+        *silent_since = world.now;
+    } else if world.shape.by_hand && world.now > *silent_since + PERSON {
+        world.decide();
+    }
+    world.run_until(world.now + 20 * MS);
 }
 
 /// What the guest has asked for comes to an end.
@@ -273,6 +287,7 @@ fn nothing_waits(world: &mut World) {
     };
     let Some((incarnation, asked)) = pending(world) else { return };
     let since = world.now;
+    let mut silent = since;
     while world.violation.is_none() && !is_over(world) {
         let left = pending(world).filter(|(now, _)| *now == incarnation).map(|(_, left)| left);
         let waits = left.and_then(|left| asked.keys().find(|request| left.contains_key(request)).copied());
@@ -280,7 +295,7 @@ fn nothing_waits(world: &mut World) {
         if world.now > since + SILENCE {
             return world.violate("liveness", format!("disk request {request} has no end"));
         }
-        world.run_until(world.now + 20 * MS);
+        attend(world, &mut silent);
     }
 }
 

@@ -41,8 +41,9 @@ impl<O> Replica<O> {
             }
             return false;
         }
-        if mine.live == generation || mutated(Mutation::StaleCopyStarts) && alone && mine.live > 0 {
-            return alone && mine.whole || peer_waits;
+        let stale = mutated(Mutation::StaleCopyStarts) && alone;
+        if mine.live == generation || stale {
+            return alone && mine.whole || peer_waits || stale;
         }
         let Some(theirs) = theirs.filter(|_| !self.peer_has_won()) else { return false };
         if theirs.live == generation {
@@ -104,9 +105,8 @@ impl<O> Replica<O> {
     pub(super) fn copies_allow_alone(&self) -> bool {
         self.settings.copies.is_none_or(|mine| {
             let first = self.claimed_from == 0 && mine.used == Used::None;
-            mine.live == Copies::ANY
-                || first
-                || mine.whole && (mine.live == self.claimed_from || mutated(Mutation::StaleCopyStarts))
+            let last = mine.whole && mine.live == self.claimed_from;
+            mine.live == Copies::ANY || first || last || mutated(Mutation::StaleCopyStarts)
         })
     }
 

@@ -26,6 +26,9 @@ pub fn draw(seed: u64, random: &mut Random, shape: &mut Shape, plan: &mut Plan) 
     if plan.faults.iter().any(|fault| fault.kind == Kind::Restored) {
         return;
     }
+    if by_hand && random.chance(5) {
+        return quarrel(random, plan);
+    }
     let mut more = |kind: Kind, random: &mut Random| {
         plan.faults.push(Fault {
             kind,
@@ -42,6 +45,10 @@ pub fn draw(seed: u64, random: &mut Random, shape: &mut Shape, plan: &mut Plan) 
         }
     }
     if shape.separate && random.chance(3) {
+        more(Kind::CopyCut, random);
+        more(Kind::Blackout, random);
+    }
+    if shape.separate && random.chance(3) {
         more(Kind::CopyMissing, random);
     }
     if shape.separate && random.chance(8) {
@@ -55,4 +62,17 @@ pub fn draw(seed: u64, random: &mut Random, shape: &mut Shape, plan: &mut Plan) 
         more(Kind::Promote, random);
     }
     plan.faults.sort_by_key(|fault| fault.at);
+}
+
+/// The two cannot see each other, and a careless person promotes both.
+fn quarrel(random: &mut Random, plan: &mut Plan) {
+    plan.safety = 3000 * MS;
+    let mut at = random.below(300 * MS);
+    let number = random.next() << 3;
+    plan.faults = vec![Fault { kind: Kind::Partition, victim: 0, at, lasts: 2500 * MS, number }];
+    for victim in 0..2 {
+        at += random.below(300 * MS);
+        let lasts = 2500 * MS;
+        plan.faults.push(Fault { kind: Kind::Promote, victim, at, lasts, number });
+    }
 }

@@ -58,6 +58,8 @@ pub enum Kind {
     CopyMissing,
     /// The victim's copy of the disk is lost for good while its process does not run.
     CopyLost,
+    /// Like a blackout, as soon as a copy of the disk is being copied into.
+    CopyCut,
     /// The log connection breaks off in the middle of what is on its way to the victim.
     Truncate,
     /// A person promotes the victim as soon as it waits for that; some are careless.
@@ -95,7 +97,7 @@ impl Kind {
     pub fn is_borne(self, setting: Setting) -> bool {
         match self {
             Self::HostLoss => setting == Setting::TwoHosts,
-            Self::Stop | Self::Restored | Self::Blackout | Self::CopyLost => false,
+            Self::Stop | Self::Restored | Self::Blackout | Self::CopyCut | Self::CopyLost => false,
             _ => true,
         }
     }

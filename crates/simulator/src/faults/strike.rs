@@ -31,6 +31,10 @@ impl World {
                 fine
             }
             Kind::Blackout => true,
+            Kind::CopyCut => {
+                self.cuts_copying = Some(index);
+                return;
+            }
             Kind::Promote => {
                 if self.shape.by_hand {
                     self.schedule(0, Happening::Person(index));
@@ -78,7 +82,7 @@ impl World {
             }
             Kind::Truncate => return self.truncate(victim, number),
             // Dealt with above.
-            Kind::Promote => return,
+            Kind::Promote | Kind::CopyCut => return,
             Kind::HostLoss => self.die(victim, true),
             Kind::Pause => self.at(victim).doom = Some(((number % 80) as u32, Doom::Pause)),
             Kind::Wedge => {

@@ -12,10 +12,12 @@ use ft_runtime::replica::copies::{Copies, Exchange, Over};
 
 use super::fence::IDS;
 use super::{Chore, Thread};
+use crate::faults::Kind;
 use crate::properties::copies as rules;
 use crate::shape::MS;
 use crate::trace::Of;
 use crate::world::World;
+use crate::world::queue::Happening;
 
 /// Between two attempts at what must succeed before a side can go on.
 const RETRY: u64 = 200 * MS;
@@ -108,6 +110,7 @@ impl World {
         let result = exchange.step(message);
         let refusal = exchange.refusal();
         rules::stamps(self, node);
+        self.cut_copying(node);
         let process = self.at(node);
         let over = match result {
             Ok(step) => {
@@ -139,13 +142,25 @@ impl World {
         }
     }
 
+    /// A fault may wait for a copy that is being copied into.
+    fn cut_copying(&mut self, node: usize) {
+        let Some(own) = &self.disk.own else { return };
+        let copying = own[node].content().stamp.is_some_and(|stamp| stamp.state == CopyState::Incomplete);
+        if copying && let Some(index) = self.cuts_copying.take() {
+            self.plan.faults[index].kind = Kind::Blackout;
+            let after = self.random.below(4 * self.shape.latency);
+            self.schedule(after, Happening::Strike(index));
+        }
+    }
+
     /// The guest ended in order here: the copies are what it made of them.
     pub(super) fn stamp_clean(&mut self, node: usize) {
         self.trouble_copy(node);
         let process = self.at(node);
         let (Some(copies), Some(position)) = (process.copies.clone(), process.end) else { return };
-        let flushed = process.disks.all_went_well() && copies.flush().is_ok();
-        if process.core.ended_in_order() && (flushed || mutated(Mutation::CleanWithoutFlush)) {
+        let flushed =
+            mutated(Mutation::CleanWithoutFlush) || process.disks.all_went_well() && copies.flush().is_ok();
+        if process.core.ended_in_order() && flushed {
             let generation = process.core.generation();
             // If the host refuses the next start compares.
             let _ = copies.stamp_clean(generation, position);

@@ -38,8 +38,7 @@ fn judge(world: &World, node: usize, before: Option<Stamp>, stamp: &Stamp) -> Re
     let view = process.core.view();
     let known = world.facts.wrong || world.facts.restored;
     if stamp.state == CopyState::Live && !known {
-        let winner = world.facts.wins.get(&generation);
-        if winner.is_none_or(|who| who.incarnation != process.incarnation) {
+        if !world.facts.has_won(generation, process.incarnation) {
             return Err(format!("live in generation {generation}, which is not its own"));
         }
         let follows = matches!(view.phase, Phase::Backup | Phase::TakingOver(_));

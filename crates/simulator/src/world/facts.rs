@@ -38,6 +38,8 @@ pub struct Facts {
     pub sessions: BTreeMap<u64, Session>,
     /// Generations that were won, and by whom.
     pub wins: BTreeMap<u64, Who>,
+    /// By hand: who else has won one, in a register of his own.
+    pub rivals: BTreeMap<u64, Who>,
     /// For each life of the guest the process that was live in it last.
     pub lives: BTreeMap<u64, u64>,
     /// What is left of processes, by incarnation.
@@ -88,6 +90,12 @@ impl Facts {
         self.views[node]
             .as_ref()
             .is_some_and(|view| view.phase == ft_core::Phase::Live && view.started && !view.asking)
+    }
+
+    /// True if that process has won the generation.
+    pub fn has_won(&self, generation: u64, incarnation: u64) -> bool {
+        let winners = [self.wins.get(&generation), self.rivals.get(&generation)];
+        winners.into_iter().flatten().any(|who| who.incarnation == incarnation)
     }
 
     /// The seat whose guest is the real one, if there is one for certain.

@@ -96,6 +96,8 @@ pub struct World {
     pub(crate) busy: bool,
     /// When the guest first ran.
     pub started: Option<Nanos>,
+    /// The fault that strikes as soon as a copy is being copied into.
+    pub(crate) cuts_copying: Option<usize>,
     /// How often a guest was started from the disk.
     pub begun: u64,
 }
@@ -134,6 +136,7 @@ impl World {
             calm: false,
             busy: shape.has(Ambient::Busy),
             started: None,
+            cuts_copying: None,
             begun: 0,
             shape,
         }
@@ -232,7 +235,10 @@ impl World {
     pub(crate) fn won(&mut self, generation: u64, who: Who) {
         let first = *self.facts.wins.entry(generation).or_insert(who);
         // A store that was put back gives away again what it gave; the one who had it first is the one.
-        if first != who && !self.facts.restored && !self.facts.wrong {
+        if first != who && self.shape.by_hand {
+            // Each has won in a register of its own; only who goes on in it counts.
+            self.facts.rivals.insert(generation, who);
+        } else if first != who && !self.facts.restored && !self.facts.wrong {
             self.violate(
                 "one winner",
                 format!("generation {generation} was won by {first:?} and by {who:?}"),
