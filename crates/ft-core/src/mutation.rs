@@ -103,6 +103,19 @@ mutations! {
     SeenForgotten: "a backup does not note which inbound frames its guest has had",
     ConsoleAppended: "console bytes are written where they come, not where they belong",
     ChecksumIgnored: "frames are taken in without a look at their checksum",
+    LiveStampBeforeReplay: "a separate copy is stamped live at the win, before everything is replayed",
+    WinWithoutStamp: "a primary that goes on alone does not stamp its separate copies",
+    WriteCompletionBeforeOwn: "a backup passes the completion of a write before its own has ended",
+    BadCopyKept: "a backup goes on with a copy to which a write failed that succeeded on the primary",
+    IncompleteLives: "a copy that was being copied into is taken for a whole one",
+    CopyUnmarked: "a copy is not marked while it is being copied into",
+    CopyUncompared: "two stamped copies are taken for the same without being compared",
+    BackupStampBeforeFlush: "a copy is stamped as the backup's before it is durable",
+    CleanWithoutFlush: "a stop is stamped as one in order although not everything is on the disk",
+    StaleCopyStarts: "a copy that is not the last live replica's starts the guest alone",
+    PromoteUnseen: "a person's promotion is accepted although the other side was just heard",
+    PromoteAnyGeneration: "a promotion is accepted that names another generation",
+    TwinIgnored: "a replica that hears that both were promoted goes on",
 }
 
 /// True if the mistakes are compiled in: never in the product.

@@ -24,6 +24,11 @@ pub fn budget(mutation: Mutation) -> u64 {
         | Mutation::ChecksumIgnored
         | Mutation::WatermarkAhead
         | Mutation::InputBeforeRoom
+        | Mutation::IncompleteLives
+        | Mutation::StaleCopyStarts
+        | Mutation::TwinIgnored
+        | Mutation::CleanWithoutFlush
+        | Mutation::BadCopyKept
         | Mutation::DigestIgnored => 2000,
         _ => BUDGET,
     }

@@ -31,6 +31,7 @@
 //! Nothing here reads a clock, the environment or a hash map's order: the same seed is the same run, to the byte. Every draw of the run
 //! comes from `World::random`; the shape and the plan have streams of their own, so that leaving a fault out changes nothing else.
 
+pub mod cold;
 pub mod command;
 pub mod controls;
 pub mod faults;

@@ -22,6 +22,8 @@ pub enum Call {
     Read,
     /// Advance it from this generation.
     Ask(u64),
+    /// Remember this: the tie-breaker is a person, and each side has a register of its own.
+    Learn(RegisterState),
 }
 
 /// What came of it.
@@ -31,6 +33,8 @@ pub enum Done {
     Read(Result<RegisterState, Unavailable>),
     /// Of an ask from this generation.
     Answer(u64, Answer),
+    /// Of what was to be remembered.
+    Learnt,
 }
 
 impl Call {
@@ -39,6 +43,7 @@ impl Call {
         match self {
             Self::Read => Done::Read(Err(Unavailable::Exhausted)),
             Self::Ask(from) => Done::Answer(from, Answer::Unavailable(Unavailable::Exhausted)),
+            Self::Learn(_) => Done::Learnt,
         }
     }
 }
@@ -57,6 +62,8 @@ pub struct Calls {
 pub struct Register {
     /// What it holds.
     pub state: RegisterState,
+    /// By hand: what each side remembers; then nobody looks at the state.
+    pub own: Option<[RegisterState; 2]>,
     /// Out of reach of a seat, so many times over.
     pub cut: [u32; 2],
     /// A process that has made a name and not written it yet: never, but for a deliberate mistake.
@@ -65,17 +72,34 @@ pub struct Register {
     pub wins: BTreeMap<u64, Who>,
 }
 
-impl Default for Register {
-    fn default() -> Self {
-        let state = RegisterState { generation: 0, holder: None };
-        Self { state, cut: [0; 2], name_only: None, wins: BTreeMap::new() }
-    }
-}
+const NEVER: RegisterState = RegisterState { generation: 0, holder: None };
 
 impl Register {
-    /// Carries a call out. True beside it if a generation was won with it just now.
-    pub fn carry_out(&mut self, call: Call, who: Who) -> (Done, bool) {
+    /// One in which nobody has won anything.
+    pub fn new(by_hand: bool) -> Self {
+        Self {
+            state: NEVER,
+            own: by_hand.then_some([NEVER; 2]),
+            cut: [0; 2],
+            name_only: None,
+            wins: BTreeMap::new(),
+        }
+    }
+
+    /// Carries a call of a seat out. Beside it the generation that was won with it just now.
+    pub fn carry_out(&mut self, node: usize, call: Call, who: Who) -> (Done, Option<u64>) {
+        match &mut self.own {
+            Some(own) => by_hand(&mut own[node], call, who),
+            None => {
+                let (done, won) = self.shared(call, who);
+                (done, won.then_some(self.state.generation))
+            }
+        }
+    }
+
+    fn shared(&mut self, call: Call, who: Who) -> (Done, bool) {
         match call {
+            Call::Learn(_) => (Done::Learnt, false),
             Call::Read => (Done::Read(Ok(self.state)), false),
             Call::Ask(from) => {
                 let is_mine = |holder: Who| {
@@ -95,6 +119,29 @@ impl Register {
                 };
                 (Done::Answer(from, answer), won)
             }
+        }
+    }
+}
+
+/// The memory of one side (`ft-policies`, `tie_breaker/manual.rs`).
+fn by_hand(state: &mut RegisterState, call: Call, who: Who) -> (Done, Option<u64>) {
+    match call {
+        Call::Read => (Done::Read(Ok(*state)), None),
+        Call::Learn(known) => {
+            if known.holder.is_some() && state.generation < known.generation {
+                *state = known;
+            }
+            (Done::Learnt, None)
+        }
+        Call::Ask(from) => {
+            let wanted = from + 1;
+            if state.generation >= wanted {
+                let mine = state.generation == wanted && state.holder == Some(who);
+                let answer = if mine { Answer::Won } else { Answer::Lost(*state) };
+                return (Done::Answer(from, answer), None);
+            }
+            *state = RegisterState { generation: wanted, holder: Some(who) };
+            (Done::Answer(from, Answer::Won), Some(wanted))
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Once;
 
 use ft_core::{Nanos, Phase};
 
-use crate::faults::{Kind, Plan, special};
+use crate::cold;
+use crate::faults::{Kind, Plan, apart, special};
 use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
 use crate::random::Random;
 use crate::shape::{Ambient, MS, Setting, Shape};
@@ -20,6 +21,8 @@ const START: Nanos = 20_000 * MS;
 const SETTLE: Nanos = 12_000 * MS;
 /// After that time without a live replica the operator starts what does not run.
 const OPERATOR: Nanos = 4000 * MS;
+/// After that time a person decides, where it takes one.
+const PERSON: Nanos = 2000 * MS;
 /// How long things must be in order to be so.
 const STABLE: Nanos = 300 * MS;
 /// How often the operator tries.
@@ -59,7 +62,11 @@ pub struct Outcome {
 pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
     let mut shape = Shape::draw(&mut Random::new(seed, 1));
     let mut plan = Plan::draw(&mut Random::new(seed, 2));
-    special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
+    apart::draw(seed, &mut Random::new(seed, 6), &mut shape, &mut plan);
+    // What those plans are about is one disk and one register.
+    if !shape.separate && !shape.by_hand {
+        special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
+    }
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
     plan.faults.retain(|_| {
@@ -169,6 +176,11 @@ fn is_waiting(world: &World, node: usize) -> bool {
 /// Why things are not in order yet.
 fn unsettled(world: &World) -> Option<String> {
     let up = up(world);
+    if world.facts.wrong {
+        // It was noticed if no two go on; what the person has done beyond that is the person's to put right.
+        let two = (0..2).all(|node| world.facts.goes_on(node));
+        return two.then(|| "a person has promoted both, and both go on".to_owned());
+    }
     let describe = |node: &usize| {
         let view = world.facts.views[*node].as_ref();
         format!("{}: {view:?}", ["a", "b"][*node])
@@ -202,6 +214,14 @@ fn settle(world: &mut World) {
         // Everything may be held back until a person puts the store's latest state back.
         return world.run_until(world.now + SILENCE);
     }
+    if world.facts.wrong {
+        // Two that were heard of each other need some time; afterwards no two go on.
+        world.run_until(world.now + SILENCE);
+        if let Some(why) = unsettled(world) {
+            world.violate("a wrong promotion is noticed", why);
+        }
+        return;
+    }
     let mut since = world.now;
     let mut starts = 0;
     // A deposed replica may not know it yet: what is in order must stay so.
@@ -217,13 +237,23 @@ fn settle(world: &mut World) {
         calm_since = world.now;
         let waited = world.now - since;
         let gone = (0..2).all(|node| world.process(node).is_none());
+        if world.shape.by_hand && world.facts.live().is_none() && waited > PERSON {
+            world.decide();
+        }
         let stuck = world.facts.live().is_none() && waited > OPERATOR && starts == 0;
         if is_over(world) || !gone && !stuck {
+            if waited > SETTLE && world.facts.copy_lost && world.facts.live().is_none() {
+                // Only a person can know whether the other copy will do.
+                return;
+            }
             if waited > SETTLE {
                 return world.violate("liveness", why);
             }
             world.run_until(world.now + 20 * MS);
             continue;
+        }
+        if starts == STARTS && world.facts.copy_lost {
+            return;
         }
         if starts == STARTS {
             return world.violate("liveness", format!("in spite of new starts: {why}"));
@@ -245,15 +275,26 @@ fn settle(world: &mut World) {
     nothing_waits(world);
     // Outputs flow again.
     let (seen, since) = (world.outside.seen, world.now);
+    let mut silent = since;
     while world.outside.seen == seen && world.violation.is_none() && !is_over(world) {
         if world.now > since + SILENCE {
             let why =
                 (0..2).map(|node| format!("{:?}", world.facts.views[node])).collect::<Vec<_>>().join("; ");
             return world.violate("liveness", format!("the guest says nothing any more: {why}"));
         }
-        world.run_until(world.now + 20 * MS);
+        attend(world, &mut silent);
     }
     world.run_until(world.now + 100 * MS);
+}
+
+/// Some time passes; where it takes a person to go on, there is one.
+fn attend(world: &mut World, silent_since: &mut Nanos) {
+    if world.facts.live().is_some() {
+        *silent_since = world.now;
+    } else if world.shape.by_hand && world.now > *silent_since + PERSON {
+        world.decide();
+    }
+    world.run_until(world.now + 20 * MS);
 }
 
 /// What the guest has asked for comes to an end.
@@ -267,6 +308,7 @@ fn nothing_waits(world: &mut World) {
     let random: Vec<u64> =
         random.map(|process| process.guest.pending_entropy.keys().copied().collect()).unwrap_or_default();
     let since = world.now;
+    let mut silent = since;
     while world.violation.is_none() && !is_over(world) {
         let left = pending(world).filter(|(now, _)| *now == incarnation).map(|(_, left)| left);
         let waits = left.and_then(|left| asked.keys().find(|request| left.contains_key(request)).copied());
@@ -283,7 +325,7 @@ fn nothing_waits(world: &mut World) {
         if world.now > since + SILENCE {
             return world.violate("liveness", format!("{request} has no end"));
         }
-        world.run_until(world.now + 20 * MS);
+        attend(world, &mut silent);
     }
 }
 
@@ -292,7 +334,7 @@ fn undisturbed(world: &mut World) {
     let harmless = [Ambient::Duplicates, Ambient::Clocks];
     let undisturbed =
         world.plan.faults.is_empty() && world.shape.ambient.iter().all(|ambient| harmless.contains(ambient));
-    if undisturbed && !is_over(world) && !(world.facts.is_paired() && world.register.state.generation == 1) {
+    if undisturbed && !is_over(world) && !(world.facts.is_paired() && world.facts.wins.len() == 1) {
         let views = &world.facts.views;
         world.violate("an undisturbed pair stays one", format!("a: {:?}; b: {:?}", views[0], views[1]));
     }
@@ -335,7 +377,14 @@ fn single_fault(world: &mut World, life: Option<u64>) {
 
 /// What was said is judged; then all processes are killed, what is under way lands or does not, and the disk is judged.
 fn judge(world: &mut World) {
+    if world.facts.wrong {
+        // Two guests have run: nothing is one history any more.
+        return;
+    }
     judge_by(world, &at_the_end());
+    if world.violation.is_none() && (world.shape.separate || world.shape.by_hand) {
+        return cold::start(world);
+    }
     for node in 0..2 {
         world.die(node, false);
     }

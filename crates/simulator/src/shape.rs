@@ -3,7 +3,7 @@
 use ft_core::Nanos;
 use ft_devices::ft::DiskPolicy;
 use ft_devices::ft::reads::{OnBackup, OnPrimary};
-use ft_devices::ft::sharing::Shared;
+use ft_devices::ft::sharing::{Separate, Shared};
 use ft_policies::detector::{DetectorKind, fixed, phi_accrual};
 use ft_policies::pacing::{PacingKind, lag_feedback};
 use ft_policies::{Key, Time};
@@ -94,6 +94,12 @@ pub struct Shape {
     pub bandwidth: u64,
     /// A client's frame comes about once in this time.
     pub client: Nanos,
+    /// Each replica has a copy of the disk of its own.
+    pub separate: bool,
+    /// Which copies' files are there before the first start.
+    pub files: [bool; 2],
+    /// The tie-breaker is a person.
+    pub by_hand: bool,
     /// What holds all the time.
     pub ambient: Vec<Ambient>,
 }
@@ -143,6 +149,9 @@ impl Shape {
             latency: random.pick(&[20_000, 200_000, 2_000_000]),
             bandwidth: random.pick(&[50_000, 400_000]),
             client: random.pick(&[5, 20, 100]) * MS,
+            separate: false,
+            files: [false; 2],
+            by_hand: false,
             ambient,
         }
     }
@@ -154,10 +163,11 @@ impl Shape {
 
     /// How the disk is replicated.
     pub fn policy(&self) -> DiskPolicy {
-        if self.reads_on_backup {
-            DiskPolicy::new(Shared, OnBackup)
-        } else {
-            DiskPolicy::new(Shared, OnPrimary)
+        match (self.separate, self.reads_on_backup) {
+            (false, false) => DiskPolicy::new(Shared, OnPrimary),
+            (false, true) => DiskPolicy::new(Shared, OnBackup),
+            (true, false) => DiskPolicy::new(Separate, OnPrimary),
+            (true, true) => DiskPolicy::new(Separate, OnBackup),
         }
     }
 }

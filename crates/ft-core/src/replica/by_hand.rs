@@ -14,6 +14,7 @@
 use ft_policies::{RegisterState, ReplicaId, Who};
 
 use super::{Effect, Exit, Nanos, Phase, Replica};
+use crate::mutation::{Mutation, mutated};
 use crate::wire::{Heartbeat, Hello, PeerRole};
 
 /// A peer that was heard within this time, or within [`BEATS`] of the longest silences that are borne, is there.
@@ -95,11 +96,12 @@ impl<O> Replica<O> {
             return Err(NotPromoted::NotByHand);
         }
         let wanted = self.wants_promotion().ok_or(NotPromoted::NotWaiting(replica))?;
-        if wanted != generation {
+        if wanted != generation && !mutated(Mutation::PromoteAnyGeneration) {
             return Err(NotPromoted::OtherGeneration { replica, wanted, said: generation });
         }
         if let Some((role, at)) = self.peer_beat
             && role != PeerRole::Gone
+            && !mutated(Mutation::PromoteUnseen)
             && now < at.saturating_add(HEARD.max(BEATS * self.settings.ack_timeout))
         {
             let ms = now.saturating_sub(at) / 1_000_000;
@@ -219,6 +221,7 @@ impl<O> Replica<O> {
             || beat.role != PeerRole::Live
             || beat.stamp.generation != self.generation
             || self.settings.me.replica == ReplicaId::A
+            || mutated(Mutation::TwinIgnored)
         {
             return;
         }

@@ -1,6 +1,7 @@
 //! What separate disks add to a start: whose copies are gone on with, and the exchange that makes the other side's the same.
 
 use super::{Exit, Nanos, Phase, Replica};
+use crate::mutation::{Mutation, mutated};
 use crate::wire::{Copies, Copy, Frame, PeerRole, Used};
 
 impl<O> Replica<O> {
@@ -40,8 +41,9 @@ impl<O> Replica<O> {
             }
             return false;
         }
-        if mine.live == generation {
-            return alone && mine.whole || peer_waits;
+        let stale = mutated(Mutation::StaleCopyStarts) && alone;
+        if mine.live == generation || stale {
+            return alone && mine.whole || peer_waits || stale;
         }
         let Some(theirs) = theirs.filter(|_| !self.peer_has_won()) else { return false };
         if theirs.live == generation {
@@ -103,7 +105,8 @@ impl<O> Replica<O> {
     pub(super) fn copies_allow_alone(&self) -> bool {
         self.settings.copies.is_none_or(|mine| {
             let first = self.claimed_from == 0 && mine.used == Used::None;
-            mine.live == Copies::ANY || first || mine.whole && mine.live == self.claimed_from
+            let last = mine.whole && mine.live == self.claimed_from;
+            mine.live == Copies::ANY || first || last || mutated(Mutation::StaleCopyStarts)
         })
     }
 

@@ -1,10 +1,12 @@
 //! This replica's copies of separate disks: the stamps beside them, and the exchange that makes both replicas' copies the same
-//! before the guest runs.
+//! before the guest runs. No I/O of its own but through [`Medium`] and [`Place`]: the simulator of the protocol uses it too.
 
+use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::wire;
 use ft_devices::backend::copy::{self, CopyDisk, CopyError, CopyMessage, CopySource, CopyTarget, Origin};
 use ft_devices::backend::file::FileMedium;
@@ -12,11 +14,44 @@ use ft_devices::backend::medium::Medium;
 use ft_devices::backend::stamp::{CleanStop, CopyState, Stamp, StampError, mtime_ns};
 use ft_policies::ReplicaId;
 
+/// Where the stamp of a copy is.
+pub trait Place: Send + Sync + Debug {
+    /// Makes this the copy's stamp, durably.
+    ///
+    /// # Errors
+    /// The host's.
+    fn write(&self, stamp: &Stamp) -> Result<(), StampError>;
+
+    /// When the copy was last changed, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// The host's.
+    fn mtime_ns(&self) -> io::Result<i64>;
+
+    /// The copy's name, for people.
+    fn name(&self) -> String;
+}
+
+/// Beside the file of that path.
+impl Place for PathBuf {
+    fn write(&self, stamp: &Stamp) -> Result<(), StampError> {
+        stamp.write(self)
+    }
+
+    fn mtime_ns(&self) -> io::Result<i64> {
+        mtime_ns(self)
+    }
+
+    fn name(&self) -> String {
+        self.display().to_string()
+    }
+}
+
 /// A copy of a separate disk.
 #[derive(Debug)]
 struct Copy {
-    file: Arc<FileMedium>,
-    path: PathBuf,
+    medium: Arc<dyn Medium>,
+    place: Box<dyn Place>,
     /// Its index in the config.
     disk: usize,
     /// What it was when this process started.
@@ -48,7 +83,7 @@ impl Copy {
 
 /// All copies of this replica, in the order of the config.
 #[derive(Debug, Default)]
-pub(super) struct Copies {
+pub struct Copies {
     list: Vec<Copy>,
 }
 
@@ -65,10 +100,11 @@ impl Copies {
         pair: u128,
         (created, read_only): (bool, bool),
     ) -> Result<(), StampError> {
-        let file = Arc::clone(file);
+        let medium = Arc::clone(file) as Arc<dyn Medium>;
         if read_only {
             // Nobody ever changes it: it has to be the same on both sides, and is never copied.
-            self.list.push(Copy { file, path, disk, origin: Origin::Existing, stamp: None });
+            let (place, origin) = (Box::new(path), Origin::Existing);
+            self.list.push(Copy { medium, place, disk, origin, stamp: None });
             return Ok(());
         }
         // A stamp beside a file that was made just now says nothing of it.
@@ -78,14 +114,31 @@ impl Copies {
             path: path.clone(),
             error,
         })?;
-        let stamp = found.unwrap_or(Stamp { pair, generation: 0, state: CopyState::New, clean: None });
+        let stamp = found.unwrap_or_else(|| Self::first_stamp(pair));
         if created {
             // So that it is known to be empty, should this start go no further.
             stamp.write(&path)?;
         }
-        let marked = Marked { stamp, used: stamp.state != CopyState::New, ours: false };
-        self.list.push(Copy { file, path, disk, origin, stamp: Some(Mutex::new(marked)) });
+        self.push(medium, Box::new(path), disk, origin, stamp);
         Ok(())
+    }
+
+    /// The stamp of a copy that nobody has used yet.
+    pub fn first_stamp(pair: u128) -> Stamp {
+        Stamp { pair, generation: 0, state: CopyState::New, clean: None }
+    }
+
+    /// Takes in a copy that the guest writes, with what was found beside it.
+    pub fn push(
+        &mut self,
+        medium: Arc<dyn Medium>,
+        place: Box<dyn Place>,
+        disk: usize,
+        origin: Origin,
+        stamp: Stamp,
+    ) {
+        let marked = Marked { stamp, used: stamp.state != CopyState::New, ours: false };
+        self.list.push(Copy { medium, place, disk, origin, stamp: Some(Mutex::new(marked)) });
     }
 
     /// True if there is none.
@@ -94,13 +147,16 @@ impl Copies {
     }
 
     /// What they are worth together, for the protocol; `None` if the pair has no such disks.
-    pub(super) fn worth(&self) -> Option<wire::Copies> {
+    pub fn worth(&self) -> Option<wire::Copies> {
         if self.list.is_empty() {
             return None;
         }
         let all: Vec<Marked> = self.stamps().map(|(_, marked)| *lock(marked)).collect();
         let live = |marked: &Marked| match marked.stamp {
             Stamp { state: CopyState::Live, generation, .. } => generation,
+            Stamp { state: CopyState::Incomplete, generation, .. } if mutated(Mutation::IncompleteLives) => {
+                generation
+            }
             _ => 0,
         };
         let used = all.iter().filter(|marked| marked.used).count();
@@ -110,7 +166,8 @@ impl Copies {
             highest: all.iter().map(|marked| marked.stamp.generation).max().unwrap_or(0),
             whole: newest.is_some_and(|newest| newest > 0)
                 && all.iter().all(|marked| Some(live(marked)) == newest),
-            usable: all.iter().all(|marked| marked.stamp.state != CopyState::Incomplete),
+            usable: all.iter().all(|marked| marked.stamp.state != CopyState::Incomplete)
+                || mutated(Mutation::IncompleteLives),
             used: match used {
                 0 => wire::Used::None,
                 used if used == all.len() => wire::Used::All,
@@ -127,7 +184,7 @@ impl Copies {
     ///
     /// # Errors
     /// The host's, in words.
-    pub(super) fn stamp(&self, state: CopyState, generation: u64) -> Result<(), String> {
+    pub fn stamp(&self, state: CopyState, generation: u64) -> Result<(), String> {
         self.stamps().try_for_each(|(copy, stamp)| {
             set(copy, stamp, |stamp| *stamp = Stamp { state, generation, clean: None, ..*stamp })
         })
@@ -137,9 +194,9 @@ impl Copies {
     ///
     /// # Errors
     /// The host's, in words.
-    pub(super) fn flush(&self) -> Result<(), String> {
+    pub fn flush(&self) -> Result<(), String> {
         self.stamps().try_for_each(|(copy, _)| {
-            copy.file.flush().map_err(|error| format!("flushing {}: {error}", copy.path.display()))
+            copy.medium.flush().map_err(|error| format!("flushing {}: {error}", copy.place.name()))
         })
     }
 
@@ -147,10 +204,10 @@ impl Copies {
     ///
     /// # Errors
     /// The host's, in words.
-    pub(super) fn stamp_clean(&self, generation: u64, position: u64) -> Result<(), String> {
+    pub fn stamp_clean(&self, generation: u64, position: u64) -> Result<(), String> {
         self.stamps().try_for_each(|(copy, stamp)| {
             let mtime_ns =
-                mtime_ns(&copy.path).map_err(|error| format!("{}: {error}", copy.path.display()))?;
+                copy.place.mtime_ns().map_err(|error| format!("{}: {error}", copy.place.name()))?;
             set(copy, stamp, |stamp| {
                 let current = matches!(stamp.state, CopyState::Live | CopyState::Backup);
                 if current && stamp.generation == generation {
@@ -162,8 +219,8 @@ impl Copies {
 
     fn disks(&self) -> Vec<CopyDisk> {
         let one = |copy: &Copy| CopyDisk {
-            medium: Arc::clone(&copy.file) as Arc<dyn Medium>,
-            name: format!("disk {} ({})", copy.disk, copy.path.display()),
+            medium: Arc::clone(&copy.medium),
+            name: format!("disk {} ({})", copy.disk, copy.place.name()),
             origin: copy.origin(),
         };
         self.list.iter().map(one).collect()
@@ -175,6 +232,9 @@ impl Copies {
         let Some((copy, stamp)) = copy.and_then(|copy| Some((copy, copy.stamp.as_ref()?))) else {
             return Err(io::Error::other("it is read-only"));
         };
+        if mutated(Mutation::CopyUnmarked) {
+            return Ok(());
+        }
         let state = CopyState::Incomplete;
         set(copy, stamp, |stamp| *stamp = Stamp { state, generation, clean: None, ..*stamp })
             .map_err(io::Error::other)
@@ -190,23 +250,26 @@ fn set(copy: &Copy, marked: &Mutex<Marked>, change: impl FnOnce(&mut Stamp)) -> 
     let mut changed = marked.stamp;
     change(&mut changed);
     if changed != marked.stamp {
-        changed.write(&copy.path).map_err(|error| error.to_string())?;
+        copy.place.write(&changed).map_err(|error| error.to_string())?;
         *marked = Marked { stamp: changed, used: true, ours: true };
     }
     Ok(())
 }
 
 /// One side of the exchange.
-pub(super) enum Exchange {
+#[derive(Debug)]
+pub struct Exchange {
+    copies: Arc<Copies>,
+    generation: u64,
+    side: Side,
+}
+
+#[derive(Debug)]
+enum Side {
     /// This side's copies are the ones that count.
-    Source { driver: CopySource, copies: Arc<Copies>, generation: u64 },
+    Source(CopySource),
     /// The other side's.
-    Target {
-        driver: CopyTarget<Box<dyn FnMut(u16) -> io::Result<()> + Send>>,
-        copies: Arc<Copies>,
-        generation: u64,
-        source: ReplicaId,
-    },
+    Target(CopyTarget<Box<dyn FnMut(u16) -> io::Result<()> + Send>>, ReplicaId),
 }
 
 fn stamping(error: String) -> CopyError {
@@ -214,15 +277,17 @@ fn stamping(error: String) -> CopyError {
 }
 
 /// What came of a message.
-pub(super) struct Step {
+#[derive(Debug)]
+pub struct Step {
     /// To be sent.
-    pub(super) replies: Vec<Vec<u8>>,
+    pub replies: Vec<Vec<u8>>,
     /// The exchange is over, on the source: the guest may run. On the target: what was done, for the operator.
-    pub(super) over: Option<Over>,
+    pub over: Option<Over>,
 }
 
 /// How the exchange ended.
-pub(super) enum Over {
+#[derive(Debug)]
+pub enum Over {
     /// The source knows that the target's copies are as its own.
     Source,
     /// This side's copies are as the source's.
@@ -234,13 +299,13 @@ pub(super) enum Over {
 
 impl Exchange {
     /// `generation` is the one that this side has won to start the guest in.
-    pub(super) fn source(copies: &Arc<Copies>, generation: u64) -> Self {
-        let (driver, copies) = (CopySource::new(copies.disks()), Arc::clone(copies));
-        Self::Source { driver, copies, generation }
+    pub fn source(copies: &Arc<Copies>, generation: u64) -> Self {
+        let side = Side::Source(CopySource::new(copies.disks()));
+        Self { copies: Arc::clone(copies), generation, side }
     }
 
     /// `begun` is called before the first write to a copy.
-    pub(super) fn target(
+    pub fn target(
         copies: &Arc<Copies>,
         generation: u64,
         source: ReplicaId,
@@ -252,40 +317,43 @@ impl Exchange {
             begun();
             Ok(())
         });
-        let (driver, copies) = (CopyTarget::new(copies.disks(), mark), Arc::clone(copies));
-        Self::Target { driver, copies, generation, source }
+        let side = Side::Target(CopyTarget::new(copies.disks(), mark), source);
+        Self { copies: Arc::clone(copies), generation, side }
     }
 
     /// Takes a message of the other side's, if there is one, and says what follows.
     ///
     /// # Errors
     /// The copies cannot be made the same.
-    pub(super) fn step(&mut self, message: Option<&[u8]>) -> Result<Step, CopyError> {
+    pub fn step(&mut self, message: Option<&[u8]>) -> Result<Step, CopyError> {
         let message = match message.map(CopyMessage::decode).transpose() {
             Ok(message) => message,
             Err(_) => return Err(CopyError::Protocol("a message that is none")),
         };
+        let (copies, generation) = (&self.copies, self.generation);
         let mut replies = Vec::new();
-        let over = match self {
-            Self::Source { driver, copies, generation } => {
+        let over = match &mut self.side {
+            Side::Source(driver) => {
                 message.map_or(Ok(()), |message| driver.handle(message))?;
                 while let Some(reply) = driver.next_message()? {
                     if reply == CopyMessage::Done {
                         // Every rule is satisfied, and not before: a stamp outlives a start that is refused.
-                        copies.stamp(CopyState::Live, *generation).map_err(stamping)?;
+                        copies.stamp(CopyState::Live, generation).map_err(stamping)?;
                     }
                     replies.push(reply.encode());
                 }
                 driver.is_done().then_some(Over::Source)
             }
-            Self::Target { driver, copies, generation, source } => {
+            Side::Target(driver, source) => {
                 message.map_or(Ok(()), |message| driver.handle(message))?;
                 while let Some(reply) = driver.next_message()? {
                     if reply == CopyMessage::Done {
                         // Before the other side knows: from then on the guest may run. Blocks that were found to be the same may be
                         // in the host's cache only, from an earlier process.
-                        copies.flush().map_err(stamping)?;
-                        copies.stamp(CopyState::Backup, *generation).map_err(stamping)?;
+                        if !mutated(Mutation::BackupStampBeforeFlush) {
+                            copies.flush().map_err(stamping)?;
+                        }
+                        copies.stamp(CopyState::Backup, generation).map_err(stamping)?;
                     }
                     replies.push(reply.encode());
                 }
@@ -300,10 +368,10 @@ impl Exchange {
     }
 
     /// Why the source refuses the target's copies, if it does.
-    pub(super) fn refusal(&self) -> Option<String> {
-        match self {
-            Self::Source { driver, .. } => driver.refusal().map(str::to_owned),
-            Self::Target { .. } => None,
+    pub fn refusal(&self) -> Option<String> {
+        match &self.side {
+            Side::Source(driver) => driver.refusal().map(str::to_owned),
+            Side::Target(..) => None,
         }
     }
 }

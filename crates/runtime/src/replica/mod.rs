@@ -18,7 +18,7 @@
 mod addresses;
 mod chores;
 mod control;
-mod copies;
+pub mod copies;
 mod disks;
 mod events;
 mod exit;

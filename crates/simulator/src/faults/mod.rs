@@ -5,6 +5,7 @@
 //! [`strike`] (what it does, and how it ends). What holds for a whole run is a variant of [`crate::shape::Ambient`], asked for where
 //! it matters.
 
+pub mod apart;
 pub mod special;
 pub mod strike;
 
@@ -62,10 +63,22 @@ pub enum Kind {
     KillAsker,
     /// The process starts anew, if it does not run, and reaches the tie-breaker before it reaches its peer.
     Return,
+    /// Both processes die, with or without their hosts, and are started anew one after the other.
+    Blackout,
+    /// The victim's copy of the disk, or its stamp, cannot be used while its process does not run.
+    CopyMissing,
+    /// The victim's copy of the disk is lost for good while its process does not run.
+    CopyLost,
+    /// Like a blackout, as soon as a copy of the disk is being copied into.
+    CopyCut,
+    /// The log connection breaks off in the middle of what is on its way to the victim.
+    Truncate,
+    /// A person promotes the victim as soon as it waits for that; some are careless.
+    Promote,
 }
 
 impl Kind {
-    /// What any plan may draw; [`special`] has plans for the others.
+    /// What any pair may meet; [`special`] and [`apart`] have plans for the others.
     pub const ALL: &[Self] = &[
         Self::Kill,
         Self::HostLoss,
@@ -95,7 +108,13 @@ impl Kind {
     pub fn is_borne(self, setting: Setting) -> bool {
         match self {
             Self::HostLoss => setting == Setting::TwoHosts,
-            Self::Stop | Self::Restored | Self::KillAsker | Self::Return => false,
+            Self::Stop
+            | Self::Restored
+            | Self::KillAsker
+            | Self::Return
+            | Self::Blackout
+            | Self::CopyCut
+            | Self::CopyLost => false,
             _ => true,
         }
     }

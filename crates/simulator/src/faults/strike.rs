@@ -1,6 +1,7 @@
 //! What each kind of fault does, and how it ends.
 
 use ft_core::Event;
+use ft_devices::backend::stamp::CopyState;
 
 use super::{Fault, Kind};
 use crate::node::{Doom, Thread};
@@ -27,8 +28,27 @@ impl World {
                 let backup = self.facts.is_paired() && self.facts.live() == Some(1 - victim);
                 backup && self.process(victim).is_some_and(|process| process.guest.is_booted())
             }
+            Kind::CopyMissing | Kind::CopyLost => {
+                let fine = empty && self.may_lose_copy(victim, kind);
+                if !fine {
+                    // It has its meaning only for a start.
+                    return self.schedule(10 * MS, Happening::Strike(index));
+                }
+                fine
+            }
+            Kind::Blackout => true,
+            Kind::CopyCut => {
+                self.cuts_copying = Some(index);
+                return;
+            }
+            Kind::Promote => {
+                if self.shape.by_hand {
+                    self.schedule(0, Happening::Person(index));
+                }
+                return;
+            }
             Kind::Partition | Kind::OneWay | Kind::Clog | Kind::RegisterCut | Kind::RegisterDown => true,
-            Kind::Cut => true,
+            Kind::Cut | Kind::Truncate => true,
             // A store put back while a deposed replica still asks would be two faults (PROTOCOL section 2).
             Kind::Restored => {
                 let alone = self.process(0).is_none() || self.process(1).is_none();
@@ -45,12 +65,30 @@ impl World {
         self.note(Of::World, || format!("FAULT {index}: {kind:?} at {}", ["a", "b"][victim]));
         match kind {
             Kind::Kill => self.at(victim).doom = Some(((number % 80) as u32, Doom::Death)),
-            Kind::HostLoss if both => {
-                self.die(0, true);
-                self.die(1, true);
-                self.disk.settle(|_| true, || 0);
-                self.disk.lose_cache();
+            Kind::HostLoss if both => self.lose_machine(),
+            Kind::Blackout => {
+                self.facts.restarted = true;
+                match (number & 1, self.shape.setting) {
+                    (0, Setting::OneMachine) => self.lose_machine(),
+                    (how, _) => (0..2).for_each(|node| self.die(node, how == 0)),
+                }
             }
+            Kind::CopyMissing => {
+                if let Some(own) = &self.disk.own {
+                    let mut content = own[victim].content();
+                    *if number & 1 == 0 { &mut content.there } else { &mut content.intact } = false;
+                }
+            }
+            Kind::CopyLost => {
+                self.facts.copy_lost = true;
+                if let Some(own) = &self.disk.own {
+                    own[victim].lose();
+                }
+                return;
+            }
+            Kind::Truncate => return self.truncate(victim, number),
+            // Dealt with above.
+            Kind::Promote | Kind::CopyCut => return,
             Kind::HostLoss => self.die(victim, true),
             Kind::Pause => self.at(victim).doom = Some(((number % 80) as u32, Doom::Pause)),
             Kind::Wedge => {
@@ -96,7 +134,10 @@ impl World {
             }
             Kind::RegisterCut => self.register.cut[victim] += 1,
             Kind::RegisterDown => self.register.cut.iter_mut().for_each(|cut| *cut += 1),
-            Kind::DiskErrors => self.at(victim).disk_trouble.0 = true,
+            Kind::DiskErrors => {
+                self.facts.disk_errors = true;
+                self.at(victim).disk_trouble.0 = true;
+            }
             Kind::DiskSlow => self.at(victim).disk_trouble.1 = true,
             Kind::ClockJump => {
                 let now = self.now;
@@ -154,6 +195,42 @@ impl World {
         self.schedule(lasts, Happening::Heal(index));
     }
 
+    /// A machine that has both replicas is lost.
+    fn lose_machine(&mut self) {
+        self.die(0, true);
+        self.die(1, true);
+        self.disk.settle(|_| true, || 0);
+        self.disk.lose_cache();
+    }
+
+    /// One copy may be lost for good, if the other one is whole; one that cannot be used for a while must be there.
+    fn may_lose_copy(&self, victim: usize, kind: Kind) -> bool {
+        let Some(own) = &self.disk.own else { return false };
+        let state = |node: usize| own[node].content().stamp.map(|stamp| stamp.state);
+        let whole = |state| matches!(state, Some(CopyState::Live | CopyState::Backup));
+        let fine = own[victim].content().there && own[victim].content().intact;
+        match kind {
+            Kind::CopyLost => fine && !self.facts.copy_lost && whole(state(1 - victim)),
+            _ => fine && whole(state(victim)),
+        }
+    }
+
+    /// What is on its way to a seat breaks off in the middle.
+    fn truncate(&mut self, victim: usize, number: u64) {
+        let Some(end) = self.process(victim).and_then(|process| process.link) else { return };
+        let now = self.now;
+        let Some(link) = self.links.open.get_mut(&end.id) else { return };
+        let stream = &mut link.to[victim];
+        stream.queue.truncate(1);
+        if let Some((_, bytes)) = stream.queue.front_mut() {
+            bytes.truncate(number as usize % (bytes.len() + 1));
+        }
+        stream.bytes = stream.queue.iter().map(|(_, bytes)| bytes.len()).sum();
+        let at = stream.queue.front().map_or(now, |(at, _)| *at).max(now);
+        stream.end = Some(at);
+        self.schedule(at - now, Happening::Bytes { link: end.id, to: victim });
+    }
+
     fn block(&mut self, seats: &[usize]) {
         seats.iter().for_each(|seat| self.links.blocked[*seat] += 1);
     }
@@ -177,6 +254,19 @@ impl World {
                 }
             }
             Kind::Partition | Kind::Return => self.unblock(&[0, 1]),
+            Kind::Blackout => {
+                let gap = [0, 50, 900, 2500][(self.plan.faults[index].number >> 8 & 3) as usize] * MS;
+                self.schedule(0, Happening::Start(victim));
+                self.schedule(if self.calm { 0 } else { gap }, Happening::Start(1 - victim));
+            }
+            Kind::CopyMissing => {
+                if let Some(own) = &self.disk.own {
+                    let mut content = own[victim].content();
+                    (content.there, content.intact) = (true, true);
+                }
+                self.facts.restarted = true;
+                self.schedule(0, Happening::Start(victim));
+            }
             Kind::OneWay => self.unblock(&[victim]),
             Kind::Clog => {
                 self.links.clogged[victim] -= 1;

@@ -36,6 +36,8 @@ pub struct Disks {
     pub schedule: Schedule,
     /// As a backup; `None` while it is none.
     pub own: Option<Own>,
+    /// Live: writes and flushes of this side's own copy that failed.
+    pub failed: BTreeSet<u64>,
     /// How the disk is replicated.
     pub policies: DiskPolicies,
     /// Requests that threads are at.
@@ -45,7 +47,17 @@ pub struct Disks {
 impl Disks {
     /// Nothing was asked for yet.
     pub fn new(policy: DiskPolicy) -> Self {
-        Self { schedule: Schedule::default(), own: None, policies: DiskPolicies::from([policy]), running: 0 }
+        let (schedule, failed) = (Schedule::default(), BTreeSet::new());
+        Self { schedule, own: None, failed, policies: DiskPolicies::from([policy]), running: 0 }
+    }
+
+    /// True if no write of this side's own has failed that the guest was not told of.
+    pub fn all_went_well(&self) -> bool {
+        let failed = |own: &Own| {
+            let mut ended = own.ended.iter();
+            ended.any(|(id, done)| done.status != DiskStatus::Ok && !own.failed_reads.contains(id))
+        };
+        self.failed.is_empty() && !self.own.as_ref().is_some_and(failed)
     }
 
     /// The disk's policy.
@@ -136,7 +148,7 @@ impl World {
         self.note(if late { Of::World } else { Of::Seat(node) }, || {
             format!("{}{} {status:?}", if late { "late: " } else { "" }, words(&flight.request))
         });
-        let done = self.disk.execute(&flight.request, flight.apart, mask, status);
+        let done = self.disk.execute(&flight, mask, status);
         if !late {
             self.disk_ended(node, &flight.request, done);
         }
@@ -158,7 +170,7 @@ impl World {
         let read = matches!(request.op, DiskOp::Read { .. });
         let disks = &mut self.at(node).disks;
         disks.running -= 1;
-        let twice = disks.policy().reads_twice();
+        let (twice, is_own) = (disks.policy().reads_twice(), disks.policy().is_own());
         let waited_for = disks.schedule.is_waited_for(id);
         let mut perhaps = false;
         match &mut disks.own {
@@ -171,6 +183,10 @@ impl World {
                     own.reads.push((id, waited_for));
                 }
                 own.ended.insert(id, done);
+            }
+            None if !read && done.status != DiskStatus::Ok && is_own => {
+                disks.failed.insert(id);
+                self.at(node).inputs.push_back(Input::DiskDone(done));
             }
             None => self.at(node).inputs.push_back(Input::DiskDone(done)),
         }

@@ -1,7 +1,7 @@
 //! The event loop of a process: datagrams, timers, and the end (`ft-runtime`, `replica/events.rs`).
 
 use ft_core::mutation::{Mutation, mutated};
-use ft_core::wire::Frame;
+use ft_core::wire::{Frame, PeerRole};
 use ft_core::{Event, Nanos};
 
 use super::{Exiting, Thread};
@@ -31,6 +31,8 @@ impl World {
             self.handle(node, Event::Datagram(&bytes));
             self.look(node);
             if let Ok(Frame::Heartbeat(beat)) = Frame::decode_with(&bytes, self.shape.key.as_ref()) {
+                let (now, gone) = (self.local(node), beat.role == PeerRole::Gone);
+                self.at(node).beat = Some((now, gone));
                 self.observe(&Seen::Datagram { node, generation: beat.stamp.generation });
                 if mutated(Mutation::ProgressInHeader) {
                     self.at(node).vcpu.header = beat.position;
@@ -117,6 +119,7 @@ impl World {
             if !self.at(node).disks.schedule.is_idle() {
                 return;
             }
+            self.stamp_clean(node);
         } else {
             process.disks.schedule.clear_waiting();
             let incarnation = process.incarnation;

@@ -25,7 +25,22 @@ impl World {
     pub(super) fn chores_turn(&mut self, node: usize) {
         let Some(chore) = self.at(node).chores.pop_front() else { return };
         match chore {
-            Chore::Fence(generation) => self.fence(node, generation),
+            Chore::Fence(generation) => {
+                if !self.fence_copies(node, generation) {
+                    return;
+                }
+                self.fence(node, generation);
+            }
+            Chore::StampLive(generation) => {
+                if !self.stamp_for_fence(node, generation) {
+                    return;
+                }
+                self.fence(node, generation);
+            }
+            Chore::CopyFrom(session) => self.begin_exchange(node, session, true),
+            Chore::CopyTo(session) => self.begin_exchange(node, session, false),
+            Chore::CopyMessage(session, message) => self.step_exchange(node, session, Some(&message)),
+            Chore::CopyOff => self.at(node).exchange = None,
             Chore::PeerHeard => {
                 if matches!(self.at(node).core.phase(), Phase::Live) && self.at(node).apart != 0 {
                     self.bring_back(node);
@@ -51,6 +66,8 @@ impl World {
                 let (at, order) = (self.now + self.random.between(MS / 10, 5 * MS), self.random.next());
                 self.queue.push(at, order, Happening::Fenced { node, incarnation, generation });
             }
+            // Nobody else writes this side's copy.
+            Setting::TwoHosts if self.shape.separate => self.handle(node, Event::Fenced { generation }),
             Setting::TwoHosts => {
                 let process = self.at(node);
                 if let Some(lost) = process.core.lost_peer()
@@ -127,9 +144,13 @@ impl World {
 
     fn carry_out(&mut self, node: usize, incarnation: u64, id: u64, call: Call) {
         let who = Who { replica: IDS[node], incarnation, config: 0 };
-        let (done, won) = self.register.carry_out(call, who);
-        if won {
-            let generation = self.register.state.generation;
+        let gone = self.process(node).is_none_or(|process| process.incarnation != incarnation);
+        if self.shape.by_hand && gone {
+            // A file of its own: what its process was about to write is never written.
+            return;
+        }
+        let (done, won) = self.register.carry_out(node, call, who);
+        if let Some(generation) = won {
             self.note(Of::World, || {
                 format!("the register: generation {generation} is {}'s", ["a", "b"][node])
             });
@@ -192,6 +213,10 @@ impl World {
             return self.queue.push(later, order, Happening::Answer { node, incarnation, id, done });
         }
         let current = process.calls.current.is_some_and(|(current, _)| current == id);
+        if self.disk.own.is_some() && !current {
+            // The runtime stamps its copies for an answer, and never hears one that comes after its deadline.
+            return;
+        }
         self.answered(node, done);
         if current {
             self.at(node).calls.current = None;
@@ -220,7 +245,11 @@ impl World {
         self.note(Of::Seat(node), || format!("the register answers: {done:?}"));
         match done {
             Done::Read(result) => self.handle(node, Event::Register(result)),
-            Done::Answer(from, answer) => self.handle(node, Event::Answer { from, answer }),
+            Done::Answer(from, answer) => {
+                let answer = self.stamped_answer(node, from, answer);
+                self.handle(node, Event::Answer { from, answer });
+            }
+            Done::Learnt => {}
         }
         self.stepped(node);
     }

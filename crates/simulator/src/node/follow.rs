@@ -2,11 +2,12 @@
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::mutation::{Mutation, mutated};
-use ft_core::{Body, Divergence, Event, Mode, Nanos, Phase, reads};
+use ft_core::{Body, Divergence, Event, Mode, Nanos, OutputClass, Phase, reads};
 
 use super::Thread;
 use super::vcpu::{NAP, Next, Stage};
 use crate::guest::Stop;
+use crate::properties::copies;
 use crate::shape::MS;
 use crate::world::World;
 
@@ -105,7 +106,7 @@ impl World {
 
     fn do_record(&mut self, node: usize) -> Next {
         let process = self.at(node);
-        let Some((record, _)) = &process.vcpu.record else { return Next::More };
+        let Some((record, _)) = process.vcpu.record.clone() else { return Next::More };
         match record.body.clone() {
             Body::Input(Input::DiskDone(done)) => {
                 if let Some(next) = self.disk_done(node, done, None) {
@@ -138,7 +139,8 @@ impl World {
                     return Next::More;
                 }
             }
-            Body::Stop | Body::Output { .. } | Body::Progress | Body::Armed => {}
+            Body::Stop | Body::Output { class: OutputClass::End, .. } => process.end = Some(record.position),
+            Body::Output { .. } | Body::Progress | Body::Armed => {}
         }
         if let Some((_, stage)) = &mut self.at(node).vcpu.record {
             *stage = Stage::Tell;
@@ -172,6 +174,7 @@ impl World {
                 return Some(Next::More);
             }
             Some(None) if mutated(Mutation::CompletionBeforeOwn) => {}
+            Some(None) if digest.is_none() && mutated(Mutation::WriteCompletionBeforeOwn) => {}
             Some(None) => {
                 self.tell_reads(node);
                 return Some(Next::Park(NAP));
@@ -187,6 +190,13 @@ impl World {
                 (_, _) if digest.is_none() && done.status != DiskStatus::Ok => {
                     process.core.own_read_finished(id, true, now);
                     self.wake_soon(node, Thread::Writer);
+                }
+                _ if digest.is_none() => {
+                    if !mutated(Mutation::BadCopyKept) {
+                        let why = "a write to this side's copy failed that succeeded on the primary";
+                        self.handle(node, Event::DiskFailed(why.to_owned()));
+                        return Some(Next::More);
+                    }
                 }
                 _ => {
                     let count = process.vcpu.retry.map_or(0, |(_, count)| count);
@@ -204,6 +214,8 @@ impl World {
             return Some(Next::More);
         }
         process.journal.push((process.guest.position, input));
+        copies::passed(self, node, id.1);
+        let process = self.at(node);
         process.disks.completed(id.1);
         self.run_disk(node);
         self.outputs_backup(node);

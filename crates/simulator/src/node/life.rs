@@ -15,6 +15,7 @@ use crate::register::Calls;
 use crate::shape::{MS, Setting};
 use crate::trace::Of;
 use crate::world::World;
+use crate::world::copies::PAIR;
 use crate::world::facts::Ghost;
 use crate::world::queue::Happening;
 
@@ -34,12 +35,16 @@ impl World {
         if self.shape.setting == Setting::TwoHosts || self.seats[1 - node].process.is_none() {
             self.new_launcher(node);
         }
+        let copies = match self.open_copies(node) {
+            Ok(copies) => copies,
+            Err(why) => return self.note(Of::Seat(node), || format!("does not start: {why}")),
+        };
         let incarnation = self.random.next() >> 1;
         let now = self.local(node);
         let shape = &self.shape;
         let settings = Settings {
             me: Who { replica: IDS[node], incarnation, config: 0 },
-            pair: 77,
+            pair: PAIR,
             config: 5,
             image: 6,
             cpu: Vec::new(),
@@ -51,8 +56,8 @@ impl World {
             ack_timeout: shape.detector.ack_timeout().nanos(),
             stuck: STUCK,
             hold_outputs: true,
-            copies: None,
-            by_hand: false,
+            copies: copies.as_ref().and_then(|copies| copies.worth()),
+            by_hand: shape.by_hand,
             key: shape.key.clone(),
         };
         let core = Replica::new(settings, shape.detector.build(), shape.pacing.build(), now);
@@ -63,6 +68,11 @@ impl World {
             journal: Vec::new(),
             vcpu: Vcpu::default(),
             disks: Disks::new(shape.policy()),
+            copies,
+            exchange: None,
+            end: None,
+            beat: None,
+            promoted: 0,
             inputs: VecDeque::new(),
             seen: 0,
             link: None,
@@ -111,6 +121,14 @@ impl World {
                 flight.orphan = true;
             }
             self.disk.flights.insert(number, flight);
+        }
+        if let Some(own) = self.disk.own.clone() {
+            own[node].cut_short(&mut self.random);
+            if host_lost {
+                // What was on its way to the medium got there in part, and then the cache was lost.
+                self.reap(node);
+                own[node].lose_cache(&mut self.random);
+            }
         }
         self.buried(node, None, host_lost);
     }

@@ -3,11 +3,12 @@
 use ft_core::input::{DiskDone, DiskStatus, Input};
 use ft_core::mutation::{Mutation, mutated};
 use ft_core::reads::{self, ReadId};
-use ft_core::{Body, Nanos};
+use ft_core::{Body, Event, Nanos};
 use ft_policies::FULL_SHARE;
 
 use super::vcpu::{NAP, Next, Todo};
 use crate::guest::Stop;
+use crate::properties::copies;
 use crate::shape::MS;
 use crate::trace::Of;
 use crate::world::World;
@@ -59,9 +60,10 @@ impl World {
             let peer = self.process(1 - node).map(|peer| peer.incarnation);
             let process = self.at(node);
             let known = [process.core.peer_incarnation(), process.core.lost_peer()];
-            if peer.is_some() && !known.contains(&peer) {
+            let shared = self.disk.own.is_none();
+            if shared && peer.is_some() && !known.contains(&peer) {
                 // It has the disk open, and nobody knows whether it will write. One that has just been started will be heard.
-                if now < *process.vcpu.sole_by.get_or_insert(now + UNHEARD) {
+                if now < *self.at(node).vcpu.sole_by.get_or_insert(now + UNHEARD) {
                     return false;
                 }
                 self.note(Of::Seat(node), || "an earlier process still has the disk open".to_owned());
@@ -71,6 +73,13 @@ impl World {
             self.take_over_disk(node);
             self.at(node).apart = self.disk.look_apart();
             self.bring_back(node);
+            copies::starts(self, node);
+            let generation = self.at(node).core.generation();
+            if !self.stamp_live(node, generation) {
+                self.end(node, super::Exiting { code: 1, orderly: false });
+                return false;
+            }
+            self.begun += 1;
         }
         let process = self.at(node);
         process.vcpu.begun = true;
@@ -107,7 +116,21 @@ impl World {
         if !process.core.reserve(cost, now) && !mutated(Mutation::InputBeforeRoom) {
             return self.flushed(node);
         }
-        if let Some(input) = process.inputs.pop_front() {
+        if let Some(Input::DiskDone(done)) = process.inputs.front()
+            && process.disks.failed.contains(&done.request)
+        {
+            // A write to the own copy failed: the guest stands still until the backup's is known to be no worse (`gives_up_copy`).
+            if process.core.is_paired() {
+                if !process.core.backup_is_level() {
+                    return self.flushed(node);
+                }
+                self.handle(node, Event::DiskFailed("a write to this side's copy failed".to_owned()));
+                return Next::More;
+            }
+            let request = done.request;
+            process.disks.failed.remove(&request);
+        }
+        if let Some(input) = self.at(node).inputs.pop_front() {
             self.apply(node, input);
         }
         Next::More

@@ -10,8 +10,10 @@
 //! - [`link`]: the log connection's reader and writer;
 //! - [`events`]: the event loop, datagrams and timers;
 //! - [`disks`]: the disk requests, with the real schedule;
+//! - [`copies`]: the exchange and the stamps of a pair with separate disks, [`person`] who promotes where that takes one;
 //! - [`life`]: starts, deaths, pauses, ends.
 
+pub mod copies;
 pub mod disks;
 pub mod events;
 pub mod fence;
@@ -20,14 +22,17 @@ pub mod life;
 pub mod link;
 pub mod live;
 pub mod outside;
+pub mod person;
 pub mod vcpu;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use ft_core::input::Input;
 use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::OutputBody;
 use ft_core::{Event, Lsn, Mode, Nanos, Replica};
+use ft_runtime::replica::copies::{Copies, Exchange};
 
 use crate::guest::Guest;
 use crate::guest::reference::Journal;
@@ -93,12 +98,22 @@ pub struct LinkEnd {
 }
 
 /// A chore (`ft-runtime`, `replica/chores.rs`).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Chore {
     /// Cut the old primary off.
     Fence(u64),
+    /// Stamp the own copies live in this generation; the rest of the fence comes after.
+    StampLive(u64),
     /// A process of the peer's was heard.
     PeerHeard,
+    /// The exchange of copies begins in this session, and this side's are the ones that count.
+    CopyFrom(u64),
+    /// The other side's are.
+    CopyTo(u64),
+    /// The other side says something in it.
+    CopyMessage(u64, Vec<u8>),
+    /// It is off.
+    CopyOff,
 }
 
 /// A process.
@@ -115,6 +130,16 @@ pub struct Process {
     pub vcpu: Vcpu,
     /// Its disk requests.
     pub disks: Disks,
+    /// Its own copies of the disk, if the pair has such.
+    pub copies: Option<Arc<Copies>>,
+    /// The exchange of a session.
+    pub exchange: Option<(u64, Exchange)>,
+    /// Where the guest ended, or was stopped.
+    pub end: Option<u64>,
+    /// When the peer was last heard, and whether that was its last word.
+    pub beat: Option<(Nanos, bool)>,
+    /// The generation to which a person has promoted it.
+    pub promoted: u64,
     /// Inputs that have arrived.
     pub inputs: VecDeque<Input>,
     /// The switch's number of the last frame that is known here.

@@ -6,7 +6,7 @@ use ft_core::{Effect, OutputClass, Released};
 use ft_devices::backend::schedule::Start;
 
 use super::{Chore, Doom, Exiting, Held, Thread};
-use crate::properties::Seen;
+use crate::properties::{Seen, copies};
 use crate::register::Call;
 use crate::trace::Of;
 use crate::world::World;
@@ -34,6 +34,7 @@ impl World {
                 self.counters.releases += 1;
                 self.note(Of::Seat(node), || format!("releases {class:?} (record {lsn})"));
                 self.observe(&Seen::Released { node, generation, lsn, session, asking });
+                copies::speaks(self, node, generation);
                 self.perform_output(node, released);
                 self.wake_soon(node, Thread::Outside);
             }
@@ -73,6 +74,7 @@ impl World {
                 self.facts.live_since.insert(incarnation, self.now);
                 if takeover {
                     self.takes_over(node);
+                    copies::lives(self, node);
                 }
                 self.moved(node, generation, seen);
             }
@@ -106,12 +108,13 @@ impl World {
                 self.transmit_all(node);
                 self.end(node, Exiting { code: 0, orderly: true });
             }
-            // One register for both, and one disk.
-            Effect::Learn(_)
-            | Effect::CopyFrom { .. }
-            | Effect::CopyTo { .. }
-            | Effect::CopyMessage { .. }
-            | Effect::CopyOff => unreachable!("this pair has no separate disks, and nobody to ask"),
+            Effect::Learn(state) => self.call(node, Call::Learn(state)),
+            Effect::CopyFrom { session } => self.chore(node, Chore::CopyFrom(session)),
+            Effect::CopyTo { session } => self.chore(node, Chore::CopyTo(session)),
+            Effect::CopyMessage { session, message } => {
+                self.chore(node, Chore::CopyMessage(session, message));
+            }
+            Effect::CopyOff => self.chore(node, Chore::CopyOff),
         }
     }
 
@@ -137,6 +140,7 @@ fn brief(effect: &Effect) -> String {
     match effect {
         Effect::Heartbeat(_) => "heartbeat".into(),
         Effect::Notice(text) => format!("notice: {text}"),
+        Effect::CopyMessage { message, .. } => format!("a message of {} bytes about copies", message.len()),
         other => format!("{other:?}"),
     }
 }

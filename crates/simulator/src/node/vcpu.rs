@@ -148,6 +148,7 @@ impl World {
                 let process = self.at(node);
                 let position = process.guest.position;
                 process.core.append_stop(position, now);
+                process.end = Some(position);
                 self.pump(node);
                 Next::More
             }
@@ -188,6 +189,9 @@ impl World {
                 process.core.emit(position, class, digest, 100, held, now);
                 process.vcpu.logged = position;
                 process.vcpu.over |= class == OutputClass::End;
+                if class == OutputClass::End {
+                    process.end = Some(position);
+                }
             }
             Todo::Progress => {
                 let process = self.at(node);

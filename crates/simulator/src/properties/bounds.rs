@@ -20,6 +20,10 @@ impl Property for Bounds {
         "buffers are bounded"
     }
 
+    fn holds_for_two_guests(&self) -> bool {
+        true
+    }
+
     fn see(&mut self, seen: &Seen<'_>, facts: &Facts) -> Result<(), String> {
         let Seen::Step { view, .. } = seen else { return Ok(()) };
         let gate = facts.gate + BURST;

@@ -14,6 +14,10 @@ impl Property for Generations {
         "generations never go back"
     }
 
+    fn holds_for_two_guests(&self) -> bool {
+        true
+    }
+
     fn see(&mut self, seen: &Seen<'_>, _: &Facts) -> Result<(), String> {
         let Seen::Step { node, view, before: Some(before), .. } = seen else { return Ok(()) };
         if view.generation < before.generation {
@@ -31,6 +35,10 @@ pub struct Heard;
 impl Property for Heard {
     fn name(&self) -> &'static str {
         "a higher generation is heeded"
+    }
+
+    fn holds_for_two_guests(&self) -> bool {
+        true
     }
 
     fn see(&mut self, seen: &Seen<'_>, facts: &Facts) -> Result<(), String> {

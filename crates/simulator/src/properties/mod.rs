@@ -4,6 +4,7 @@
 pub mod acknowledged;
 pub mod armed;
 pub mod bounds;
+pub mod copies;
 pub mod damage;
 pub mod deposed;
 pub mod divergence;
@@ -107,6 +108,11 @@ pub struct Violation {
 pub trait Property {
     /// Its name.
     fn name(&self) -> &'static str;
+
+    /// True if it holds even where a person has promoted both replicas.
+    fn holds_for_two_guests(&self) -> bool {
+        false
+    }
 
     /// Judges what is seen.
     ///

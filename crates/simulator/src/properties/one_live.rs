@@ -44,7 +44,7 @@ impl Property for Won {
             return Ok(());
         };
         match facts.wins.get(generation) {
-            Some(who) if who.incarnation == facts.incarnations[*node] => Ok(()),
+            Some(_) if facts.has_won(*generation, facts.incarnations[*node]) => Ok(()),
             Some(who) => Err(format!(
                 "replica {} acts in generation {generation}, which replica {} has won",
                 ["a", "b"][*node],

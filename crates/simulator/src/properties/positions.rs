@@ -14,6 +14,10 @@ impl Property for NeverPastTheTold {
         "never past the position told"
     }
 
+    fn holds_for_two_guests(&self) -> bool {
+        true
+    }
+
     fn see(&mut self, seen: &Seen<'_>, _: &Facts) -> Result<(), String> {
         let Seen::Step { view, position, .. } = seen else { return Ok(()) };
         let follows = matches!(view.phase, Phase::Backup | Phase::TakingOver(_));
@@ -31,6 +35,10 @@ pub struct GuestTime;
 impl Property for GuestTime {
     fn name(&self) -> &'static str {
         "guest time never goes back"
+    }
+
+    fn holds_for_two_guests(&self) -> bool {
+        true
     }
 
     fn see(&mut self, seen: &Seen<'_>, _: &Facts) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! The shared disk: what is on it, what is kept apart from it, and requests on their way to it.
+//! The disk, with requests on their way to it; and if it is a shared one, what is on it and what is kept apart from it.
 //!
 //! A request is *queued* with a thread of its process until that makes the system call, and *issued* from then on: it lands whatever
 //! becomes of the process, unless its death takes it along. On one machine what landed is in the page cache, which a loss of the
@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use ft_core::input::{DiskDone, DiskStatus};
 use ft_core::output::{DiskOp, DiskRequest};
 
+use super::copies::Store;
 use crate::guest::SECTORS;
 use crate::guest::data::{self, Sector};
 
@@ -52,6 +54,8 @@ pub struct Disk {
     /// Blocks that were in files of earlier times: what is still written there is nobody's.
     former: BTreeMap<u64, Vec<u64>>,
     files: u64,
+    /// Each replica's own copy, if it has one: then the rest here is nobody's.
+    pub own: Option<[Arc<Store>; 2]>,
     /// Requests under way, by number.
     pub flights: BTreeMap<u64, Flight>,
     next: u64,
@@ -66,6 +70,7 @@ impl Default for Disk {
             apart: None,
             former: BTreeMap::new(),
             files: 0,
+            own: None,
             flights: BTreeMap::new(),
             next: 0,
         }
@@ -73,6 +78,11 @@ impl Default for Disk {
 }
 
 impl Disk {
+    /// A disk; with files of their own for the replicas, if this says which of them are there.
+    pub fn new(own: Option<[bool; 2]>) -> Self {
+        Self { own: own.map(|files| files.map(Store::new)), ..Self::default() }
+    }
+
     /// Takes in a request.
     pub fn add(&mut self, flight: Flight) -> u64 {
         self.next += 1;
@@ -104,7 +114,11 @@ impl Disk {
     }
 
     /// Carries out a request; of a write only those of its sectors that `mask` has.
-    pub fn execute(&mut self, request: &DiskRequest, apart: u64, mask: u64, status: DiskStatus) -> DiskDone {
+    pub fn execute(&mut self, flight: &Flight, mask: u64, status: DiskStatus) -> DiskDone {
+        let (request, apart) = (&flight.request, flight.apart);
+        if let Some(own) = &self.own {
+            return own[flight.node].execute(request, mask, status);
+        }
         let mut read = Vec::new();
         match &request.op {
             DiskOp::Read { .. } if status == DiskStatus::Ok => {
@@ -166,7 +180,7 @@ impl Disk {
         for number in numbers {
             let Some(flight) = self.flights.remove(&number) else { continue };
             if flight.issued && matches!(flight.request.op, DiskOp::Write { .. }) {
-                self.execute(&flight.request, flight.apart, keep(), DiskStatus::Ok);
+                self.execute(&flight, keep(), DiskStatus::Ok);
             }
         }
     }

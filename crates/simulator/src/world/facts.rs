@@ -38,6 +38,8 @@ pub struct Facts {
     pub sessions: BTreeMap<u64, Session>,
     /// Generations that were won, and by whom.
     pub wins: BTreeMap<u64, Who>,
+    /// By hand: who else has won one, in a register of his own.
+    pub rivals: BTreeMap<u64, Who>,
     /// For each life of the guest the process that was live in it last.
     pub lives: BTreeMap<u64, u64>,
     /// What is left of processes, by incarnation.
@@ -46,6 +48,12 @@ pub struct Facts {
     pub corrupt: bool,
     /// The register's store was put back.
     pub restored: bool,
+    /// A person has promoted a replica although the other one goes on, or has gone on: there may be two guests.
+    pub wrong: bool,
+    /// A replica's copy of the disk was lost for good.
+    pub copy_lost: bool,
+    /// Requests to a disk have failed.
+    pub disk_errors: bool,
     /// A process was started a second time.
     pub restarted: bool,
     /// The time, when something is seen.
@@ -85,13 +93,22 @@ impl Facts {
         above.any(|(_, who)| who.incarnation != self.incarnations[node])
     }
 
+    /// True if a replica's guest runs, and nothing is held back.
+    pub fn goes_on(&self, node: usize) -> bool {
+        self.views[node]
+            .as_ref()
+            .is_some_and(|view| view.phase == ft_core::Phase::Live && view.started && !view.asking)
+    }
+
+    /// True if that process has won the generation.
+    pub fn has_won(&self, generation: u64, incarnation: u64) -> bool {
+        let winners = [self.wins.get(&generation), self.rivals.get(&generation)];
+        winners.into_iter().flatten().any(|who| who.incarnation == incarnation)
+    }
+
     /// The seat whose guest is the real one, if there is one for certain.
     pub fn live(&self) -> Option<usize> {
-        (0..2).find(|node| {
-            self.views[*node]
-                .as_ref()
-                .is_some_and(|view| view.phase == ft_core::Phase::Live && view.started && !view.asking)
-        })
+        (0..2).find(|node| self.goes_on(*node))
     }
 
     /// True if the live replica has a backup that may take over.

@@ -1,9 +1,11 @@
 //! The world of a run: its time, what is going to happen, everybody in it.
 //!
-//! - [`queue`] what happens next; [`clock`] the hosts' clocks; [`links`] the log connections; [`disk`] the shared disk;
+//! - [`queue`] what happens next; [`clock`] the hosts' clocks; [`links`] the log connections; [`disk`] the disk, and if each replica has
+//!   its own, its [`copies`];
 //! - [`outside`] switches, client and console; [`facts`] what an observer knows.
 
 pub mod clock;
+pub mod copies;
 pub mod disk;
 pub mod facts;
 pub mod links;
@@ -94,6 +96,10 @@ pub struct World {
     pub(crate) busy: bool,
     /// When the guest first ran.
     pub started: Option<Nanos>,
+    /// The fault that strikes as soon as a copy is being copied into.
+    pub(crate) cuts_copying: Option<usize>,
+    /// How often a guest was started from the disk.
+    pub begun: u64,
 }
 
 impl World {
@@ -119,8 +125,8 @@ impl World {
             lasting: Vec::new(),
             seats,
             links: Links::default(),
-            register: Register::default(),
-            disk: Disk::default(),
+            register: Register::new(shape.by_hand),
+            disk: Disk::new(shape.separate.then_some(shape.files)),
             outside: Outside::new(shape.setting),
             facts,
             properties: crate::properties::all(),
@@ -130,6 +136,8 @@ impl World {
             calm: false,
             busy: shape.has(Ambient::Busy),
             started: None,
+            cuts_copying: None,
+            begun: 0,
             shape,
         }
     }
@@ -179,6 +187,7 @@ impl World {
             Happening::Strike(index) => self.strike(index),
             Happening::Heal(index) => self.heal(index),
             Happening::Start(node) => self.start_process(node),
+            Happening::Person(index) => self.person(index),
         }
     }
 
@@ -200,6 +209,9 @@ impl World {
         self.facts.now = self.now;
         let mut properties = std::mem::take(&mut self.properties);
         for property in &mut properties {
+            if self.facts.wrong && !property.holds_for_two_guests() {
+                continue;
+            }
             if let Err(what) = property.see(seen, &self.facts) {
                 self.violate(property.name(), what);
             }
@@ -227,7 +239,10 @@ impl World {
     pub(crate) fn won(&mut self, generation: u64, who: Who) {
         let first = *self.facts.wins.entry(generation).or_insert(who);
         // A store that was put back gives away again what it gave; the one who had it first is the one.
-        if first != who && !self.facts.restored {
+        if first != who && self.shape.by_hand {
+            // Each has won in a register of its own; only who goes on in it counts.
+            self.facts.rivals.insert(generation, who);
+        } else if first != who && !self.facts.restored && !self.facts.wrong {
             self.violate(
                 "one winner",
                 format!("generation {generation} was won by {first:?} and by {who:?}"),

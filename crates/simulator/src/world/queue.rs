@@ -100,6 +100,8 @@ pub enum Happening {
     Heal(usize),
     /// A process is started on this seat, if there is none.
     Start(usize),
+    /// The person of a fault of the plan looks again.
+    Person(usize),
 }
 
 #[derive(Debug)]

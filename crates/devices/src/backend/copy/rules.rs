@@ -1,5 +1,7 @@
 //! What may be done with two copies of a disk: nothing that could destroy the only good one.
 
+use ft_core::mutation::{Mutation, mutated};
+
 use super::super::stamp::CopyState;
 use super::message::Origin;
 
@@ -59,6 +61,11 @@ pub(super) fn plan(source: Origin, target: Origin) -> Plan {
             Origin::Stamped { state: Live | Backup, clean: Some(ours), .. },
             Origin::Stamped { state: Live | Backup, clean: Some(theirs), .. },
         ) if ours == theirs => Plan::Skip,
+        (Origin::Stamped { .. }, Origin::Stamped { state: Live | Backup, .. })
+            if mutated(Mutation::CopyUncompared) =>
+        {
+            Plan::Skip
+        }
         (Origin::Stamped { .. }, Origin::Stamped { .. }) => Plan::Copy,
     }
 }
