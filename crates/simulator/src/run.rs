@@ -359,7 +359,8 @@ fn damaged_is_gone(world: &mut World) {
 fn single_fault(world: &mut World, life: Option<u64>) {
     let [strike] = world.strikes[..] else { return };
     let borne = strike.paired && strike.fault.kind.is_borne(world.shape.setting);
-    if !borne || is_over(world) {
+    // Where a person decides, it takes a person.
+    if !borne || world.shape.by_hand || is_over(world) {
         return;
     }
     let now = world.facts.lives.keys().next_back().copied();
