@@ -14,6 +14,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         950_002_854,
         "a peer that was started anew before the guest's first instruction has the disk open before it is heard",
     ),
+    (3129, "a pair that is stopped while its copies are made the same arms nobody any more"),
     (414, "a copy that was lost for good may leave the decision to a person"),
     (799, "an operator's stop of one side does not decide for the other one, where that takes a person"),
     (1356, "a primary whose copy fails it logs nothing while it waits for its backup"),

@@ -113,7 +113,10 @@ impl<O> Replica<O> {
     pub(super) fn copied(&mut self, session: u64, now: Nanos) {
         if self.is_copying(session) && self.phase == Phase::Live {
             self.copying = false;
-            self.arm(now);
+            // A stop that came meanwhile is all that is left to do.
+            if !self.stop_wanted {
+                self.arm(now);
+            }
         }
     }
 

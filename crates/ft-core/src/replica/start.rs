@@ -106,7 +106,10 @@ impl<O> Replica<O> {
         match (&self.phase, hello.role) {
             (Phase::Waiting, PeerRole::Waiting) => self.consider_claim(now),
             (Phase::Waiting, PeerRole::Fresh) if hello.stamp.session != 0 => self.follow(&hello, now),
-            (Phase::Live, PeerRole::Waiting) if self.session.is_none() && self.ask.is_none() => {
+            // A pair that is being stopped takes nobody in.
+            (Phase::Live, PeerRole::Waiting)
+                if self.session.is_none() && self.ask.is_none() && !self.stop_wanted =>
+            {
                 if self.started {
                     self.refuse(
                         false,
