@@ -43,7 +43,8 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
     // The console, and a line for exit codes that nothing else writes to.
     qemu.args(["-serial", "stdio", "-serial"]).arg(format!("file:{}", results.display()));
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(&initrd);
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1"]);
+    // The second processor is started by /init.
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 maxcpus=1"]);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     ft_e2e::die_with_us(&mut qemu);
     let started = Instant::now();
@@ -68,11 +69,11 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
                         continue;
                     }
                     let text = String::from_utf8_lossy(&line);
-                    if up.is_none() && text.trim_end() == UP {
+                    if up.is_none() && text.starts_with(UP) {
                         up = Some(started.elapsed());
                     }
                     let mut out = std::io::stdout().lock();
-                    let _ = write!(out, "inside | {}\n", text.trim_end()).and_then(|()| out.flush());
+                    let _ = write!(out, "inside {:5.1} | {}\n", started.elapsed().as_secs_f64(), text.trim_end()).and_then(|()| out.flush());
                     line.clear();
                 }
             }

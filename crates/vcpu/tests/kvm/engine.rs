@@ -2,6 +2,7 @@
 
 use ft_vcpu::kvm::KvmVcpu;
 use ft_vcpu::memory::{PAGE, PageFlags};
+use ft_vcpu::state::Exception;
 use ft_vcpu::software::{Options, SoftwareVcpu};
 use ft_vcpu::{CpuState, Dead, GuestRam, Kick, Position, Stand, Stop, Vcpu};
 use iced_x86::code_asm::*;
@@ -342,6 +343,48 @@ fn msrs_are_those_of_the_software_engine() {
         assert_eq!(hardware, software, "MSR {msr:#x}");
         let known = hardware.2 != EXCEPTION + 13;
         assert_eq!(known, ![0xE7, 0x4B56_4D01, 0xC001_0015].contains(&msr), "MSR {msr:#x}");
+    }
+}
+
+/// An exception that an access ends in is taken by whoever has the state after the access, under either engine.
+#[test]
+fn an_exception_on_its_way_is_part_of_the_state() {
+    if !works("an_exception_on_its_way_is_part_of_the_state") {
+        return;
+    }
+    // An MSR that there is not; a port access in single steps.
+    let programs: [(u8, Option<u32>, fn(&mut CodeAssembler)); 2] = [
+        (13, Some(0), |a| {
+            a.mov(ecx, 0xE7).unwrap();
+            a.rdmsr().unwrap();
+            a.hlt().unwrap();
+        }),
+        (1, None, |a| {
+            a.pushfq().unwrap();
+            a.or(dword_ptr(rsp), 0x100).unwrap();
+            a.popfq().unwrap();
+            a.out(0x80u32, al).unwrap();
+            a.inc(rbx).unwrap();
+            a.hlt().unwrap();
+        }),
+    ];
+    for (vector, code, program) in programs {
+        let (ram, start) = guest(program);
+        let (mut vcpu, mut board) = (kvm(&ram, &start), Board::default());
+        assert_eq!(run(&mut vcpu, 1, &mut board), Stop::Reached);
+        let state = vcpu.state();
+        assert_eq!(state.exception, Some(Exception { vector, code }));
+        assert_eq!(vcpu.state(), state, "looking changes nothing");
+        let mut other = kvm(&ram, &state);
+        assert_eq!(other.state(), state);
+        let mut software = SoftwareVcpu::new(ram.clone(), Options::default()).unwrap();
+        software.restore(&state);
+        let ends = [&mut vcpu as &mut dyn Vcpu, &mut other, &mut software].map(|vcpu| {
+            assert_eq!(run(vcpu, LIMIT, &mut board), Stop::Dead(Dead::HaltedForEver));
+            CpuState { position: 0, ..vcpu.state() }
+        });
+        assert_eq!((ends[0].gpr[7], ends[0].exception), (EXCEPTION + u64::from(vector), None));
+        assert!(ends.iter().all(|end| *end == ends[0]), "{ends:#x?}");
     }
 }
 
