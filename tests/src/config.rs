@@ -143,7 +143,7 @@ impl Settings {
                 "8 MiB"
             }
             Guest::Linux { .. } => {
-                let [kernel, initrd] = [linux::KERNEL, linux::INITRD].map(|name| linux::asset(name));
+                let [kernel, initrd] = [linux::KERNEL, linux::INITRD].map(linux::asset);
                 text = text.replace("64 MiB", linux::MEMORY);
                 let _ =
                     writeln!(text, "kernel = \"{}\"\ninitrd = \"{}\"", kernel.display(), initrd.display());

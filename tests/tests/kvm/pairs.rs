@@ -6,7 +6,7 @@ use ft_e2e::{Bed, BlkRun, Guest, Random, Settings, Victim, check_image, rounds};
 
 use super::{assert_undisturbed, both, with_kvm, works};
 
-const LIMIT: Duration = Duration::from_secs(100);
+const LIMIT: Duration = Duration::from_secs(180);
 
 fn checksum(rounds: u64) -> String {
     format!("{:016x}", ft_guests::cpu_checksum(rounds))

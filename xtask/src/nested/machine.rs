@@ -23,6 +23,10 @@ pub(crate) struct Outcome {
     pub(crate) codes: BTreeMap<String, i32>,
     /// How long the machine took until its first process had loaded KVM.
     pub(crate) up: Option<Duration>,
+    /// How long there was a machine.
+    pub(crate) took: Duration,
+    /// The processor time that it took: on a busy host much less.
+    pub(crate) worked: Duration,
     /// What went wrong with the machine itself.
     pub(crate) wrong: Option<String>,
 }
@@ -47,7 +51,7 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
     qemu.args(["-append", "console=ttyS0 quiet panic=-1 maxcpus=1"]);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     ft_e2e::die_with_us(&mut qemu);
-    let started = Instant::now();
+    let (started, worked) = (Instant::now(), worked_by_children()?);
     let mut machine = qemu.spawn().map_err(|error| format!("{QEMU}: {error}"))?;
     let mut console = machine.stdout.take().expect("piped");
     let (send, receive) = channel();
@@ -73,7 +77,9 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
                         up = Some(started.elapsed());
                     }
                     let mut out = std::io::stdout().lock();
-                    let _ = write!(out, "inside {:5.1} | {}\n", started.elapsed().as_secs_f64(), text.trim_end()).and_then(|()| out.flush());
+                    let _ =
+                        write!(out, "inside {:5.1} | {}\n", started.elapsed().as_secs_f64(), text.trim_end())
+                            .and_then(|()| out.flush());
                     line.clear();
                 }
             }
@@ -86,6 +92,7 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
         }
     }
     let status = machine.wait().map_err(|error| format!("{QEMU}: {error}"))?;
+    let (took, worked) = (started.elapsed(), worked_by_children()?.saturating_sub(worked));
     drop(receive);
     let _ = reader.join();
     let said = fs::read_to_string(&results).unwrap_or_default();
@@ -98,7 +105,21 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
     } else {
         None
     };
-    Ok(Outcome { codes: codes(&said), up, wrong })
+    Ok(Outcome { codes: codes(&said), up, took, worked, wrong })
+}
+
+/// The processor time of all children that have ended.
+fn worked_by_children() -> Result<Duration, String> {
+    // SAFETY: all-zero bytes are a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes the structure.
+    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } != 0 {
+        return Err(format!("getrusage: {}", std::io::Error::last_os_error()));
+    }
+    let of = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.cast_unsigned()) + Duration::from_micros(time.tv_usec.cast_unsigned())
+    };
+    Ok(of(usage.ru_utime) + of(usage.ru_stime))
 }
 
 /// Reads the lines `NAME CODE`.

@@ -224,7 +224,10 @@ impl World {
         let first = *self.facts.wins.entry(generation).or_insert(who);
         // A store that was put back gives away again what it gave; the one who had it first is the one.
         if first != who && !self.facts.restored {
-            self.violate("one winner", format!("generation {generation} was won by {first:?} and by {who:?}"));
+            self.violate(
+                "one winner",
+                format!("generation {generation} was won by {first:?} and by {who:?}"),
+            );
         }
     }
 

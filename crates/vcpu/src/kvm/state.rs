@@ -215,7 +215,8 @@ pub(super) fn restore(vcpu: &VcpuFd, state: &CpuState) -> Result<(), Error> {
     events.interrupt.shadow = if state.interrupt_shadow { SHADOW_STI } else { 0 };
     if let Some(Exception { vector, code }) = state.exception {
         (events.exception.injected, events.exception.nr) = (1, vector);
-        (events.exception.has_error_code, events.exception.error_code) = (code.is_some().into(), code.unwrap_or(0));
+        (events.exception.has_error_code, events.exception.error_code) =
+            (code.is_some().into(), code.unwrap_or(0));
     }
     vcpu.set_vcpu_events(&events)
 }

@@ -58,7 +58,7 @@ impl Cpu {
         let aligned = self.cpl() == 3 && self.s.cr0 & CR0_AM != 0 && self.system_flags & AC != 0;
         let data = self.s.debug[5] & 0xFF != 0 && armed(&[ON_WRITE, ON_ACCESS]);
         self.stepping = self.s.debug[5] & 0xFF != 0 && armed(&[ON_EXECUTION]);
-        self.watch = u8::from(aligned) * WATCH_ALIGNMENT | u8::from(data) * WATCH_DATA;
+        self.watch = (u8::from(aligned) * WATCH_ALIGNMENT) | (u8::from(data) * WATCH_DATA);
     }
 
     /// Looks at an access of the running program. Data breakpoints are noted, and become #DB after the instruction.
