@@ -34,7 +34,15 @@ fn build() -> PathBuf {
     if release {
         cargo.arg("--release");
     }
-    // What cargo told this test about itself is not true of the build.
+    forget_package(&mut cargo);
+    let status = cargo.status().expect("cargo starts");
+    assert!(status.success(), "building ft-vm failed: {status}");
+    profile.join("ft-vm")
+}
+
+/// Takes from the environment of a cargo that a program starts what another cargo told that program about itself: it is not true of
+/// the build, and build scripts that look at it would run again, and all that depends on them be built again.
+pub fn forget_package(cargo: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST") || text == "CARGO_CRATE_NAME"
@@ -42,7 +50,4 @@ fn build() -> PathBuf {
             cargo.env_remove(&name);
         }
     }
-    let status = cargo.status().expect("cargo starts");
-    assert!(status.success(), "building ft-vm failed: {status}");
-    profile.join("ft-vm")
 }

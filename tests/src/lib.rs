@@ -47,7 +47,7 @@ mod views;
 mod witness;
 
 pub use bed::{Bed, Finished};
-pub use binary::{ft_vm, workspace};
+pub use binary::{forget_package, ft_vm, workspace};
 pub use blk::{BlkBench, BlkRun, check_crashed_image, check_image};
 pub use busy::Busy;
 pub use campaign::{Victim, kill_campaign};

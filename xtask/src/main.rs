@@ -15,12 +15,15 @@ cargo xtask test [--full]    tools, formatting, lints, every test; --full: the l
 cargo xtask test-kvm [--only-inside]
                              the KVM engine's tests, on this machine's /dev/kvm and inside a machine of QEMU's that has one;
                              --only-inside: not on this machine's
-cargo xtask kvm-probe        whether this machine's /dev/kvm runs a guest
+cargo xtask kvm-probe [--hold]
+                             whether this machine's /dev/kvm runs a guest; --hold: keeps a virtual machine until it is killed
 cargo xtask bench [disks] [--json] [--quick]
                              measures and prints one table, or JSON; disks: only what each kind of disk costs;
                              --quick: fewer repeats, for a first look
 cargo xtask bench kvm [--json] [--quick]
                              the KVM engine's speed, and what fault tolerance costs under it
+cargo xtask bench kvm --nested [--quick]
+                             the same inside the machine of test-kvm
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
                              how soon a silent death is detected, and how often a busy host looks dead
 cargo xtask simulate [--seeds N] [--minutes M] [--seed S] [--controls]
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         ["test-kvm"] => nested::run(false),
         ["test-kvm", "--only-inside"] => nested::run(true),
         ["kvm-probe"] => nested::probe::run(),
+        ["kvm-probe", "--hold"] => nested::probe::hold(),
         ["bench", "disks", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::Disks, options.contains(&"--json"), options.contains(&"--quick"))
         }
@@ -63,6 +67,8 @@ fn main() -> ExitCode {
             Some(plan) => simulate::run(&plan),
             None => return usage(),
         },
+        ["bench", "kvm", "--nested"] => nested::bench(false),
+        ["bench", "kvm", "--nested", "--quick"] => nested::bench(true),
         ["bench", "kvm", options @ ..] if are_bench_options(options) => {
             bench::kvm::run(options.contains(&"--json"), options.contains(&"--quick"))
         }

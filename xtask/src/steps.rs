@@ -19,6 +19,7 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn cargo(words: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(words).arg("--target-dir").arg(target());
+    ft_e2e::forget_package(&mut command);
     command
 }
 

@@ -37,6 +37,15 @@ pub struct X87 {
     pub registers: [[u8; 10]; 8],
 }
 
+/// An exception on its way to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exception {
+    /// Its vector.
+    pub vector: u8,
+    /// The error code, if it has one. What CR2 or DR6 say of it is there already.
+    pub code: Option<u32>,
+}
+
 /// Everything architectural. `Default` is all zeros, which is no valid CPU: see [`CpuState::reset_pvh`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuState {
@@ -104,6 +113,9 @@ pub struct CpuState {
     pub interrupt_shadow: bool,
     /// A HLT is in progress.
     pub halted: bool,
+    /// The guest takes this before its next instruction. Only the KVM engine leaves one between two positions: a #GP after an
+    /// MSR that there is not, a single step over an access.
+    pub exception: Option<Exception>,
 }
 
 /// The memory types that a firmware sets up: everything is write-back but video memory and the top GiB below 4 GiB, where

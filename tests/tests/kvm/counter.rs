@@ -7,7 +7,7 @@ use ft_e2e::{Bed, Guest};
 
 use super::{assert_undisturbed, both, with_kvm, works};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 /// Where the image is loaded and entered.
 const LOAD: u32 = 0x10_0000;
 

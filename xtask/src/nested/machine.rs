@@ -24,6 +24,10 @@ pub(crate) struct Outcome {
     pub(crate) codes: BTreeMap<String, i32>,
     /// How long the machine took until its first process had loaded KVM.
     pub(crate) up: Option<Duration>,
+    /// How long there was a machine.
+    pub(crate) took: Duration,
+    /// The processor time that it took: on a busy host much less.
+    pub(crate) worked: Duration,
     /// What went wrong with the machine itself.
     pub(crate) wrong: Option<String>,
 }
@@ -57,10 +61,11 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
     // The console, and a line for exit codes that nothing else writes to.
     qemu.args(["-serial", "stdio", "-serial"]).arg(format!("file:{}", results.display()));
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(&initrd);
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1"]);
+    // The second processor is started by /init.
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 maxcpus=1"]);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     ft_e2e::die_with_us(&mut qemu);
-    let started = Instant::now();
+    let (started, worked) = (Instant::now(), worked_by_children()?);
     let mut machine = qemu.spawn().map_err(|error| format!("{QEMU}: {error}"))?;
     let mut console = machine.stdout.take().expect("piped");
     let (send, receive) = channel();
@@ -82,11 +87,13 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
                         continue;
                     }
                     let text = String::from_utf8_lossy(&line);
-                    if up.is_none() && text.trim_end() == UP {
+                    if up.is_none() && text.starts_with(UP) {
                         up = Some(started.elapsed());
                     }
                     let mut out = std::io::stdout().lock();
-                    let _ = writeln!(out, "inside | {}", text.trim_end()).and_then(|()| out.flush());
+                    let at = started.elapsed().as_secs_f64();
+                    let _ =
+                        writeln!(out, "inside {at:5.1} | {}", text.trim_end()).and_then(|()| out.flush());
                     line.clear();
                 }
             }
@@ -99,6 +106,7 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
         }
     }
     let status = machine.wait().map_err(|error| format!("{QEMU}: {error}"))?;
+    let (took, worked) = (started.elapsed(), worked_by_children()?.saturating_sub(worked));
     drop(receive);
     let _ = reader.join();
     let said = fs::read_to_string(&results).unwrap_or_default();
@@ -111,7 +119,21 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
     } else {
         None
     };
-    Ok(Outcome { codes: codes(&said), up, wrong })
+    Ok(Outcome { codes: codes(&said), up, took, worked, wrong })
+}
+
+/// The processor time of all children that have ended.
+fn worked_by_children() -> Result<Duration, String> {
+    // SAFETY: all-zero bytes are a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes the structure.
+    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } != 0 {
+        return Err(format!("getrusage: {}", std::io::Error::last_os_error()));
+    }
+    let of = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.cast_unsigned()) + Duration::from_micros(time.tv_usec.cast_unsigned())
+    };
+    Ok(of(usage.ru_utime) + of(usage.ru_stime))
 }
 
 /// Reads the lines `NAME CODE`.

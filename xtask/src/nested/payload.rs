@@ -1,26 +1,22 @@
 //! What goes into the machine: busybox, KVM's modules, this very program as the probe, `ft-vm`, the tests, and every library that
 //! any of them is linked with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::Test;
+use super::{Job, Test};
 use crate::assets::tree::{Content, Node, Tree};
 use crate::assets::{self, Kernel};
 use crate::steps::{cargo, root};
 
-/// The line that says that the machine is up.
+/// How the line begins that says that the machine is up.
 pub(crate) const UP: &str = "== the machine is up";
 /// The line on the second serial port after the last exit code.
 pub(crate) const END: &str = "the end";
-/// The name of the first test: whether KVM runs a guest at all.
-const PROBE: &str = "probe";
-/// How long that may take.
-const PROBE_LIMIT: u64 = 60;
 /// `kvm_amd` needs the others.
 const MODULES: [&str; 1] = ["kvm_amd"];
 /// What of the checkout the tests read.
@@ -28,27 +24,17 @@ const READ: [&str; 2] = ["config", "examples"];
 /// Variables of ours that are the tests' too.
 const PASSED_ON: [&str; 3] = ["FT_FULL", "FT_SEED", "FT_CASES"];
 
-/// The names of all that runs inside, in order.
-pub(crate) fn names(tests: &[Test]) -> Vec<String> {
-    let tests = tests.iter().map(|test| format!("{} {}", test.package, test.target));
-    std::iter::once(PROBE.to_owned()).chain(tests).collect()
-}
-
-/// The initramfs that runs the tests.
-pub(crate) fn initramfs(kernel: &Kernel, tests: &[Test], built: &Built) -> Result<Vec<u8>, String> {
+/// The initramfs that does the jobs.
+pub(crate) fn initramfs(kernel: &Kernel, jobs: &[Job], ft_vm: &Path) -> Result<Vec<u8>, String> {
     let mut tree = Tree::default();
     assets::add_userland(&mut tree)?;
     assets::add_modules(&mut tree, &kernel.modules, &MODULES)?;
-    let mut programs = Vec::new();
-    let me = std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
-    programs.push((PROBE.to_owned(), me));
-    programs.push(("ft-vm".to_owned(), built.ft_vm.clone()));
-    let tests_programs = tests.iter().map(|test| format!("{}-{}", test.package, test.target));
-    programs.extend(tests_programs.zip(built.tests.iter().cloned()));
+    let mut programs = BTreeMap::from([("ft-vm", ft_vm)]);
+    programs.extend(jobs.iter().map(|job| (job.file.as_str(), job.program.as_path())));
     let mut libraries = BTreeSet::new();
     for (name, path) in &programs {
         libraries.extend(linked_with(path)?);
-        tree.put(&format!("usr/bin/{name}"), Node::File(0o755, Content::File(path.clone())));
+        tree.put(&format!("usr/bin/{name}"), Node::File(0o755, Content::File(path.to_path_buf())));
     }
     for library in libraries {
         tree.put(&in_merged_usr(&library), Node::File(0o755, Content::File(library)));
@@ -69,17 +55,11 @@ pub(crate) fn initramfs(kernel: &Kernel, tests: &[Test], built: &Built) -> Resul
             let _ = writeln!(script, "export {variable}={}", quoted(&value));
         }
     }
-    let _ = writeln!(script, "run {PROBE} / {PROBE_LIMIT} {PROBE} kvm-probe");
-    for Test { package, folder, target, limit } in tests {
-        // Where cargo would run them.
+    for Job { name, file, folder, words, limit, .. } in jobs {
         let place = inside(&root().join(folder));
         tree.folders(&place);
-        let seconds = limit.as_secs();
-        let _ = writeln!(
-            script,
-            "run '{package} {target}' {} {seconds} {package}-{target} --nocapture",
-            quoted(&format!("/{place}"))
-        );
+        let (place, seconds) = (quoted(&format!("/{place}")), limit.as_secs());
+        let _ = writeln!(script, "run {} {place} {seconds} {file} {}", quoted(name), words.join(" "));
     }
     tree.text("etc/tests", 0o644, &script);
     assets::archive(&tree)

@@ -464,7 +464,6 @@ fn get_copies(reader: &mut Reader<'_>) -> Result<Copies, WireError> {
     Ok(Copies { live, highest, whole: flags & 1 != 0, usable: flags & 2 != 0, used })
 }
 
-/// 0 is unknown, 1 a register that nobody has won, 2 one that somebody has.
 fn put_cpu(out: &mut Writer, cpu: &[CpuLeaf]) {
     out.var(cpu.len() as u64);
     for CpuLeaf { leaf, subleaf, values } in cpu {
@@ -485,6 +484,7 @@ fn get_cpu(reader: &mut Reader<'_>) -> Result<Vec<CpuLeaf>, WireError> {
     (0..count).map(|_| leaf()).collect()
 }
 
+/// 0 is unknown, 1 a register that nobody has won, 2 one that somebody has.
 fn put_register(out: &mut Writer, register: Option<RegisterState>) {
     match register {
         None => out.byte(0),

@@ -235,7 +235,7 @@ impl KvmVcpu {
         self.halted = state.halted;
         self.kept = Kept { tsc_adjust: state.tsc_adjust, tsc_aux: state.tsc_aux, mtrr: state.mtrr.clone() };
         self.enabled = state.rflags & INTERRUPT_FLAG != 0;
-        self.open = self.enabled && !state.interrupt_shadow;
+        self.open = self.enabled && !state.interrupt_shadow && state.exception.is_none();
         self.window = false;
         (self.dead, self.failure) = (None, None);
         state::restore(&self.vcpu, state)

@@ -11,7 +11,7 @@ use kvm_ioctls::{Error, VcpuFd};
 
 use super::msr::SAVED;
 use crate::CpuState;
-use crate::state::{DescriptorTable, Segment, X87};
+use crate::state::{DescriptorTable, Exception, Segment, X87};
 
 /// SS of [`CpuState::segments`].
 const SS: usize = 2;
@@ -77,10 +77,11 @@ fn fam<T, E>(result: Result<T, E>) -> Result<T, Error> {
 
 /// Reads everything that KVM keeps. Position, halted and the MSRs of [`super::msr::Kept`] are the caller's to add.
 pub(super) fn save(vcpu: &VcpuFd) -> Result<CpuState, Error> {
+    // First: with it KVM writes into CR2 and DR6 what belongs to an exception that is on its way.
+    let events = vcpu.get_vcpu_events()?;
     let regs = vcpu.get_regs()?;
     let sregs = vcpu.get_sregs()?;
     let debug = vcpu.get_debug_regs()?;
-    let events = vcpu.get_vcpu_events()?;
     let mut msrs =
         fam(Msrs::from_entries(&SAVED.map(|index| kvm_msr_entry { index, ..Default::default() })))?;
     if vcpu.get_msrs(&mut msrs)? != SAVED.len() {
@@ -115,6 +116,7 @@ pub(super) fn save(vcpu: &VcpuFd) -> Result<CpuState, Error> {
         debug: [debug.db[0], debug.db[1], debug.db[2], debug.db[3], debug.dr6, debug.dr7],
         xcr0: 1,
         interrupt_shadow: events.interrupt.shadow & SHADOW != 0,
+        exception: from_exception(&events),
         ..CpuState::default()
     };
     save_vectors(&vcpu.get_xsave()?, &mut state);
@@ -139,7 +141,14 @@ fn save_vectors(area: &kvm_xsave, state: &mut CpuState) {
     }
 }
 
-/// The opposite of [`save`]; what was under way in KVM (an event on its way to the guest) is dropped.
+/// Whether it is pending or was injected before does not matter to the guest, and KVM does not say.
+fn from_exception(events: &kvm_vcpu_events) -> Option<Exception> {
+    let exception = &events.exception;
+    let code = (exception.has_error_code != 0).then_some(exception.error_code);
+    (exception.injected != 0).then_some(Exception { vector: exception.nr, code })
+}
+
+/// The opposite of [`save`].
 pub(super) fn restore(vcpu: &VcpuFd, state: &CpuState) -> Result<(), Error> {
     let g = &state.gpr;
     let mut sregs = kvm_sregs {
@@ -204,6 +213,11 @@ pub(super) fn restore(vcpu: &VcpuFd, state: &CpuState) -> Result<(), Error> {
     unsafe { vcpu.set_xsave(&area)? };
     let mut events = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..Default::default() };
     events.interrupt.shadow = if state.interrupt_shadow { SHADOW_STI } else { 0 };
+    if let Some(Exception { vector, code }) = state.exception {
+        (events.exception.injected, events.exception.nr) = (1, vector);
+        (events.exception.has_error_code, events.exception.error_code) =
+            (code.is_some().into(), code.unwrap_or(0));
+    }
     vcpu.set_vcpu_events(&events)
 }
 

@@ -342,6 +342,16 @@ impl SoftwareVcpu {
                 slice_end = now.saturating_add(SLICE);
             }
             let c = &mut *self.cpu;
+            if let Some(exception) = c.s.exception.take() {
+                let (code, address) = (exception.code.unwrap_or(0), c.s.cr2);
+                c.limit = now;
+                c.budget = 0;
+                let fault = Fault { address, ..Fault::with_code(exception.vector, code) };
+                if self.raise(fault).is_err() {
+                    return self.triple_fault(now);
+                }
+                continue;
+            }
             if c.system_flags & IF != 0 && !c.s.interrupt_shadow && platform.pending_interrupt().is_some() {
                 let vector = platform.acknowledge_interrupt();
                 c.s.halted = false;

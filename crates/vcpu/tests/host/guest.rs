@@ -154,6 +154,13 @@ impl Guest {
         Self { vcpu, ram, window, template, counts: true }
     }
 
+    /// The guest's kernel does not use XSAVE: the KVM engine hides it.
+    pub(crate) fn without_xsave(mut self) -> Self {
+        self.template.cr4 &= !(1 << 18);
+        self.template.xcr0 = 1;
+        self
+    }
+
     /// Loads memory and registers; returns the position at which the case starts.
     pub(crate) fn load(&mut self, case: &Case) -> Position {
         self.write_code(0, &[0xCC; layout::CODE_LEN as usize]);

@@ -92,8 +92,17 @@ pub(crate) fn ordinary() -> Vec<Code> {
 
 /// A program of some `size` instructions (loops run some of them again), with registers and data.
 pub(crate) fn random_program(rng: &mut Rng, codes: &[Code], size: usize, window: u64) -> Case {
+    program(rng, codes, size, window, true)
+}
+
+/// The same without code that changes itself.
+pub(crate) fn random_fixed_program(rng: &mut Rng, codes: &[Code], size: usize, window: u64) -> Case {
+    program(rng, codes, size, window, false)
+}
+
+fn program(rng: &mut Rng, codes: &[Code], size: usize, window: u64, changes_itself: bool) -> Case {
     let start = window + if rng.one_in(2) { 0x40 } else { 0x1000 - 0x40 - rng.below(0x200) };
-    let mut writer = Writer { rng, codes, window, start, bytes: Vec::new() };
+    let mut writer = Writer { rng, codes, window, start, changes_itself, bytes: Vec::new() };
     writer.sequence(size, 0);
     let bytes = writer.bytes;
     assert!(start - window + bytes.len() as u64 <= CODE_LEN, "program of {} bytes", bytes.len());
@@ -111,6 +120,7 @@ struct Writer<'a> {
     codes: &'a [Code],
     window: u64,
     start: u64,
+    changes_itself: bool,
     bytes: Vec<u8>,
 }
 
@@ -124,7 +134,7 @@ impl Writer<'_> {
                 match self.rng.below(24) {
                     0 => self.string(),
                     1 => self.division(),
-                    2 => self.patch_ahead(),
+                    2 if self.changes_itself => self.patch_ahead(),
                     _ => self.plain(),
                 }
                 left -= 1;
@@ -307,7 +317,7 @@ impl Writer<'_> {
         let times = 1 + self.rng.below(if depth == 0 { 40 } else { 12 }) as u32;
         self.emit(&times.to_le_bytes());
         let top = self.bytes.len();
-        let patched = self.rng.one_in(3);
+        let patched = self.rng.one_in(3) && self.changes_itself;
         if patched {
             // add eax, imm32, changed at the end of each round.
             self.emit(&[0x05, 1, 0, 0, 0]);

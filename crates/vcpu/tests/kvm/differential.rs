@@ -71,18 +71,22 @@ fn random_programs_end_the_same_on_both_engines() {
         return;
     }
     let window = layout::window(4);
-    let mut software = Guest::new(window, host::engine::software);
-    let mut hardware = Guest::new(window, |ram| Box::new(KvmVcpu::new(ram).expect("the probe made one")));
+    let mut software = Guest::new(window, host::engine::software).without_xsave();
+    let mut hardware =
+        Guest::new(window, |ram| Box::new(KvmVcpu::new(ram).expect("the probe made one"))).without_xsave();
     let emulated = host_is_emulated();
     let codes: Vec<Code> =
         programs::ordinary().into_iter().filter(|code| !emulated || is_right_when_emulated(*code)).collect();
     let mut instructions = 0;
-    let count = host::cases(600);
+    let count = host::cases(250);
     for number in 0..count as u64 {
         let mut rng = Rng::new(host::seed() ^ 4 << 56 ^ number << 16);
         rng = Rng::new(rng.next());
         let size = 50 + rng.below(150) as usize;
-        let case = programs::random_program(&mut rng, &codes, size, window);
+        // QEMU's processors sometimes run an instruction as it was before the store a few instructions earlier (with FT_SEED=7
+        // that was seen once; a processor does what the software engine does).
+        let program = if emulated { programs::random_fixed_program } else { programs::random_program };
+        let case = program(&mut rng, &codes, size, window);
         let fail = |what: String| -> ! {
             panic!("seed {}, program {number}: {what}\n{}", host::seed(), listing(&case))
         };
@@ -95,7 +99,11 @@ fn random_programs_end_the_same_on_both_engines() {
             fail(format!("KVM ends at {:x}, software at {:x}: {found:#?}", want.regs.rip, got.regs.rip));
         }
     }
-    let without = if emulated { ", without what QEMU's processors get wrong" } else { "" };
+    let without = if emulated {
+        ", without what QEMU's processors get wrong (code that changes itself among it)"
+    } else {
+        ""
+    };
     println!("{count} programs, {instructions} instructions, seed {}{without}", host::seed());
     assert!(instructions > 100 * count as u64);
 }

@@ -3,6 +3,7 @@
 use iced_x86::code_asm::*;
 
 use super::{CODE, Machine, assemble};
+use crate::state::Exception;
 use crate::{CpuState, Vcpu};
 
 const HANDLER: u64 = CODE + 0x1800;
@@ -121,6 +122,22 @@ fn single_steps_say_so() {
     // The POPF that sets TF is not stepped, the one that clears it is.
     assert_eq!((state.gpr[8], state.gpr[3]), (5, 3));
     assert_eq!(state.gpr[10] & 0x400F, 0x4000);
+}
+
+#[test]
+fn an_exception_that_was_on_its_way_comes_first() {
+    let mut m = Machine::new(|a| {
+        a.inc(rbx).unwrap();
+        a.hlt().unwrap();
+    });
+    with_handler(&mut m);
+    let exception = Some(Exception { vector: 1, code: None });
+    m.cpu.restore(&CpuState { exception, ..super::long_mode() });
+    assert_eq!(m.cpu.state().exception, exception);
+    let state = m.finish();
+    assert_eq!((state.gpr[8], state.gpr[9], state.gpr[3], state.exception), (1, CODE, 1, None));
+    // The handler's ten instructions and the program's two.
+    assert_eq!(state.position, 12);
 }
 
 #[test]
