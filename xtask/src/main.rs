@@ -21,6 +21,8 @@ cargo xtask bench [disks] [--json] [--quick]
                              --quick: fewer repeats, for a first look
 cargo xtask bench kvm [--json] [--quick]
                              the KVM engine's speed, and what fault tolerance costs under it
+cargo xtask bench linux [--json] [--quick]
+                             Debian's kernel boots, computes and powers off: solo, as a pair, and in QEMU, recorded and replayed
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
                              how soon a silent death is detected, and how often a busy host looks dead
 cargo xtask simulate [--seeds N] [--minutes M] [--seed S] [--controls]
@@ -65,6 +67,9 @@ fn main() -> ExitCode {
         },
         ["bench", "kvm", options @ ..] if are_bench_options(options) => {
             bench::kvm::run(options.contains(&"--json"), options.contains(&"--quick"))
+        }
+        ["bench", "linux", options @ ..] if are_bench_options(options) => {
+            bench::linux::run(options.contains(&"--json"), options.contains(&"--quick"))
         }
         ["bench", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::All, options.contains(&"--json"), options.contains(&"--quick"))
