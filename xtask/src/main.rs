@@ -24,6 +24,8 @@ cargo xtask bench kvm [--json] [--quick]
                              the KVM engine's speed, and what fault tolerance costs under it
 cargo xtask bench kvm --nested [--quick]
                              the same inside the machine of test-kvm
+cargo xtask bench linux [--json] [--quick]
+                             Debian's kernel boots, computes and powers off: solo, as a pair, and in QEMU, recorded and replayed
 cargo xtask bench detectors [--deaths N] [--busy MINUTES] [--detector fixed|phi-accrual|both]
                              how soon a silent death is detected, and how often a busy host looks dead
 cargo xtask simulate [--seeds N] [--minutes M] [--seed S] [--controls]
@@ -71,6 +73,9 @@ fn main() -> ExitCode {
         ["bench", "kvm", "--nested", "--quick"] => nested::bench(true),
         ["bench", "kvm", options @ ..] if are_bench_options(options) => {
             bench::kvm::run(options.contains(&"--json"), options.contains(&"--quick"))
+        }
+        ["bench", "linux", options @ ..] if are_bench_options(options) => {
+            bench::linux::run(options.contains(&"--json"), options.contains(&"--quick"))
         }
         ["bench", options @ ..] if are_bench_options(options) => {
             bench::run(bench::Section::All, options.contains(&"--json"), options.contains(&"--quick"))

@@ -142,6 +142,13 @@ fn runs(path: &Path) -> bool {
     run.is_ok_and(|status| status.success())
 }
 
+/// Sees to one of the packages that tests need, for a command that is nothing without it.
+pub(crate) fn need(name: &str) -> Result<(), String> {
+    let package = PACKAGES.iter().find(|package| package.name == name);
+    let Package { is_there, missing: [what, _], .. } = package.ok_or(format!("{name} is not on the list"))?;
+    if provide_package(name, is_there) { Ok(()) } else { Err(format!("{what} (Debian: apt install {name})")) }
+}
+
 /// Installs a package of the distribution if what it has is not there. Whether it is there now.
 fn provide_package(package: &str, is_there: impl Fn() -> bool) -> bool {
     if !is_there() {

@@ -7,6 +7,7 @@ mod failover;
 mod grid;
 mod kv;
 pub(crate) mod kvm;
+pub(crate) mod linux;
 mod table;
 
 use std::time::Duration;

@@ -92,8 +92,7 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
                     }
                     let mut out = std::io::stdout().lock();
                     let at = started.elapsed().as_secs_f64();
-                    let _ =
-                        writeln!(out, "inside {at:5.1} | {}", text.trim_end()).and_then(|()| out.flush());
+                    let _ = writeln!(out, "inside {at:5.1} | {}", text.trim_end()).and_then(|()| out.flush());
                     line.clear();
                 }
             }

@@ -362,7 +362,8 @@ fn an_exception_on_its_way_is_part_of_the_state() {
         return;
     }
     // An MSR that there is not; a port access in single steps.
-    let programs: [(u8, Option<u32>, fn(&mut CodeAssembler)); 2] = [
+    type Program = (u8, Option<u32>, fn(&mut CodeAssembler));
+    let programs: [Program; 2] = [
         (13, Some(0), |a| {
             a.mov(ecx, 0xE7).unwrap();
             a.rdmsr().unwrap();
