@@ -10,6 +10,11 @@ const OFFENDERS: &[(u64, &str)] = &[
     (1330, "a backup that was stopped reads what its primary, alone by now, has written"),
     (2682, "what seems in order right after the faults need not stay so"),
     (2875, "a store put back while a deposed replica still asks is more than one fault"),
+    (414, "a copy that was lost for good may leave the decision to a person"),
+    (799, "an operator's stop of one side does not decide for the other one, where that takes a person"),
+    (1356, "a primary whose copy fails it logs nothing while it waits for its backup"),
+    (3909, "by hand two may win one generation in registers of their own, and one of them goes on"),
+    (4181, "a late answer of the register stamps no copy"),
 ];
 
 #[test]

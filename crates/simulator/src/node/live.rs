@@ -94,6 +94,22 @@ impl World {
     fn take_input(&mut self, node: usize) -> Next {
         let now = self.local(node);
         let process = self.at(node);
+        if let Some(Input::DiskDone(done)) = process.inputs.front()
+            && process.disks.failed.contains(&done.request)
+        {
+            // A write to the own copy failed: the guest stands still until the backup's is known to be no worse (`gives_up_copy`);
+            // nothing is logged meanwhile, or the backup would never have executed all of it.
+            if process.core.is_paired() {
+                if !process.core.backup_is_level() {
+                    return self.flushed(node);
+                }
+                self.handle(node, Event::DiskFailed("a write to this side's copy failed".to_owned()));
+                return Next::More;
+            }
+            let request = done.request;
+            process.disks.failed.remove(&request);
+        }
+        let process = self.at(node);
         let position = process.guest.position;
         let fresh = process.vcpu.anchored.1 == position && now < process.vcpu.anchored.0 + 20_000;
         if !fresh {
@@ -109,20 +125,6 @@ impl World {
         });
         if !process.core.reserve(cost, now) {
             return self.flushed(node);
-        }
-        if let Some(Input::DiskDone(done)) = process.inputs.front()
-            && process.disks.failed.contains(&done.request)
-        {
-            // A write to the own copy failed: the guest stands still until the backup's is known to be no worse (`gives_up_copy`).
-            if process.core.is_paired() {
-                if !process.core.backup_is_level() {
-                    return self.flushed(node);
-                }
-                self.handle(node, Event::DiskFailed("a write to this side's copy failed".to_owned()));
-                return Next::More;
-            }
-            let request = done.request;
-            process.disks.failed.remove(&request);
         }
         if let Some(input) = self.at(node).inputs.pop_front() {
             self.apply(node, input);
