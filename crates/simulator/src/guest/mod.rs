@@ -2,7 +2,7 @@
 //! that a lost, doubled, reordered or mispositioned input changes all that it says afterwards.
 //!
 //! - [`data`]: what its frames and sectors carry;
-//! - [`reference`]: an uninterrupted run of it, from the journal of its inputs.
+//! - [`mod@reference`]: an uninterrupted run of it, from the journal of its inputs.
 
 pub mod data;
 pub mod reference;
