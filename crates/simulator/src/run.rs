@@ -129,6 +129,10 @@ fn live(world: &mut World) {
         if at > START {
             return world.violate("liveness", "nobody starts the guest".to_owned());
         }
+        if world.shape.by_hand && at > START / 2 {
+            // Who lost the other one before the guest's first instruction waits for a person as well.
+            world.decide();
+        }
         world.run_until(at);
         if plan.faults.iter().any(|fault| fault.early) {
             // A start that was disturbed may end in an error: a damaged hello is another one's, and a disk that a process has open that
