@@ -81,7 +81,7 @@ fn disks_are_what_the_operations_make() {
 
 #[test]
 fn disks_survive_their_primary() {
-    kills("disks_survive_their_primary", Victim::Primary, rounds(1, 50));
+    kills("disks_survive_their_primary", Victim::Primary, rounds(2, 50));
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn answers_are_those_of_the_software_engine() {
 
 #[test]
 fn kill_of_the_primary() {
-    kills("kill_of_the_primary", Victim::Primary, rounds(1, 50));
+    kills("kill_of_the_primary", Victim::Primary, rounds(2, 50));
 }
 
 #[test]

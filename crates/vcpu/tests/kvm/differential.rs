@@ -78,7 +78,7 @@ fn random_programs_end_the_same_on_both_engines() {
     let codes: Vec<Code> =
         programs::ordinary().into_iter().filter(|code| !emulated || is_right_when_emulated(*code)).collect();
     let mut instructions = 0;
-    let count = host::cases(250);
+    let count = host::cases(600);
     for number in 0..count as u64 {
         let mut rng = Rng::new(host::seed() ^ 4 << 56 ^ number << 16);
         rng = Rng::new(rng.next());

@@ -102,7 +102,7 @@ fn positions_are_the_same_however_the_guest_is_run() {
     let end = memory(&ram);
 
     let mut rng = Rng::new(host::seed());
-    for _ in 0..host::cases(3) {
+    for _ in 0..host::cases(6) {
         let (ram, start) = guest(busy_program);
         let (mut other, mut again) = (kvm(&ram, &start), Board::default());
         let mut position = 0;
