@@ -1,7 +1,7 @@
 //! What CPUID says under KVM: the project's model without its counters, cut to what the host has.
 //!
 //! The counters are hidden because stock KVM cannot make RDTSC deterministic, XSAVE because a digest would have to know its area; AVX,
-//! RDRAND and RDSEED are not in the model. Both sides of a pair must arrive at the same table: see [`difference`].
+//! RDRAND and RDSEED are not in the model. Both sides of a pair must arrive at the same table.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 

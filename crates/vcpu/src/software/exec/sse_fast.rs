@@ -393,7 +393,7 @@ pub(in crate::software) unsafe extern "C" fn store_part<const BYTES: u64, const 
     }
 }
 
-/// MOVQ, MOVD between a register (base: number) and a general one (reg: offset), or within XMM: see [`Move`].
+/// MOVQ, MOVD between a register (base: number) and a general one (reg: offset), or within XMM.
 pub(in crate::software) unsafe extern "C" fn move_part<const KIND: u8>(
     cpu: *mut Cpu,
     op: *const Op,
