@@ -3,6 +3,7 @@
 //! judged where a guest begins ([`crate::properties::copies::lives`]).
 
 use ft_core::Nanos;
+use ft_policies::RegisterState;
 
 use crate::shape::{MS, Setting};
 use crate::trace::Of;
@@ -28,7 +29,7 @@ pub fn start(world: &mut World) {
             own[node].lose_cache(&mut world.random);
         }
     }
-    if world.facts.restored || world.facts.wrong || world.facts.copy_lost {
+    if world.facts.restored || world.facts.wrong || world.facts.copy_lost || quarrel(world) {
         // A person has to decide first.
         return;
     }
@@ -57,4 +58,13 @@ fn wait(world: &mut World, begun: u64, time: Nanos) {
     while world.now < until && world.begun == begun && world.violation.is_none() {
         world.run_until(world.now + 10 * MS);
     }
+}
+
+/// By hand: each side has won the last generation in a register of its own, as when a replica is promoted in the very moment in
+/// which the other one is started and claims the guest. One of them was turned away; at the next start both say so and wait.
+fn quarrel(world: &World) -> bool {
+    world.register.own.as_ref().is_some_and(|[a, b]| {
+        let process = |state: &RegisterState| state.holder.map(|who| who.incarnation);
+        a.generation == b.generation && process(a) != process(b)
+    })
 }
