@@ -217,6 +217,9 @@ impl World {
             Some((0, doom)) => {
                 let doom = *doom;
                 process.doom = None;
+                // One that has given up its backup meanwhile, or is about to, is hit by two things.
+                let paired = !process.core.is_asking() && self.facts.is_paired();
+                self.strikes.iter_mut().for_each(|strike| strike.paired &= paired);
                 match doom {
                     Doom::Death => self.die(node, false),
                     Doom::Pause => self.pause(node),
