@@ -48,6 +48,25 @@ impl Cpu {
         image
     }
 
+    /// Reads an image, or a part of one, in words of 8 bytes.
+    pub(super) fn read_image<const N: usize>(&mut self, at: u64) -> Result<[u8; N], Fault> {
+        let mut image = [0; N];
+        for (n, chunk) in (0..).zip(image.chunks_exact_mut(8)) {
+            let from = self.wrap(at.wrapping_add(8 * n));
+            chunk.copy_from_slice(&self.read(from, 8)?.to_le_bytes());
+        }
+        Ok(image)
+    }
+
+    /// Writes an image, or a part of one, in words of 8 bytes.
+    pub(super) fn write_image(&mut self, at: u64, image: &[u8]) -> Result<(), Fault> {
+        for (n, chunk) in (0..).zip(image.chunks_exact(8)) {
+            let to = self.wrap(at.wrapping_add(8 * n));
+            self.write(to, 8, u64::from_le_bytes(std::array::from_fn(|byte| chunk[byte])))?;
+        }
+        Ok(())
+    }
+
     /// Loads the x87 from an image.
     pub(super) fn load_legacy_x87(&mut self, image: &[u8; 416]) {
         let word = |n: usize| u16::from_le_bytes([image[n], image[n + 1]]);
@@ -84,11 +103,7 @@ pub(in crate::software) fn fxsave(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
     let last = c.wrap(at.wrapping_add(511));
     c.check_write(last, 1)?;
     c.check_write(at, 512)?;
-    for n in (0..used).step_by(8) {
-        let value = u64::from_le_bytes(std::array::from_fn(|byte| image[n + byte]));
-        let to = c.wrap(at.wrapping_add(n as u64));
-        c.write(to, 8, value)?;
-    }
+    c.write_image(at, &image[..used])?;
     Ok(Flow::Next)
 }
 
@@ -103,11 +118,7 @@ pub(in crate::software) fn fxrstor(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     let last = c.wrap(at.wrapping_add(511));
     c.check_read(last, 1)?;
     c.check_read(at, 512)?;
-    let mut image = [0_u8; 416];
-    for n in (0..416).step_by(8) {
-        let from = c.wrap(at.wrapping_add(n as u64));
-        image[n..n + 8].copy_from_slice(&c.read(from, 8)?.to_le_bytes());
-    }
+    let image: [u8; 416] = c.read_image(at)?;
     let mxcsr = u32::from_le_bytes(std::array::from_fn(|n| image[24 + n]));
     if mxcsr & !MXCSR_MASK != 0 {
         return Err(Fault::gp());

@@ -37,23 +37,6 @@ impl Cpu {
         self.canonical(at, 1)?;
         Ok((asked, at))
     }
-
-    fn read_image<const N: usize>(&mut self, at: u64) -> Result<[u8; N], Fault> {
-        let mut image = [0; N];
-        for (n, chunk) in (0..).zip(image.chunks_exact_mut(8)) {
-            let from = self.wrap(at.wrapping_add(8 * n));
-            chunk.copy_from_slice(&self.read(from, 8)?.to_le_bytes());
-        }
-        Ok(image)
-    }
-
-    fn write_image(&mut self, at: u64, image: &[u8]) -> Result<(), Fault> {
-        for (n, chunk) in (0..).zip(image.chunks_exact(8)) {
-            let to = self.wrap(at.wrapping_add(8 * n));
-            self.write(to, 8, u64::from_le_bytes(std::array::from_fn(|byte| chunk[byte])))?;
-        }
-        Ok(())
-    }
 }
 
 /// XSAVE, XSAVE64.
