@@ -48,6 +48,11 @@ enum Kind {
     Infinity,
 }
 
+/// Which register ST(`st`) is.
+fn physical(x87: &X87, st: usize) -> usize {
+    (usize::from(x87.status >> 11 & 7) + st) & 7
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Operand {
     kind: Kind,
@@ -57,7 +62,7 @@ struct Operand {
 
 impl Operand {
     fn at(x87: &X87, st: usize) -> Self {
-        let number = (usize::from(x87.status >> 11 & 7) + st) & 7;
+        let number = physical(x87, st);
         let register = x87.registers[number];
         let significand = u64::from_le_bytes(std::array::from_fn(|n| register[n]));
         let top = u16::from_le_bytes([register[8], register[9]]);
@@ -194,7 +199,7 @@ struct Work {
 
 impl Work {
     fn physical(&self, st: usize) -> usize {
-        (usize::from(self.x87.status >> 11 & 7) + st) & 7
+        physical(&self.x87, st)
     }
 
     fn set(&mut self, st: usize, register: Register) {
@@ -233,13 +238,7 @@ impl Work {
             Answer::Infinity(negative) => (special(INTEGER_BIT, SPECIAL, negative), 0),
             Answer::Zero(negative) => (special(0, 0, negative), 0),
             Answer::Unchanged => (self.x87.registers[self.physical(0)], PRECISION),
-            Answer::Value(value, exact) => {
-                let (register, exceptions) = round(value, exact, self.x87.control);
-                if denormal && self.note(DENORMAL) {
-                    return None;
-                }
-                (register, exceptions)
-            }
+            Answer::Value(value, exact) => round(value, exact, self.x87.control),
         };
         let denormal = denormal && !matches!(answer, Answer::Invalid | Answer::Pole(_));
         let before = exceptions & (INVALID | ZERO_DIVIDE) | if denormal { DENORMAL } else { 0 };
@@ -303,11 +302,8 @@ impl Work {
             return;
         }
         if operand.kind == Kind::Unusable {
-            let before = self.x87.status;
             self.x87 = run(&self.x87, FADD, &mut [0; 16], &mut 0);
-            let raised = self.x87.status & !before & INVALID & !self.x87.control;
-            let pending = self.x87.status & INVALID & !self.x87.control;
-            if raised | pending == 0 {
+            if self.x87.status & INVALID & !self.x87.control == 0 {
                 let nan = self.x87.registers[self.physical(0)];
                 self.push(nan);
             }
