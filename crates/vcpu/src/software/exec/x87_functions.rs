@@ -40,12 +40,11 @@ fn reduce(x: Wide) -> (Wide, u32) {
 /// Below this exponent a function that begins like its argument is the argument, and a little less or more.
 const TINY: i32 = -70;
 
-/// Sums `first * (1 - f1 y (1 - f2 y ...))`: each term is the last one times `y / divisor(n)`, with alternating signs.
-fn alternating(first: Wide, y: Wide, divisor: impl Fn(u64) -> u64) -> Wide {
+/// The sum of `first` and of `term(1)`, `term(2)` and so on, to the last one that matters.
+fn series(first: Wide, mut term: impl FnMut(u64) -> Wide) -> Wide {
     let mut sum = first;
-    let mut term = first;
-    for n in 1..64 {
-        term = term.mul(y).div_small(divisor(n)).negate();
+    for n in 1..80 {
+        let term = term(n);
         if term.is_zero() || term.exponent - sum.exponent < NEGLIGIBLE {
             break;
         }
@@ -54,11 +53,29 @@ fn alternating(first: Wide, y: Wide, divisor: impl Fn(u64) -> u64) -> Wide {
     sum
 }
 
+/// Sums `first` and its followers: each term is the one before it times `y / divisor(n)`.
+fn products(first: Wide, y: Wide, divisor: impl Fn(u64) -> u64) -> Wide {
+    let mut last = first;
+    series(first, |n| {
+        last = last.mul(y).div_small(divisor(n));
+        last
+    })
+}
+
+/// Sums `first * y^n / (2n + 1)`.
+fn odd_parts(first: Wide, y: Wide) -> Wide {
+    let mut power = first;
+    series(first, |n| {
+        power = power.mul(y);
+        power.div_small(2 * n + 1)
+    })
+}
+
 /// Sine and cosine of 0 to pi/4.
 fn sine_cosine_small(r: Wide) -> (Wide, Wide) {
-    let square = r.mul(r);
-    let sine = alternating(r, square, |n| 2 * n * (2 * n + 1));
-    let cosine = alternating(Wide::ONE, square, |n| (2 * n - 1) * 2 * n);
+    let square = r.mul(r).negate();
+    let sine = products(r, square, |n| 2 * n * (2 * n + 1));
+    let cosine = products(Wide::ONE, square, |n| (2 * n - 1) * 2 * n);
     (sine, cosine)
 }
 
@@ -98,35 +115,13 @@ pub(super) fn arc_tangent(y: Wide, x: Wide) -> Wide {
         t = t.div(Wide::ONE.add(Wide::ONE.add(t.mul(t)).sqrt()));
         halved += 1;
     }
-    let square = t.mul(t);
-    let mut sum = t;
-    let mut power = t;
-    for n in 1..64 {
-        power = power.mul(square).negate();
-        let term = power.div_small(2 * n + 1);
-        if term.is_zero() || term.exponent - sum.exponent < NEGLIGIBLE {
-            break;
-        }
-        sum = sum.add(term);
-    }
-    let angle = sum.scale(halved);
+    let angle = odd_parts(t, t.mul(t).negate()).scale(halved);
     if swap { PI.scale(-1).sub(angle) } else { angle }
 }
 
 /// `2 * atanh(s)` over ln 2: the logarithm to base two of `(1 + s) / (1 - s)`.
 fn log2_of_ratio(s: Wide) -> Wide {
-    let square = s.mul(s);
-    let mut sum = s;
-    let mut power = s;
-    for n in 1..80 {
-        power = power.mul(square);
-        let term = power.div_small(2 * n + 1);
-        if term.is_zero() || term.exponent - sum.exponent < NEGLIGIBLE {
-            break;
-        }
-        sum = sum.add(term);
-    }
-    sum.scale(1).mul(LOG2_E)
+    odd_parts(s, s.mul(s)).scale(1).mul(LOG2_E)
 }
 
 /// The logarithm to base two of a positive number.
@@ -151,14 +146,5 @@ pub(super) fn log2_plus_1(x: Wide) -> Wide {
 /// `2^x - 1`, for `|x| <= 1`.
 pub(super) fn exp2_minus_1(x: Wide) -> Wide {
     let z = x.mul(LN_2);
-    let mut sum = z;
-    let mut term = z;
-    for n in 2..64 {
-        term = term.mul(z).div_small(n);
-        if term.is_zero() || term.exponent - sum.exponent < NEGLIGIBLE {
-            break;
-        }
-        sum = sum.add(term);
-    }
-    sum
+    products(z, z, |n| n + 1)
 }
