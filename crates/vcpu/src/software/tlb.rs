@@ -196,11 +196,19 @@ pub(super) enum Place {
     Mmio(u64),
 }
 
+/// True if the upper bits of a 64-bit address are all like bit 47.
+pub(super) fn is_canonical(address: u64) -> bool {
+    ((address as i64) << 16 >> 16) as u64 == address
+}
+
 impl Cpu {
     pub(super) fn canonical(&self, address: u64, size: u64) -> Result<(), Fault> {
         let last = address.wrapping_add(size - 1);
-        let ok = |a: u64| ((a as i64) << 16 >> 16) as u64 == a;
-        if ok(address) && ok(last) { Ok(()) } else { Err(Fault::with_code(self.address_vector, 0)) }
+        if is_canonical(address) && is_canonical(last) {
+            Ok(())
+        } else {
+            Err(Fault::with_code(self.address_vector, 0))
+        }
     }
 
     /// Finds (filling the TLB) the place of an access that stays within one page, in the given view.
@@ -420,7 +428,7 @@ impl Cpu {
         let tag = rip & PAGE_MASK | u64::from(user);
         let index = (rip >> 12) as usize & (FETCH_ENTRIES - 1);
         if self.fetch[index].tag != tag {
-            if ((rip as i64) << 16 >> 16) as u64 != rip {
+            if !is_canonical(rip) {
                 return Err(Fault::with_code(13, 0));
             }
             let t = self.walk(rip, Access::Fetch, self.view)?;

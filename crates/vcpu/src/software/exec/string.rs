@@ -9,7 +9,7 @@ use crate::software::block::Flow;
 use crate::software::cpu::Cpu;
 use crate::software::fault::Fault;
 use crate::software::flags::{DF, TF};
-use crate::software::tlb::{Place, mask};
+use crate::software::tlb::{Place, is_canonical, mask};
 
 const RCX: u8 = 8;
 const RSI: usize = 6;
@@ -125,7 +125,7 @@ pub(in crate::software) fn movs(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
     let mut count = c.chunk(&p, &[from, to]);
     let within = |address: u64| (address & 0xFFF) + p.size as u64 <= 4096;
     let mut done = false;
-    if c.watch == 0 && within(from) && within(to) && c.canonical_pair(from, to) {
+    if c.watch == 0 && within(from) && within(to) && is_canonical(from) && is_canonical(to) {
         let view = c.view;
         let source = c.place(view, from, false)?;
         let target = c.place(view, to, true)?;
@@ -186,7 +186,7 @@ pub(in crate::software) fn stos(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
     }
     let mut count = c.chunk(&p, &[to]);
     let mut done = false;
-    if c.watch == 0 && (to & 0xFFF) + p.size as u64 <= 4096 && c.canonical_pair(to, to) {
+    if c.watch == 0 && (to & 0xFFF) + p.size as u64 <= 4096 && is_canonical(to) {
         let view = c.view;
         if let Place::Ram(target) = c.place(view, to, true)? {
             let bytes = count as usize * p.size;
@@ -317,13 +317,8 @@ pub(in crate::software) fn outs(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fa
 }
 
 impl Cpu {
-    fn canonical_pair(&self, a: u64, b: u64) -> bool {
-        let ok = |x: u64| ((x as i64) << 16 >> 16) as u64 == x;
-        ok(a) && ok(b)
-    }
-
     fn place_checked(&mut self, view: usize, address: u64) -> Result<Place, Fault> {
-        if !self.canonical_pair(address, address) {
+        if !is_canonical(address) {
             return Err(Fault::gp());
         }
         self.place(view, address, false)

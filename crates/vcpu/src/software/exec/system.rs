@@ -8,6 +8,7 @@ use crate::software::cpu::{CR0_TS, CR4_FSGSBASE, CR4_PCIDE, CR4_SMAP, Cpu};
 use crate::software::cpuid::cpuid as leaf;
 use crate::software::fault::Fault;
 use crate::software::flags::{AC, IF};
+use crate::software::tlb::is_canonical;
 use crate::state::DescriptorTable;
 
 impl Cpu {
@@ -89,7 +90,7 @@ pub(in crate::software) fn load_table(c: &mut Cpu, i: &Instruction) -> Result<Fl
     let limit = c.read(at, 2)? as u16;
     let base_at = c.wrap(at.wrapping_add(2));
     let base = c.read(base_at, if c.long64() { 8 } else { 4 })?;
-    if ((base as i64) << 16 >> 16) as u64 != base {
+    if !is_canonical(base) {
         return Err(Fault::gp());
     }
     let table = DescriptorTable { base, limit };
@@ -128,11 +129,10 @@ pub(in crate::software) fn invpcid(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     let at = c.linear(i);
     let context = c.read(at, 8)?;
     let address = c.read(c.wrap(at.wrapping_add(8)), 8)?;
-    let canonical = ((address as i64) << 16 >> 16) as u64 == address;
     let contexts = c.s.cr4 & CR4_PCIDE != 0;
     if context & !PCID != 0
         || kind > 3
-        || (kind == 0 && !canonical)
+        || (kind == 0 && !is_canonical(address))
         || (kind < 2 && !contexts && context != 0)
     {
         return Err(Fault::gp());
@@ -198,7 +198,7 @@ pub(in crate::software) fn segment_base(c: &mut Cpu, i: &Instruction) -> Result<
         c.set(i, 0, c.s.segments[number].base)?;
     } else {
         let base = c.get(i, 0)?;
-        if ((base as i64) << 16 >> 16) as u64 != base {
+        if !is_canonical(base) {
             return Err(Fault::gp());
         }
         c.s.segments[number].base = base;

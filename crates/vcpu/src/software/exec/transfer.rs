@@ -7,12 +7,8 @@ use crate::software::block::Flow;
 use crate::software::cpu::{CR0_PE, CS, Cpu, EFER_SCE, RSP, SS};
 use crate::software::fault::{DB, Fault, GP};
 use crate::software::flags::{IF, NT, RF, TF, VM};
-use crate::software::tlb::SUPERVISOR;
+use crate::software::tlb::{SUPERVISOR, is_canonical};
 use crate::state::Segment;
-
-fn canonical(address: u64) -> bool {
-    ((address as i64) << 16 >> 16) as u64 == address
-}
 
 /// INT n, INT3, INT1, INTO, UD0-UD2.
 pub(in crate::software) fn interrupt(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
@@ -61,7 +57,7 @@ pub(in crate::software) fn sysret(c: &mut Cpu, i: &Instruction) -> Result<Flow, 
     }
     let base = (c.s.star >> 48) as u16;
     let wide = i.code() == Code::Sysretq;
-    if wide && !canonical(c.gpr[1]) {
+    if wide && !is_canonical(c.gpr[1]) {
         return Err(Fault::gp());
     }
     let target = if wide { c.gpr[1] } else { c.gpr[1] & 0xFFFF_FFFF };
@@ -107,7 +103,7 @@ pub(in crate::software) fn sysexit(c: &mut Cpu, i: &Instruction) -> Result<Flow,
     }
     let wide = i.code() == Code::Sysexitq;
     let (stack, target) = (c.gpr[1], c.gpr[2]);
-    if wide && !(canonical(stack) && canonical(target)) {
+    if wide && !(is_canonical(stack) && is_canonical(target)) {
         return Err(Fault::gp());
     }
     let (code, kind, cut) =
@@ -179,7 +175,7 @@ fn far_return(
         return Err(Fault::with_code(GP, error));
     }
     let to_64 = c.long_mode() && cs.attributes & 0x2000 != 0;
-    if if to_64 { !canonical(rip) } else { rip > cs.limit.into() } {
+    if if to_64 { !is_canonical(rip) } else { rip > cs.limit.into() } {
         return Err(Fault::gp());
     }
     if !always && rpl == from {
@@ -286,7 +282,7 @@ pub(in crate::software) fn far_branch(c: &mut Cpu, i: &Instruction) -> Result<Fl
         return Err(Fault::with_code(GP, error));
     }
     let to_64 = c.long_mode() && cs.attributes & 0x2000 != 0;
-    if if to_64 { !canonical(offset) } else { offset > cs.limit.into() } {
+    if if to_64 { !is_canonical(offset) } else { offset > cs.limit.into() } {
         return Err(Fault::gp());
     }
     if i.mnemonic() == Mnemonic::Call {
