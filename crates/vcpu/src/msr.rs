@@ -4,6 +4,8 @@
 pub(crate) const TSC: u32 = 0x10;
 /// IA32_TSC_ADJUST
 pub(crate) const TSC_ADJUST: u32 = 0x3B;
+/// IA32_TSC_AUX
+pub(crate) const TSC_AUX: u32 = 0xC000_0103;
 /// How many MTRRs there are in [`crate::CpuState::mtrr`], once one was written.
 pub(crate) const MTRRS: usize = 28;
 
@@ -27,8 +29,11 @@ const NOT_VULNERABLE: u64 = 1
 /// 8 variable ranges, fixed ranges, write-combining.
 const MTRR_CAPABILITIES: u64 = 0x508;
 
+const MICROCODE: u32 = 0x8B;
+const MISC_ENABLE: u32 = 0x1A0;
+
 /// The place of an MTRR in [`crate::CpuState::mtrr`].
-pub(crate) fn mtrr_index(msr: u32) -> Option<usize> {
+fn mtrr_index(msr: u32) -> Option<usize> {
     Some(match msr {
         0x2FF => 0,
         0x250 => 1,
@@ -39,15 +44,36 @@ pub(crate) fn mtrr_index(msr: u32) -> Option<usize> {
     })
 }
 
+/// The value of an MTRR, if `msr` is one.
+pub(crate) fn read_mtrr(mtrr: &[u64], msr: u32) -> Option<u64> {
+    mtrr_index(msr).map(|index| mtrr.get(index).copied().unwrap_or(0))
+}
+
+/// Writes an MTRR; false if `msr` is none.
+pub(crate) fn write_mtrr(mtrr: &mut Vec<u64>, msr: u32, value: u64) -> bool {
+    let Some(index) = mtrr_index(msr) else { return false };
+    if mtrr.len() <= index {
+        mtrr.resize(MTRRS, 0);
+    }
+    mtrr[index] = value;
+    true
+}
+
+/// True for an MSR that may be written and stays as it is.
+pub(crate) fn ignores_writes(msr: u32) -> bool {
+    matches!(msr, MICROCODE | MISC_ENABLE)
+}
+
 /// The value of an MSR that never changes.
 pub(crate) fn constant(msr: u32) -> Option<u64> {
     Some(match msr {
-        // Platform id, microcode revision.
-        0x17 | 0x8B => 0,
+        // Platform id.
+        0x17 => 0,
+        MICROCODE => 0,
         0xFE => MTRR_CAPABILITIES,
         ARCH_CAPABILITIES => NOT_VULNERABLE,
-        // MISC_ENABLE: fast strings.
-        0x1A0 => 1,
+        // Fast strings.
+        MISC_ENABLE => 1,
         _ => return None,
     })
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::msr::MTRRS;
+
 /// A segment register with its hidden part (Intel SDM volume 3, section 3.4.3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
@@ -128,7 +130,7 @@ fn firmware_mtrrs() -> Vec<u64> {
     let mut mtrr = vec![0xC06, WRITE_BACK, WRITE_BACK, 0];
     mtrr.extend([WRITE_BACK; 8]);
     mtrr.extend([DEVICES, 0xFF_C000_0000 | VALID]);
-    mtrr.resize(28, 0);
+    mtrr.resize(MTRRS, 0);
     mtrr
 }
 

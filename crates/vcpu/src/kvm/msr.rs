@@ -3,10 +3,8 @@
 
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
-use crate::msr::{MTRRS, TSC, TSC_ADJUST, constant, mtrr_index};
+use crate::msr::{TSC, TSC_ADJUST, TSC_AUX, constant, ignores_writes, read_mtrr, write_mtrr};
 use crate::{Platform, Position};
-
-const TSC_AUX: u32 = 0xC000_0103;
 
 /// What stays in KVM: runs of MSRs, first and how many. SYSENTER; PAT; EFER, STAR, LSTAR, CSTAR, SFMASK; FS, GS and kernel GS
 /// base. [`SAVED`] and the system registers have them.
@@ -44,8 +42,8 @@ pub(super) struct Kept {
 impl Kept {
     /// The value of an MSR that is not KVM's; `None` raises #GP.
     pub(super) fn read(&self, at: Position, msr: u32, platform: &mut dyn Platform) -> Option<u64> {
-        if let Some(index) = mtrr_index(msr) {
-            return Some(self.mtrr.get(index).copied().unwrap_or(0));
+        if let Some(value) = read_mtrr(&self.mtrr, msr) {
+            return Some(value);
         }
         match msr {
             TSC => Some(platform.tsc(at).wrapping_add(self.tsc_adjust)),
@@ -57,18 +55,13 @@ impl Kept {
 
     /// Writes one; false raises #GP.
     pub(super) fn write(&mut self, at: Position, msr: u32, value: u64, platform: &mut dyn Platform) -> bool {
-        if let Some(index) = mtrr_index(msr) {
-            if self.mtrr.len() <= index {
-                self.mtrr.resize(MTRRS, 0);
-            }
-            self.mtrr[index] = value;
+        if write_mtrr(&mut self.mtrr, msr, value) || ignores_writes(msr) {
             return true;
         }
         match msr {
             TSC => self.tsc_adjust = value.wrapping_sub(platform.tsc(at)),
             TSC_ADJUST => self.tsc_adjust = value,
             TSC_AUX => self.tsc_aux = value & 0xFFFF_FFFF,
-            0x8B | 0x1A0 => {}
             _ => return platform.msr_write(at, msr, value),
         }
         true

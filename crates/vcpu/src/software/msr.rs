@@ -1,7 +1,8 @@
 //! Model-specific registers.
 
 use super::cpu::{CR0_PG, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
-use crate::msr::{MTRRS, TSC, TSC_ADJUST, constant, mtrr_index};
+use super::tlb::is_canonical;
+use crate::msr::{TSC, TSC_ADJUST, TSC_AUX, constant, ignores_writes, read_mtrr, write_mtrr};
 
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
@@ -10,8 +11,8 @@ const SPEC_CTRL_EXISTING: u64 = 0b111 | 1 << 10;
 
 /// The value of an MSR, if it exists.
 pub(super) fn read(c: &mut Cpu, at: u64, msr: u32) -> Option<u64> {
-    if let Some(index) = mtrr_index(msr) {
-        return Some(c.s.mtrr.get(index).copied().unwrap_or(0));
+    if let Some(value) = read_mtrr(&c.s.mtrr, msr) {
+        return Some(value);
     }
     Some(match msr {
         TSC => c.platform().tsc(at).wrapping_add(c.s.tsc_adjust),
@@ -27,19 +28,15 @@ pub(super) fn read(c: &mut Cpu, at: u64, msr: u32) -> Option<u64> {
         0xC000_0100 => c.s.segments[4].base,
         0xC000_0101 => c.s.segments[5].base,
         0xC000_0102 => c.s.kernel_gs_base,
-        0xC000_0103 => c.s.tsc_aux,
+        TSC_AUX => c.s.tsc_aux,
         _ => return constant(msr).or_else(|| c.platform().msr_read(at, msr)),
     })
 }
 
 /// Writes an MSR; false if it does not exist or does not take the value.
 pub(super) fn write(c: &mut Cpu, at: u64, msr: u32, value: u64) -> bool {
-    let canonical = ((value as i64) << 16 >> 16) as u64 == value;
-    if let Some(index) = mtrr_index(msr) {
-        if c.s.mtrr.len() <= index {
-            c.s.mtrr.resize(MTRRS, 0);
-        }
-        c.s.mtrr[index] = value;
+    let canonical = is_canonical(value);
+    if write_mtrr(&mut c.s.mtrr, msr, value) || ignores_writes(msr) {
         return true;
     }
     match msr {
@@ -53,7 +50,6 @@ pub(super) fn write(c: &mut Cpu, at: u64, msr: u32, value: u64) -> bool {
         // The barrier has nothing to act on.
         PRED_CMD if value & !1 == 0 => {}
         PRED_CMD => return false,
-        0x8B | 0x1A0 => {}
         0x174 => c.s.sysenter[0] = value,
         0x175 | 0x176 => {
             if !canonical {
@@ -83,7 +79,7 @@ pub(super) fn write(c: &mut Cpu, at: u64, msr: u32, value: u64) -> bool {
         }
         0xC000_0081 => c.s.star = value,
         0xC000_0084 => c.s.sfmask = value & 0xFFFF_FFFF,
-        0xC000_0103 => c.s.tsc_aux = value & 0xFFFF_FFFF,
+        TSC_AUX => c.s.tsc_aux = value & 0xFFFF_FFFF,
         0xC000_0082 | 0xC000_0083 | 0xC000_0100..=0xC000_0102 => {
             if !canonical {
                 return false;
