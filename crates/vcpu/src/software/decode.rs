@@ -66,10 +66,15 @@ impl Builder {
     }
 
     fn interpret(&mut self, run: Interpret, instruction: &Instruction) {
+        self.put_interpreted(run, instruction, Op { run: exec::interpret, ..EMPTY });
+    }
+
+    /// Adds an op with an interpreted form as its immediate.
+    fn put_interpreted(&mut self, run: Interpret, instruction: &Instruction, op: Op) {
         let boxed = Box::new(Interpreted { run, instruction: *instruction });
         let imm = &raw const *boxed as u64;
         self.interpreted.push(boxed);
-        self.put(Op { run: exec::interpret, imm, ..EMPTY });
+        self.put(Op { imm, ..op });
     }
 
     /// The address fields of an op, and which form of a handler can do it.

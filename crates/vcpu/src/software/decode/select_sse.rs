@@ -3,7 +3,6 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::{Builder, EMPTY, Reach, interpreted, operand_size};
-use crate::software::block::Interpreted;
 use crate::software::cpu::MODE_SSE_OFF;
 use crate::software::exec::operand::register_offset;
 use crate::software::exec::{sse, sse_fast};
@@ -36,11 +35,7 @@ impl Builder {
 
     /// Adds an op that can fall back to its interpreted form.
     fn put_backed(&mut self, i: &Instruction, op: Op) -> bool {
-        let run = interpreted::select(i, self.mode);
-        let boxed = Box::new(Interpreted { run, instruction: *i });
-        let imm = &raw const *boxed as u64;
-        self.interpreted.push(boxed);
-        self.put(Op { imm, ..op });
+        self.put_interpreted(interpreted::select(i, self.mode), i, op);
         true
     }
 
