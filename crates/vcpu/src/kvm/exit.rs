@@ -72,7 +72,7 @@ pub(super) enum Served {
 impl Exit {
     /// Enters KVM and says what it comes back with.
     pub(super) fn next(vcpu: &mut VcpuFd) -> Result<Self, Errno> {
-        let exit = match vcpu.run()? {
+        Ok(match vcpu.run()? {
             VcpuExit::IoIn(port, data) => {
                 Self::Pio { port, input: true, len: data.len(), data: NonNull::from(data).cast() }
             }
@@ -93,12 +93,8 @@ impl Exit {
             VcpuExit::FailEntry(reason, _) => {
                 Self::Failed(format!("the processor refuses the guest's state (reason {reason:#x})"))
             }
-            VcpuExit::InternalError => Self::Failed(String::new()),
+            VcpuExit::InternalError => Self::Failed(internal_error(vcpu)),
             other => Self::Failed(format!("an exit that this machine does not have: {other:?}")),
-        };
-        Ok(match exit {
-            Self::Failed(why) if why.is_empty() => Self::Failed(internal_error(vcpu)),
-            exit => exit,
         })
     }
 
