@@ -6,11 +6,7 @@ use super::operand::segment_number;
 use crate::software::block::Flow;
 use crate::software::cpu::Cpu;
 use crate::software::fault::{BR, DE, Fault};
-use crate::software::flags::{AF, CF, Lazy};
-
-fn flags_of(flags: &mut Lazy, result: u8, explicit: u64) {
-    flags.result(result, explicit);
-}
+use crate::software::flags::{AF, CF};
 
 /// AAA and AAS.
 pub(in crate::software) fn adjust_ascii(c: &mut Cpu, i: &Instruction) -> Result<Flow, Fault> {
@@ -22,7 +18,7 @@ pub(in crate::software) fn adjust_ascii(c: &mut Cpu, i: &Instruction) -> Result<
         (true, _) => ax.wrapping_sub(0x106),
     } & 0xFF0F;
     c.set_at(0, 2, result.into());
-    flags_of(&mut c.flags, result as u8, if adjust { AF | CF } else { 0 });
+    c.flags.result(result as u8, if adjust { AF | CF } else { 0 });
     Ok(Flow::Next)
 }
 
@@ -39,7 +35,7 @@ pub(in crate::software) fn adjust_product(c: &mut Cpu, i: &Instruction) -> Resul
         [al.wrapping_add(ah.wrapping_mul(base)), 0]
     };
     c.set_at(0, 2, u16::from_le_bytes(result).into());
-    flags_of(&mut c.flags, result[0], 0);
+    c.flags.result(result[0], 0);
     Ok(Flow::Next)
 }
 
@@ -64,7 +60,7 @@ pub(in crate::software) fn adjust_decimal(c: &mut Cpu, i: &Instruction) -> Resul
         carry = false;
     }
     c.set_at(0, 1, al.into());
-    flags_of(&mut c.flags, al, if half { AF } else { 0 } | if carry { CF } else { 0 });
+    c.flags.result(al, if half { AF } else { 0 } | if carry { CF } else { 0 });
     Ok(Flow::Next)
 }
 
