@@ -41,6 +41,7 @@ impl Mode {
 
 /// Linux's selector of the user's data segment.
 pub(crate) const USER_DATA: u16 = 0x2B;
+
 /// Registers of a user program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Regs {

@@ -223,10 +223,10 @@ pub(crate) fn draw(rng: &mut Rng, mode: Mode, code: Code, ip: u64, window: u64) 
 
 /// A selector for a far transfer: mostly of 64- or 32-bit code of the same privilege, at times one that is refused.
 pub(crate) fn code_selector(rng: &mut Rng, mode: Mode) -> u16 {
-    let same = if mode == Mode::Long { 0x33 } else { 0x23 };
+    let same = mode.selector();
     match rng.below(10) {
         0..=4 => same,
-        5..=7 => 0x33 ^ 0x23 ^ same,
+        5..=7 => Mode::Long.selector() ^ Mode::Compat.selector() ^ same,
         _ => rng.pick(&[0, 3, 0x10, 0x13, 0x2B, 0x1F3, 0x7]),
     }
 }

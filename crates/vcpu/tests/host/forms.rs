@@ -222,45 +222,30 @@ fn elsewhere(code: Code, mode: Mode) -> Option<&'static str> {
         {
             "with 16-bit operands no address of the window can be returned to"
         }
-        Mnemonic::Reservednop
-            if matches!(
-                code,
-                Code::Reservednop_rm16_r16_0F0D
-                    | Code::Reservednop_rm32_r32_0F0D
-                    | Code::Reservednop_rm64_r64_0F0D
-            ) =>
-        {
-            "AMD refuses PREFETCH with a register, Intel does nothing"
-        }
-        Mnemonic::Bswap if code == Code::Bswap_r16 => "makers differ in what it gives",
-        Mnemonic::Movsxd if code == Code::Movsxd_r16_rm16 => "makers differ in how much it reads",
-        Mnemonic::Jmp | Mnemonic::Call if matches!(code, Code::Jmp_m1664 | Code::Call_m1664) => {
-            "AMD has no 64-bit far pointers"
-        }
-        Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs
-            if matches!(code, Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664) =>
-        {
-            "AMD has no 64-bit far pointers"
-        }
-        Mnemonic::Jmp | Mnemonic::Call
-            if matches!(
-                code,
-                Code::Jmp_rm16
-                    | Code::Call_rm16
-                    | Code::Jmp_m1616
-                    | Code::Call_m1616
-                    | Code::Jmp_ptr1616
-                    | Code::Call_ptr1616
-            ) =>
-        {
-            "with 16-bit operands no address of the window can be reached"
-        }
-        _ if matches!(code, Code::Retnw | Code::Retnw_imm16)
-            || operands.iter().any(|kind| matches!(kind, K::br16_1 | K::br16_2)) =>
-        {
-            "with 16-bit operands no address of the window can be reached"
-        }
-        _ => return None,
+        _ => match code {
+            Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D => "AMD refuses PREFETCH with a register, Intel does nothing",
+            Code::Bswap_r16 => "makers differ in what it gives",
+            Code::Movsxd_r16_rm16 => "makers differ in how much it reads",
+            Code::Jmp_m1664
+            | Code::Call_m1664
+            | Code::Lss_r64_m1664
+            | Code::Lfs_r64_m1664
+            | Code::Lgs_r64_m1664 => "AMD has no 64-bit far pointers",
+            Code::Jmp_rm16
+            | Code::Call_rm16
+            | Code::Jmp_m1616
+            | Code::Call_m1616
+            | Code::Jmp_ptr1616
+            | Code::Call_ptr1616
+            | Code::Retnw
+            | Code::Retnw_imm16 => "with 16-bit operands no address of the window can be reached",
+            _ if operands.iter().any(|kind| matches!(kind, K::br16_1 | K::br16_2)) => {
+                "with 16-bit operands no address of the window can be reached"
+            }
+            _ => return None,
+        },
     })
 }
 
