@@ -2,7 +2,8 @@
 
 mod host;
 
-use host::drive::Pair;
+use host::case::Mode;
+use host::drive::{Pair, compare_family};
 use host::forms::{Family, forms};
 
 /// Every form of the family, `share` of `of` shares, so that tests share the work between threads.
@@ -38,29 +39,16 @@ fn integer_instructions_out_of_random_bytes() {
 /// What CPL 3 must not do raises #GP and changes nothing.
 #[test]
 fn privileged_instructions_are_refused() {
-    if !host::host_is_an_oracle() {
-        return;
-    }
-    let mut pair = Pair::new(3, host::engine::software);
-    let codes = forms(Family::Privileged);
-    pair.run_forms(Family::Privileged, &codes, host::cases(20)).conclude("privileged");
+    compare_family(Mode::Long, 3, Family::Privileged, "privileged", 20);
 }
 
 #[test]
 fn far_returns_and_iret() {
-    if !host::host_is_an_oracle() {
-        return;
-    }
-    let mut pair = Pair::new(4, host::engine::software);
-    pair.run_forms(Family::Far, &forms(Family::Far), host::cases(300)).conclude("far");
+    compare_family(Mode::Long, 4, Family::Far, "far", 300);
 }
 
 /// Loads of segment registers; LAR, LSL, VERR, VERW.
 #[test]
 fn segments() {
-    if !host::host_is_an_oracle() {
-        return;
-    }
-    let mut pair = Pair::new(5, host::engine::software);
-    pair.run_forms(Family::Segment, &forms(Family::Segment), host::cases(300)).conclude("segments");
+    compare_family(Mode::Long, 5, Family::Segment, "segments", 300);
 }

@@ -2,25 +2,18 @@
 
 mod host;
 
-use host::drive::Pair;
-use host::forms::{Family, forms};
-
-fn family(window: u64, family: Family, name: &str, per_form: usize) {
-    if !host::host_is_an_oracle() {
-        return;
-    }
-    let mut pair = Pair::new(window, host::engine::software);
-    pair.run_forms(family, &forms(family), host::cases(per_form)).conclude(name);
-}
+use host::case::Mode;
+use host::drive::{Pair, compare_family};
+use host::forms::Family;
 
 #[test]
 fn sse_and_sse2() {
-    family(0, Family::Sse, "SSE, SSE2", 150);
+    compare_family(Mode::Long, 0, Family::Sse, "SSE, SSE2", 150);
 }
 
 #[test]
 fn sse3_to_sse4() {
-    family(1, Family::LaterSse, "SSE3 to SSE4.2", 150);
+    compare_family(Mode::Long, 1, Family::LaterSse, "SSE3 to SSE4.2", 150);
 }
 
 #[test]

@@ -2,28 +2,21 @@
 
 mod host;
 
-use host::drive::Pair;
-use host::forms::{Family, forms};
-
-fn family(window: u64, family: Family, name: &str, per_form: usize) {
-    if !host::host_is_an_oracle() {
-        return;
-    }
-    let mut pair = Pair::new(window, host::engine::software);
-    pair.run_forms(family, &forms(family), host::cases(per_form)).conclude(name);
-}
+use host::case::Mode;
+use host::drive::compare_family;
+use host::forms::Family;
 
 #[test]
 fn x87() {
-    family(0, Family::X87, "x87", 200);
+    compare_family(Mode::Long, 0, Family::X87, "x87", 200);
 }
 
 #[test]
 fn mmx() {
-    family(1, Family::Mmx, "MMX", 100);
+    compare_family(Mode::Long, 1, Family::Mmx, "MMX", 100);
 }
 
 #[test]
 fn state() {
-    family(2, Family::State, "XSAVE, XRSTOR", 1000);
+    compare_family(Mode::Long, 2, Family::State, "XSAVE, XRSTOR", 1000);
 }

@@ -12,7 +12,7 @@ use host::layout::{self, DATA};
 use host::native::Native;
 use host::programs;
 use host::rng::Rng;
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions};
 
 /// More positions than any program takes.
 const LIMIT: Position = 50_000_000;
@@ -21,7 +21,7 @@ const LIMIT: Position = 50_000_000;
 fn run_whole(guest: &mut Guest, case: &Case) -> CpuState {
     guest.load(case);
     let stop = guest.vcpu.run(LIMIT, &Kick::new(), &mut Quiet);
-    assert!(matches!(stop, Stop::Dead(_)), "{stop:?}\n{}", listing(case));
+    assert!(matches!(stop, Stop::Dead(_)), "{stop:?}\n{}", programs::listing(case));
     guest.vcpu.state()
 }
 
@@ -47,22 +47,10 @@ fn run_in_pieces(
     }
 }
 
-fn listing(case: &Case) -> String {
-    let mut text = format!("{:x?}\n", case.regs);
-    let mut formatter = IntelFormatter::new();
-    for instruction in &mut Decoder::with_ip(64, &case.code, case.regs.rip, DecoderOptions::NONE) {
-        let mut line = String::new();
-        formatter.format(&instruction, &mut line);
-        text += &format!("{:x} {line}\n", instruction.ip());
-    }
-    text
-}
-
 fn each_program(window: u64, salt: u64, count: usize, mut body: impl FnMut(&mut Rng, &Case)) {
     let codes = programs::ordinary();
     for number in 0..count as u64 {
-        let mut rng = Rng::new(host::seed() ^ salt << 56 ^ number << 16);
-        rng = Rng::new(rng.next());
+        let mut rng = programs::rng(salt, number);
         let size = 50 + rng.below(150) as usize;
         let case = programs::random_program(&mut rng, &codes, size, window);
         body(&mut rng, &case);
@@ -80,7 +68,7 @@ fn a_program_ends_as_on_the_host() {
     let (mut programs, mut positions) = (0, 0);
     each_program(window, 1, host::cases(1500), |_, case| {
         let want = native.run(case);
-        assert_eq!(want.trap, None, "the host: {}", listing(case));
+        assert_eq!(want.trap, None, "the host: {}", programs::listing(case));
         let state = run_whole(&mut guest, case);
         let unimplemented = guest.vcpu.take_unimplemented();
         assert!(unimplemented.is_empty(), "{unimplemented:?}");
@@ -89,7 +77,7 @@ fn a_program_ends_as_on_the_host() {
         found.extend(compare::memory_difference(window + DATA, native.data(), &guest.data()));
         if !found.is_empty() {
             let guilty = bisect(&mut native, &mut guest, case);
-            panic!("seed {}: {found:#?}\n{guilty}\n{}", host::seed(), listing(case));
+            panic!("seed {}: {found:#?}\n{guilty}\n{}", host::seed(), programs::listing(case));
         }
         programs += 1;
         positions += state.position - 1000;
@@ -150,7 +138,7 @@ fn a_program_run_in_pieces_ends_the_same() {
     each_program(window, 2, host::cases(400), |rng, case| {
         let want = run_whole(&mut guest, case);
         let got = run_in_pieces(&mut pieces, case, rng, |_, _| {});
-        assert!(want == got, "seed {}\n{want:x?}\n{got:x?}\n{}", host::seed(), listing(case));
+        assert!(want == got, "seed {}\n{want:x?}\n{got:x?}\n{}", host::seed(), programs::listing(case));
         assert_eq!(guest.data(), pieces.data());
         // A state taken anywhere and restored goes on the same.
         let middle = 1000 + rng.below(want.position - 1000);
@@ -161,7 +149,12 @@ fn a_program_run_in_pieces_ends_the_same() {
         guest.vcpu.restore(&state);
         assert_eq!(guest.vcpu.state(), state);
         guest.vcpu.run(LIMIT, &Kick::new(), &mut Quiet);
-        assert!(guest.vcpu.state() == want, "seed {}, at {middle}\n{}", host::seed(), listing(case));
+        assert!(
+            guest.vcpu.state() == want,
+            "seed {}, at {middle}\n{}",
+            host::seed(),
+            programs::listing(case)
+        );
     });
 }
 
@@ -177,7 +170,7 @@ fn caches_and_flushes_are_not_seen() {
                 vcpu.flush_tlb();
             }
         });
-        assert!(want == got, "seed {}\n{want:x?}\n{got:x?}\n{}", host::seed(), listing(case));
+        assert!(want == got, "seed {}\n{want:x?}\n{got:x?}\n{}", host::seed(), programs::listing(case));
         assert_eq!(guest.data(), small.data());
     });
 }

@@ -247,6 +247,15 @@ impl Pair {
     }
 }
 
+/// Compares `per_form` cases (times `FT_CASES`) of each form of a family with the host, in window `number`.
+pub(crate) fn compare_family(mode: Mode, number: u64, family: Family, name: &str, per_form: usize) {
+    if !super::host_is_an_oracle() {
+        return;
+    }
+    let mut pair = Pair::new_in(mode, number, super::engine::software);
+    pair.run_forms(family, &forms::forms_in(mode, family), super::cases(per_form)).conclude(name);
+}
+
 /// Prefixes, an opcode, and whatever follows.
 fn random_bytes(rng: &mut Rng, mode: Mode) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -5,7 +5,10 @@
 //! these or RSP. After an instruction that leaves flags undefined comes one that defines them, so that nothing undefined
 //! is ever read.
 
-use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, Encoder, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
+    Register,
+};
 
 use super::case::{self, Case, Mode, Regs};
 use super::draw;
@@ -88,6 +91,25 @@ pub(crate) fn ordinary() -> Vec<Code> {
     }
     codes.extend(vector);
     codes
+}
+
+/// The numbers out of which program `number` of a test is made; `salt` is the test's own.
+pub(crate) fn rng(salt: u64, number: u64) -> Rng {
+    let mut rng = Rng::new(super::seed() ^ salt << 56 ^ number << 16);
+    // Mixing once keeps neighbouring seeds apart.
+    Rng::new(rng.next())
+}
+
+/// The registers and instructions of a program, for whoever looks into a failure.
+pub(crate) fn listing(case: &Case) -> String {
+    let mut text = format!("{:x?}\n", case.regs);
+    let mut formatter = IntelFormatter::new();
+    for instruction in &mut Decoder::with_ip(64, &case.code, case.regs.rip, DecoderOptions::NONE) {
+        let mut line = String::new();
+        formatter.format(&instruction, &mut line);
+        text += &format!("{:x} {line}\n", instruction.ip());
+    }
+    text
 }
 
 /// A program of some `size` instructions (loops run some of them again), with registers and data.

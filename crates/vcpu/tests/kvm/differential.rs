@@ -10,9 +10,8 @@ use super::host::compare::{self, Latitude};
 use super::host::guest::{Guest, Quiet};
 use super::host::layout::{self, DATA};
 use super::host::programs;
-use super::host::rng::Rng;
 use super::{host, works};
-use iced_x86::{Code, Decoder, DecoderOptions, Formatter, IntelFormatter, Mnemonic};
+use iced_x86::{Code, Mnemonic};
 
 const LIMIT: u64 = 50_000_000;
 
@@ -29,17 +28,6 @@ fn run(guest: &mut Guest, case: &Case) -> Result<Outcome, String> {
         }
     }
     guest.outcome(&guest.vcpu.state())
-}
-
-fn listing(case: &Case) -> String {
-    let mut text = format!("{:x?}\n", case.regs);
-    let mut formatter = IntelFormatter::new();
-    for instruction in &mut Decoder::with_ip(64, &case.code, case.regs.rip, DecoderOptions::NONE) {
-        let mut line = String::new();
-        formatter.format(&instruction, &mut line);
-        text += &format!("{:x} {line}\n", instruction.ip());
-    }
-    text
 }
 
 /// The processor that KVM runs on here is QEMU's emulation of one.
@@ -80,15 +68,14 @@ fn random_programs_end_the_same_on_both_engines() {
     let mut instructions = 0;
     let count = host::cases(600);
     for number in 0..count as u64 {
-        let mut rng = Rng::new(host::seed() ^ 4 << 56 ^ number << 16);
-        rng = Rng::new(rng.next());
+        let mut rng = programs::rng(4, number);
         let size = 50 + rng.below(150) as usize;
         // QEMU's processors sometimes run an instruction as it was before the store a few instructions earlier (with FT_SEED=7
         // that was seen once; a processor does what the software engine does).
         let program = if emulated { programs::random_fixed_program } else { programs::random_program };
         let case = program(&mut rng, &codes, size, window);
         let fail = |what: String| -> ! {
-            panic!("seed {}, program {number}: {what}\n{}", host::seed(), listing(&case))
+            panic!("seed {}, program {number}: {what}\n{}", host::seed(), programs::listing(&case))
         };
         let want = run(&mut hardware, &case).unwrap_or_else(|error| fail(format!("KVM: {error}")));
         let got = run(&mut software, &case).unwrap_or_else(|error| fail(format!("software: {error}")));
