@@ -39,6 +39,13 @@ pub struct X87 {
     pub registers: [[u8; 10]; 8],
 }
 
+impl X87 {
+    /// The number of the physical register that is ST(`st`) (Intel SDM volume 1, section 8.1.2).
+    pub fn physical(&self, st: usize) -> usize {
+        (usize::from(self.status >> 11 & 7) + st) & 7
+    }
+}
+
 /// An exception on its way to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exception {

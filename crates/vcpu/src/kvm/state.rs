@@ -128,9 +128,8 @@ fn save_vectors(area: &kvm_xsave, state: &mut CpuState) {
     let half = |at: usize| (word(at & !3) >> (8 * (at & 2))) as u16;
     let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     let mut x87 = X87 { control: half(0), status: half(2), tag: word(4) as u8, ..X87::default() };
-    let top = usize::from(x87.status >> 11 & 7);
     for st in 0..8 {
-        let register = &mut x87.registers[(top + st) % 8];
+        let register = &mut x87.registers[x87.physical(st)];
         register[..8].copy_from_slice(&long(32 + 16 * st).to_le_bytes());
         register[8..].copy_from_slice(&half(40 + 16 * st).to_le_bytes());
     }
@@ -233,9 +232,8 @@ fn vectors(state: &CpuState) -> kvm_xsave {
     put(2, &state.x87.status.to_le_bytes());
     put(4, &[state.x87.tag]);
     put(24, &state.mxcsr.to_le_bytes());
-    let top = usize::from(state.x87.status >> 11 & 7);
     for st in 0..8 {
-        put(32 + 16 * st, &state.x87.registers[(top + st) % 8]);
+        put(32 + 16 * st, &state.x87.registers[state.x87.physical(st)]);
     }
     for (number, (low, high)) in state.xmm.into_iter().enumerate() {
         put(160 + 16 * number, &low.to_le_bytes());

@@ -38,9 +38,8 @@ impl Cpu {
         image[4] = x87.tag;
         image[24..28].copy_from_slice(&self.s.mxcsr.to_le_bytes());
         image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
-        let top = usize::from(x87.status >> 11 & 7);
         for n in 0..8 {
-            image[32 + 16 * n..42 + 16 * n].copy_from_slice(&x87.registers[(top + n) & 7]);
+            image[32 + 16 * n..42 + 16 * n].copy_from_slice(&x87.registers[x87.physical(n)]);
         }
         for n in 0..16 {
             image[160 + 16 * n..176 + 16 * n].copy_from_slice(&self.xmm[n].to_le_bytes());
@@ -73,9 +72,8 @@ impl Cpu {
         let mut x87 =
             X87 { control: word(0) & 0x1F3F | 0x40, status: word(2), tag: image[4], ..X87::default() };
         x87.status = summarised(x87.status, x87.control);
-        let top = usize::from(x87.status >> 11 & 7);
         for n in 0..8 {
-            x87.registers[(top + n) & 7].copy_from_slice(&image[32 + 16 * n..42 + 16 * n]);
+            x87.registers[x87.physical(n)].copy_from_slice(&image[32 + 16 * n..42 + 16 * n]);
         }
         self.s.x87 = x87;
     }

@@ -51,9 +51,8 @@ fn to_image(x87: &X87) -> [u8; IMAGE] {
     // The processor looks only at which ones are empty.
     let tags = (0..8).filter(|n| x87.tag >> n & 1 == 0).fold(0_u16, |tags, n| tags | 3 << (2 * n));
     image[8..10].copy_from_slice(&tags.to_le_bytes());
-    let top = usize::from(x87.status >> 11 & 7);
     for n in 0..8 {
-        image[28 + 10 * n..38 + 10 * n].copy_from_slice(&x87.registers[(top + n) & 7]);
+        image[28 + 10 * n..38 + 10 * n].copy_from_slice(&x87.registers[x87.physical(n)]);
     }
     image
 }
@@ -62,9 +61,8 @@ fn from_image(image: &[u8; IMAGE]) -> X87 {
     let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
     let mut x87 = X87 { control: word(0), status: word(4), ..X87::default() };
     x87.tag = (0..8).filter(|n| word(8) >> (2 * n) & 3 != 3).fold(0, |tag, n| tag | 1 << n);
-    let top = usize::from(x87.status >> 11 & 7);
     for n in 0..8 {
-        x87.registers[(top + n) & 7].copy_from_slice(&image[28 + 10 * n..38 + 10 * n]);
+        x87.registers[x87.physical(n)].copy_from_slice(&image[28 + 10 * n..38 + 10 * n]);
     }
     x87
 }
@@ -271,9 +269,8 @@ pub(in crate::software) fn store_environment(c: &mut Cpu, i: &Instruction) -> Re
         image[26..28].fill(0xFF);
     }
     if save {
-        let top = usize::from(x87.status >> 11 & 7);
         for n in 0..8 {
-            image.extend(x87.registers[(top + n) & 7]);
+            image.extend(x87.registers[x87.physical(n)]);
         }
     }
     let at = c.linear(i);
@@ -305,9 +302,8 @@ pub(in crate::software) fn load_environment(c: &mut Cpu, i: &Instruction) -> Res
     x87.tag = (0..8).filter(|n| word(2) >> (2 * n) & 3 != 3).fold(0, |tag, n| tag | 1 << n);
     if i.mnemonic() == Mnemonic::Frstor {
         let start = if wide { 28 } else { 14 };
-        let top = usize::from(x87.status >> 11 & 7);
         for n in 0..8 {
-            x87.registers[(top + n) & 7].copy_from_slice(&image[start + 10 * n..start + 10 * n + 10]);
+            x87.registers[x87.physical(n)].copy_from_slice(&image[start + 10 * n..start + 10 * n + 10]);
         }
     }
     c.s.x87 = x87;

@@ -48,11 +48,6 @@ enum Kind {
     Infinity,
 }
 
-/// Which register ST(`st`) is.
-fn physical(x87: &X87, st: usize) -> usize {
-    (usize::from(x87.status >> 11 & 7) + st) & 7
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Operand {
     kind: Kind,
@@ -62,7 +57,7 @@ struct Operand {
 
 impl Operand {
     fn at(x87: &X87, st: usize) -> Self {
-        let number = physical(x87, st);
+        let number = x87.physical(st);
         let register = x87.registers[number];
         let significand = u64::from_le_bytes(std::array::from_fn(|n| register[n]));
         let top = u16::from_le_bytes([register[8], register[9]]);
@@ -198,12 +193,8 @@ struct Work {
 }
 
 impl Work {
-    fn physical(&self, st: usize) -> usize {
-        physical(&self.x87, st)
-    }
-
     fn set(&mut self, st: usize, register: Register) {
-        let number = self.physical(st);
+        let number = self.x87.physical(st);
         self.x87.registers[number] = register;
         self.x87.tag |= 1 << number;
     }
@@ -214,7 +205,7 @@ impl Work {
     }
 
     fn pop(&mut self) {
-        let number = self.physical(0);
+        let number = self.x87.physical(0);
         self.x87.tag &= !(1 << number);
         self.move_top(1);
     }
@@ -237,7 +228,7 @@ impl Work {
             Answer::Pole(negative) => (special(INTEGER_BIT, SPECIAL, negative), ZERO_DIVIDE),
             Answer::Infinity(negative) => (special(INTEGER_BIT, SPECIAL, negative), 0),
             Answer::Zero(negative) => (special(0, 0, negative), 0),
-            Answer::Unchanged => (self.x87.registers[self.physical(0)], PRECISION),
+            Answer::Unchanged => (self.x87.registers[self.x87.physical(0)], PRECISION),
             Answer::Value(value, exact) => round(value, exact, self.x87.control),
         };
         let denormal = denormal && !matches!(answer, Answer::Invalid | Answer::Pole(_));
@@ -291,8 +282,8 @@ impl Work {
     fn pair(&mut self, function: fn(Operand) -> (Answer, Answer)) {
         self.x87.status &= !C2;
         let operand = Operand::at(&self.x87, 0);
-        let empty = self.x87.tag >> self.physical(0) & 1 == 0;
-        let full = self.x87.tag >> self.physical(7) & 1 == 1;
+        let empty = self.x87.tag >> self.x87.physical(0) & 1 == 0;
+        let full = self.x87.tag >> self.x87.physical(7) & 1 == 1;
         if full || empty {
             self.x87.status |= if full && !empty { C1 } else { 0 };
             if !self.note(INVALID | STACK) {
@@ -304,7 +295,7 @@ impl Work {
         if operand.kind == Kind::Unusable {
             self.x87 = run(&self.x87, FADD, &mut [0; 16], &mut 0);
             if self.x87.status & INVALID & !self.x87.control == 0 {
-                let nan = self.x87.registers[self.physical(0)];
+                let nan = self.x87.registers[self.x87.physical(0)];
                 self.push(nan);
             }
             return;
