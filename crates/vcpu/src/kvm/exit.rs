@@ -2,7 +2,10 @@
 
 use std::ptr::NonNull;
 
-use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVMIO, kvm_interrupt};
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as HAS_BYTES, KVMIO,
+    kvm_interrupt,
+};
 use kvm_ioctls::{Error as Errno, VcpuExit, VcpuFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
@@ -188,10 +191,37 @@ fn internal_error(vcpu: &mut VcpuFd) -> String {
     let internal = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal };
     let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
     if internal.suberror == KVM_INTERNAL_ERROR_EMULATION {
-        let bytes: Vec<u8> =
-            internal.data.iter().skip(1).take(2).flat_map(|word| word.to_le_bytes()).collect();
+        let known = (internal.ndata as usize).min(internal.data.len());
+        let bytes = instruction_bytes(&internal.data[..known]);
         let text: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        return format!("KVM cannot emulate the instruction at {rip:#x} ({})", text.join(" "));
+        let text = if text.is_empty() { "it does not say which".into() } else { text.join(" ") };
+        return format!("KVM cannot emulate the instruction at {rip:#x} ({text})");
     }
     format!("KVM has an internal error {} at {rip:#x}", internal.suberror)
+}
+
+/// The instruction that was not emulated, out of what KVM tells of it: flags; a byte with how many bytes of the instruction
+/// follow it, and these (Linux's `Documentation/virt/kvm/api.rst`, KVM_EXIT_INTERNAL_ERROR). None if it tells none.
+fn instruction_bytes(data: &[u64]) -> Vec<u8> {
+    let [flags, words @ ..] = data else { return Vec::new() };
+    let mut bytes = words.iter().flat_map(|word| word.to_le_bytes());
+    match bytes.next() {
+        Some(count) if flags & u64::from(HAS_BYTES) != 0 => bytes.take(count.min(15).into()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::instruction_bytes;
+
+    #[test]
+    fn an_instruction_is_told_without_its_length() {
+        let data = [1, 0x0403_0201_58F2_0F03, 0x0C0B_0A09_0807_0605, 0xFFFF];
+        assert_eq!(instruction_bytes(&data), [0x0F, 0xF2, 0x58]);
+        assert_eq!(instruction_bytes(&[1, u64::MAX, u64::MAX, 0]), [0xFF; 15]);
+        assert!(instruction_bytes(&[0, 0x03]).is_empty(), "KVM does not tell it");
+        assert!(instruction_bytes(&[1]).is_empty());
+        assert!(instruction_bytes(&[]).is_empty());
+    }
 }
