@@ -4,6 +4,7 @@
 pub mod pic;
 pub mod pit;
 pub mod power;
+mod rate;
 pub mod rtc;
 
 pub use pic::Pic;

@@ -6,14 +6,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rate::Rate;
+
 /// First of the four ports: counters 0-2 and the control word.
 pub const PORT: u16 = 0x40;
 /// Gate and output of channel 2.
 pub const CONTROL_PORT: u16 = 0x61;
 
 const CONTROL_WORD: u16 = PORT + 3;
-const HERTZ: u128 = 1_193_182;
-const NANOS: u128 = 1_000_000_000;
+const RATE: Rate = Rate::hertz(1_193_182);
 /// Port 0x61: gate of channel 2, loudspeaker, refresh toggle, output of channel 2.
 const GATE: u8 = 1;
 const SPEAKER: u8 = 1 << 1;
@@ -21,16 +22,6 @@ const REFRESH: u8 = 1 << 4;
 const OUTPUT: u8 = 1 << 5;
 /// The refresh bit toggles with this period, in nanoseconds.
 const REFRESH_NANOS: u64 = 15_085;
-
-/// Whole ticks in `nanos`.
-fn ticks(nanos: u64) -> u64 {
-    (u128::from(nanos) * HERTZ / NANOS) as u64
-}
-
-/// The first nanosecond at which `ticks` have passed.
-fn nanos(ticks: u64) -> u64 {
-    u64::try_from((u128::from(ticks) * NANOS).div_ceil(HERTZ)).unwrap_or(u64::MAX)
-}
 
 /// Which bytes of a count are read and written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +68,7 @@ impl Channel {
     }
 
     fn elapsed(&self, now: u64) -> Option<u64> {
-        Some(ticks(now.saturating_sub(self.start?)))
+        Some(RATE.ticks(now.saturating_sub(self.start?)))
     }
 
     fn count(&self, now: u64) -> u16 {
@@ -123,6 +114,10 @@ impl Channel {
         self.latched = None;
         self.status = None;
         self.high_next = false;
+    }
+
+    fn latch_count(&mut self, now: u64) {
+        self.latched = self.latched.or_else(|| Some(self.count(now)));
     }
 
     fn latch_status(&mut self, now: u64) {
@@ -234,7 +229,7 @@ impl Pit {
                         continue;
                     }
                     if value & 0x20 == 0 {
-                        channel.latched = Some(channel.latched.unwrap_or_else(|| channel.count(now)));
+                        channel.latch_count(now);
                     }
                     if value & 0x10 == 0 {
                         channel.latch_status(now);
@@ -245,7 +240,7 @@ impl Pit {
                 let number = usize::from(value >> 6);
                 let channel = &mut self.channels[number];
                 if value & 0x30 == 0 {
-                    channel.latched = Some(channel.latched.unwrap_or_else(|| channel.count(now)));
+                    channel.latch_count(now);
                     return;
                 }
                 channel.control(value);
@@ -257,7 +252,8 @@ impl Pit {
                 let number = usize::from(port - PORT) % 3;
                 let channel = &mut self.channels[number];
                 if channel.write(value, now) && number == 0 {
-                    self.deadline = channel.start.map(|start| start.saturating_add(nanos(channel.period())));
+                    self.deadline =
+                        channel.start.map(|start| start.saturating_add(RATE.nanos(channel.period())));
                 }
             }
         }
@@ -276,8 +272,8 @@ impl Pit {
         let channel = &self.channels[0];
         self.deadline = channel.start.filter(|_| channel.is_periodic()).map(|start| {
             let period = channel.period();
-            let passed = ticks(now.saturating_sub(start)) / period;
-            start.saturating_add(nanos((passed + 1).saturating_mul(period)))
+            let passed = RATE.ticks(now.saturating_sub(start)) / period;
+            start.saturating_add(RATE.nanos((passed + 1).saturating_mul(period)))
         });
         true
     }
@@ -303,7 +299,7 @@ mod tests {
         assert_eq!(pit.deadline(), Some(20_000_302));
         // Ticks that were missed are one, and the next is at its own time.
         assert!(pit.fire(55 * MILLISECOND));
-        assert_eq!(pit.deadline(), Some(nanos(6 * 11_932)));
+        assert_eq!(pit.deadline(), Some(RATE.nanos(6 * 11_932)));
     }
 
     #[test]
@@ -363,8 +359,8 @@ mod tests {
         pit.write(CONTROL_WORD, 0x35, 0);
         pit.write(PORT, 0x00, 0);
         pit.write(PORT, 0x10, 0);
-        assert_eq!(pit.deadline(), Some(nanos(1000)));
-        let at = nanos(1);
+        assert_eq!(pit.deadline(), Some(RATE.nanos(1000)));
+        let at = RATE.nanos(1);
         assert_eq!((pit.read(PORT, at), pit.read(PORT, at)), (0x99, 0x09));
     }
 }

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rate::Rate;
+
 /// First port of the PM1a event block: status and enable, two bytes each.
 pub const EVENT_PORT: u16 = 0x600;
 /// PM1a control register, two bytes.
@@ -19,9 +21,9 @@ pub const SCI_IRQ: u8 = 9;
 /// The value of SLP_TYP that means S5, for the `_S5` object.
 pub const SLEEP_S5: u8 = 5;
 
+const ENABLE_PORT: u16 = EVENT_PORT + 2;
 const PORT_END: u16 = TIMER_PORT + 4;
-const HERTZ: u128 = 3_579_545;
-const NANOS: u128 = 1_000_000_000;
+const RATE: Rate = Rate::hertz(3_579_545);
 
 const TIMER_STATUS: u16 = 1;
 const GLOBAL_STATUS: u16 = 1 << 5;
@@ -61,14 +63,16 @@ impl Power {
     /// Reads a byte of a register.
     pub fn read(&mut self, port: u16, now: u64) -> u8 {
         self.update(now);
-        let byte = |value: u16, first: u16| value.to_le_bytes()[usize::from(port - first) & 1];
-        match port {
-            0x600 | 0x601 => byte(self.status, EVENT_PORT),
-            0x602 | 0x603 => byte(self.enable, EVENT_PORT + 2),
-            0x604 | 0x605 => byte(self.control | SCI_ENABLED, CONTROL_PORT),
-            TIMER_PORT..PORT_END => (ticks(now) as u32).to_le_bytes()[usize::from(port - TIMER_PORT)],
-            _ => 0,
+        if (TIMER_PORT..PORT_END).contains(&port) {
+            return (RATE.ticks(now) as u32).to_le_bytes()[usize::from(port - TIMER_PORT)];
         }
+        let word = match port & !1 {
+            EVENT_PORT => self.status,
+            ENABLE_PORT => self.enable,
+            CONTROL_PORT => self.control | SCI_ENABLED,
+            _ => 0,
+        };
+        word.to_le_bytes()[usize::from(port & 1)]
     }
 
     /// Writes a byte of a register.
@@ -76,11 +80,11 @@ impl Power {
         self.update(now);
         let word = u16::from(value) << (8 * (port & 1));
         let others = 0xff00_u16 >> (8 * (port & 1));
-        match port {
+        match port & !1 {
             // Bits are cleared by writing ones.
-            0x600 | 0x601 => self.status &= !word,
-            0x602 | 0x603 => self.enable = (self.enable & others | word) & EVENTS,
-            0x604 | 0x605 => {
+            EVENT_PORT => self.status &= !word,
+            ENABLE_PORT => self.enable = (self.enable & others | word) & EVENTS,
+            CONTROL_PORT => {
                 self.control = self.control & others | word;
                 // SLP_EN reads as 0.
                 self.control &= !(u16::from(SLEEP_ENABLE) << 8);
@@ -88,7 +92,7 @@ impl Power {
                     return Some(Asked::PowerOff);
                 }
             }
-            RESET_PORT if value & RESET_CPU != 0 => return Some(Asked::Reset),
+            _ if port == RESET_PORT && value & RESET_CPU != 0 => return Some(Asked::Reset),
             _ => {}
         }
         None
@@ -115,24 +119,17 @@ impl Power {
     /// Guest nanoseconds at which the timer sets its status, if that interrupts.
     pub fn deadline(&self) -> Option<u64> {
         let armed = self.enable & TIMER_STATUS != 0 && self.status & TIMER_STATUS == 0;
-        armed.then(|| {
-            let ticks = u128::from(self.toggles + 1) << 31;
-            u64::try_from((ticks * NANOS).div_ceil(HERTZ)).unwrap_or(u64::MAX)
-        })
+        armed.then(|| RATE.nanos(self.toggles.saturating_add(1).saturating_mul(1 << 31)))
     }
 
     /// Brings the timer's status up to `now`.
     pub fn update(&mut self, now: u64) {
-        let toggles = ticks(now) >> 31;
+        let toggles = RATE.ticks(now) >> 31;
         if toggles != self.toggles {
             self.toggles = toggles;
             self.status |= TIMER_STATUS;
         }
     }
-}
-
-fn ticks(now: u64) -> u64 {
-    (u128::from(now) * HERTZ / NANOS) as u64
 }
 
 #[cfg(test)]
