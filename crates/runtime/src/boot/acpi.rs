@@ -13,7 +13,6 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
-use vm_memory::{Bytes, GuestAddress};
 
 use ft_devices::BoardSpec;
 use ft_devices::chipset::{power, rtc};
@@ -21,7 +20,7 @@ use ft_devices::layout;
 use ft_vcpu::GuestRam;
 
 use super::BootError;
-use super::memory::{ACPI_TABLES, HIGH_RAM};
+use super::memory::{self, ACPI_TABLES, HIGH_RAM};
 
 const OEM: [u8; 6] = *b"FTVM  ";
 const OEM_TABLE: [u8; 8] = *b"FTVMTABL";
@@ -74,9 +73,7 @@ impl Tables<'_> {
         if at + size > HIGH_RAM {
             return Err(BootError::Layout("the ACPI tables are too large".into()));
         }
-        self.ram
-            .write_slice(&bytes, GuestAddress(at))
-            .map_err(|error| BootError::Layout(error.to_string()))?;
+        memory::write(self.ram, at, &bytes)?;
         Ok(size)
     }
 }
@@ -196,6 +193,7 @@ fn isa(aml: &mut Vec<u8>, path: &str, id: &str, port: u16, ports: u8, line: u8) 
 #[cfg(test)]
 mod tests {
     use ft_devices::DiskSpec;
+    use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
 

@@ -10,8 +10,8 @@ use super::BootError;
 
 /// Offset of the setup header in a bzImage.
 const HEADER: usize = 0x1f1;
-const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
-const BOOT_FLAG: u16 = 0xaa55;
+pub(super) const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
+pub(super) const BOOT_FLAG: u16 = 0xaa55;
 /// Protocol 2.12: the first with `xloadflags`.
 const OLDEST: u16 = 0x020c;
 /// `xloadflags`: the 64-bit entry point is there.

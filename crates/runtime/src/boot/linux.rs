@@ -4,18 +4,16 @@
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use ft_vcpu::{CpuState, GuestRam};
 
 use super::BootError;
-use super::image::BzImage;
+use super::image::{BOOT_FLAG, BzImage, HEADER_MAGIC};
 use super::memory::{self, COMMAND_LINE, DESCRIPTORS, HIGH_RAM, Loaded, PAGE_TABLES, Placed, ZERO_PAGE};
 
 /// The 64-bit entry point of a bzImage, from where it is loaded.
 const ENTRY: u64 = 0x200;
-const BOOT_FLAG: u16 = 0xaa55;
-const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 /// A boot loader without a number of its own.
 const LOADER_OTHER: u8 = 0xff;
 const PROTOCOL: u16 = 0x020f;
@@ -42,8 +40,7 @@ pub(super) fn load(ram: &GuestRam, ram_size: u64, image: &BzImage<'_>) -> Result
             "the kernel needs {size} bytes from {start:#x} on, and the machine has {ram_size} bytes of memory"
         ))
     })?;
-    ram.write_slice(image.kernel, GuestAddress(start))
-        .map_err(|error| BootError::Layout(error.to_string()))?;
+    memory::write(ram, start, image.kernel)?;
     Ok(Loaded { entry: start + ENTRY, pvh_entry: None, end })
 }
 
@@ -88,18 +85,15 @@ pub(super) fn start(
     for gibibyte in 0..4 {
         tables[512 + gibibyte] = (gibibyte as u64) << 30 | LARGE | TABLE;
     }
-    let write = |bytes: &[u8], at| {
-        ram.write_slice(bytes, GuestAddress(at)).map_err(|error| BootError::Layout(error.to_string()))
-    };
     let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
-    write(&bytes(&tables), PAGE_TABLES)?;
-    write(&bytes(&SEGMENTS), DESCRIPTORS)?;
+    memory::write(ram, PAGE_TABLES, &bytes(&tables))?;
+    memory::write(ram, DESCRIPTORS, &bytes(&SEGMENTS))?;
     Ok(CpuState::reset_linux(entry, ZERO_PAGE, PAGE_TABLES, DESCRIPTORS))
 }
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::ByteValued;
+    use vm_memory::{ByteValued, Bytes};
 
     use super::*;
 

@@ -88,6 +88,11 @@ pub(super) fn load_elf(ram: &GuestRam, elf: &[u8]) -> Result<Loaded, BootError> 
     Ok(Loaded { entry, pvh_entry, end: loaded.kernel_end })
 }
 
+/// Writes bytes to the place that the layout has for them.
+pub(super) fn write(ram: &GuestRam, at: u64, bytes: &[u8]) -> Result<(), BootError> {
+    ram.write_slice(bytes, GuestAddress(at)).map_err(|error| BootError::Layout(error.to_string()))
+}
+
 /// Writes the command line to its place.
 pub(super) fn write_command_line(ram: &GuestRam, text: &str) -> Result<(), BootError> {
     let refuse = |reason: String| BootError::CommandLine(reason);
@@ -115,7 +120,7 @@ pub(super) fn place_initrd(
         Some(start) if start & !(PAGE - 1) >= kernel_end => start & !(PAGE - 1),
         _ => return Err(too_large),
     };
-    ram.write_slice(initrd, GuestAddress(start)).map_err(|error| BootError::Layout(error.to_string()))?;
+    write(ram, start, initrd)?;
     Ok(Some(Placed { start, size }))
 }
 
