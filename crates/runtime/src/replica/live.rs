@@ -61,7 +61,11 @@ impl Runner {
             let from = self.machine.position();
             let (digest, until) = self.bounds(from);
             self.leaves(before);
-            let stop = self.machine.run(until, &self.shared.kick);
+            let stop = match self.machine.run(until, &self.shared.kick) {
+                // Where exits are counted, a kick ends what the number of instructions ends elsewhere.
+                Stop::Kicked if self.machine.engine().counts_exits() => Stop::Reached,
+                stop => stop,
+            };
             let held = self.outputs_live();
             let after = self.shared.now();
             if stop != Stop::Busy {
@@ -73,10 +77,7 @@ impl Runner {
             self.tell_unimplemented();
             self.digest_due |= paired && position == digest;
             match stop {
-                // Where exits are counted, a kick ends what the number of instructions ends elsewhere.
-                Stop::Reached | Stop::Kicked
-                    if stop == Stop::Reached || self.machine.engine().counts_exits() =>
-                {
+                Stop::Reached => {
                     if self.clock.is_due(after) {
                         self.anchor_here(after);
                     } else {
@@ -87,7 +88,7 @@ impl Runner {
                     }
                     self.flush();
                 }
-                Stop::Reached | Stop::Clock => {}
+                Stop::Clock => {}
                 Stop::Busy => self.between(after),
                 Stop::Failed => {
                     self.fail();
