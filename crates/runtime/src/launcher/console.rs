@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -226,10 +226,8 @@ pub(crate) struct Input {
 impl Input {
     /// Reads standard input in a thread; `wake` is told of each chunk.
     pub(crate) fn start(wake: EventFd, input: ConsoleInput) -> Self {
-        // SAFETY: standard input stays open.
-        let terminal = unsafe { BorrowedFd::borrow_raw(io::stdin().as_raw_fd()) };
         let keyboard = match input {
-            ConsoleInput::Keys => Keyboard::take(terminal),
+            ConsoleInput::Keys => Keyboard::take(io::stdin().as_fd()),
             ConsoleInput::Lines => None,
         };
         let keys = keyboard.is_some();
