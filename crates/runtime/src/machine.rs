@@ -12,7 +12,7 @@ use ft_devices::{ApplyError, Board, BoardSpec, DiskSpec, NicSpec};
 use ft_policies::{Config, Kernel};
 use ft_vcpu::kvm::{self, KvmVcpu};
 use ft_vcpu::software::{Options, SoftwareVcpu};
-use ft_vcpu::{CpuState, Dead, GuestRam, Kick, Stand, Stop, Vcpu};
+use ft_vcpu::{Dead, GuestRam, Kick, Stand, Stop, Vcpu};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128;
@@ -275,11 +275,6 @@ impl Machine {
     /// What may be done with the machine where it is now.
     pub fn stand(&self) -> Stand {
         self.vcpu.stand()
-    }
-
-    /// The CPU's state. To be taken where the machine stands whole.
-    pub fn cpu(&self) -> CpuState {
-        self.vcpu.state()
     }
 
     /// Why the engine cannot go on, after [`Stop::Failed`].

@@ -290,10 +290,11 @@ impl Loop {
     }
 }
 
-/// Inputs that wait for a guest that has not exited for long, and since when it has not.
+/// Inputs that wait for a guest that has not exited for long, and for how long it has not.
 fn held_up(shared: &Shared) -> Option<(usize, ft_core::Nanos)> {
     let (inputs, since) = (shared.inputs.len(), shared.between.load(Ordering::Relaxed));
-    (inputs > 0 && since > 0 && shared.now().saturating_sub(since) >= HELD_UP).then_some((inputs, since))
+    let held = shared.now().saturating_sub(since);
+    (inputs > 0 && since > 0 && held >= HELD_UP).then_some((inputs, held))
 }
 
 fn status(shared: &Shared) -> Value {
@@ -310,9 +311,8 @@ fn status(shared: &Shared) -> Value {
     fields.insert("guest_ms".into(), json!(shared.guest.load(Ordering::Relaxed) as f64 / 1e6));
     fields.insert("prompt".into(), json!(shared.prompt.load(Ordering::Relaxed)));
     fields.insert("digests".into(), json!(shared.digests.load(Ordering::Relaxed)));
-    if let Some((inputs, since)) = held_up(shared) {
-        let ms = shared.now().saturating_sub(since) as f64 / 1e6;
-        fields.insert("held_up".into(), json!({ "inputs": inputs, "ms": ms }));
+    if let Some((inputs, held)) = held_up(shared) {
+        fields.insert("held_up".into(), json!({ "inputs": inputs, "ms": held as f64 / 1e6 }));
     }
     let apart = shared.media.apart();
     if !apart.is_empty() {
