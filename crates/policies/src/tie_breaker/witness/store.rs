@@ -199,8 +199,7 @@ fn remove_leftovers(state: &Path) {
 }
 
 fn io_failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |error| StoreError::Io { doing, path, error }
+    move |error| Failed::new(doing, path)(error).into()
 }
 
 impl From<Failed> for StoreError {
