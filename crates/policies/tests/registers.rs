@@ -289,16 +289,24 @@ fn any_asks_have_the_answers_of_the_model(bed: Bed) {
     });
 }
 
-/// How often a question is asked again that a busy host did not answer in time, as a replica does.
-const PATIENCE: usize = 20;
-
 fn read(register: &dyn Register) -> Result<RegisterState, Unavailable> {
-    let mut answers = std::iter::repeat_with(|| register.read()).take(PATIENCE);
-    answers.find(Result::is_ok).unwrap_or_else(|| register.read())
+    answered(|| register.read(), Result::is_err)
 }
 
 fn advance(register: &dyn Register, from: u64, me: &Who) -> Answer {
-    let mut answers = std::iter::repeat_with(|| register.advance(from, me)).take(PATIENCE);
-    let given = answers.find(|answer| !matches!(answer, Answer::Unavailable(_)));
-    given.unwrap_or_else(|| register.advance(from, me))
+    answered(|| register.advance(from, me), |answer| matches!(answer, Answer::Unavailable(_)))
+}
+
+/// How often a question is asked again that a busy host did not answer in time, as a replica does.
+const PATIENCE: usize = 20;
+
+fn answered<A>(ask: impl Fn() -> A, is_unavailable: impl Fn(&A) -> bool) -> A {
+    let mut answer = ask();
+    for _ in 0..PATIENCE {
+        if !is_unavailable(&answer) {
+            break;
+        }
+        answer = ask();
+    }
+    answer
 }

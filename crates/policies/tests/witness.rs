@@ -20,6 +20,7 @@ use proptest::prelude::*;
 use common::{NOBODY, a, b, state};
 
 const PAIR: u128 = 0x1234;
+
 fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
