@@ -28,34 +28,41 @@ pub fn marked(mark: &str) -> Vec<u32> {
     found
 }
 
-/// Kills every process with this mark, again until none is found.
+/// Kills every process with this mark, again until none is found; one that cannot be killed is given up after a while.
 pub fn kill_marked(mark: &str) {
-    for _ in 0..200 {
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
         let found = marked(mark);
         if found.is_empty() {
             return;
         }
+        let watched = Watched::of(&found);
         for pid in found {
             // SAFETY: kill touches no memory of this process.
             unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        watched.wait(until.saturating_duration_since(Instant::now()));
     }
 }
 
-/// Every process with a mark, so that its end can be waited for: one that prints nothing any more, or has no environment, may still
+/// Processes whose end can be waited for: one that prints nothing any more, or has no environment, may still
 /// hold its sockets and ports for a moment.
 pub(crate) struct Watched(Vec<OwnedFd>);
 
 impl Watched {
+    /// Every process with a mark.
     pub(crate) fn new(mark: &str) -> Self {
-        let open = |pid: u32| {
+        Self::of(&marked(mark))
+    }
+
+    fn of(pids: &[u32]) -> Self {
+        let open = |&pid: &u32| {
             // SAFETY: pidfd_open touches no memory of this process. One that has ended meanwhile has none.
             let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
             // SAFETY: a new descriptor that nobody else owns.
             (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
         };
-        Self(marked(mark).into_iter().filter_map(open).collect())
+        Self(pids.iter().filter_map(open).collect())
     }
 
     /// Waits until all have ended and given back what they had. False if some go on.
