@@ -1,6 +1,7 @@
 //! A shell on the console of a Linux guest: commands are typed in, and what they print is told from their echo.
 
-use std::time::{Duration, Instant};
+use std::cell::Cell;
+use std::time::Duration;
 
 use crate::{Launcher, Line};
 
@@ -66,25 +67,17 @@ impl Shell {
     /// Waits for a line of a command, complete and as wanted.
     pub fn wait_line(&self, typed: Typed, limit: Duration, wanted: impl Fn(&str) -> bool) -> Line {
         let begin = begin(typed.number);
-        let from = typed.from;
-        let started = Instant::now();
-        let begun = self.pair.stdout.wait_for(from, limit, |line| line.trim_end() == begin);
-        let line = begun.and_then(|begun| {
-            let after = self
-                .pair
-                .stdout
-                .lines()
-                .iter()
-                .position(|line| line.at >= begun.at && line.text.trim_end() == begin)?;
-            let left = limit.saturating_sub(started.elapsed());
-            self.pair.stdout.wait_for(after + 1, left, |line| wanted(line.trim_end()))
+        let begun = Cell::new(false);
+        let line = self.pair.stdout.wait_for(typed.from, limit, |line| {
+            let line = line.trim_end();
+            begun.replace(begun.get() || line == begin) && wanted(line)
         });
         line.unwrap_or_else(|| panic!("the guest does not say what is waited for:\n{}", self.pair.said()))
     }
 
     /// Waits for the end of a command.
     pub fn wait_end(&self, typed: Typed, limit: Duration) -> Done {
-        let end = |line: &str| end_code(line, typed.number).is_some();
+        let end = |line: &str| end_of(line, typed.number).is_some();
         let found = self.pair.stdout.wait_for(typed.from, limit, end);
         assert!(found.is_some(), "a command did not end within {limit:?}:\n{}", self.pair.said());
         let lines: Vec<String> = self.pair.stdout.lines()[typed.from..]
@@ -119,24 +112,28 @@ fn begin(number: u32) -> String {
     format!("<{SAID}-{number}>")
 }
 
-fn end_code(line: &str, number: u32) -> Option<i32> {
+/// What a line of the console is in front of a command's end, and the command's exit code.
+fn end_of(line: &str, number: u32) -> Option<(&str, i32)> {
     // What a command prints last may lack its line's end.
-    let (_, code) = line.trim_end().strip_suffix(']')?.rsplit_once(&format!("[{SAID}-{number}:"))?;
-    code.parse().ok()
+    let (said, code) = line.trim_end().strip_suffix(']')?.rsplit_once(&format!("[{SAID}-{number}:"))?;
+    Some((said, code.parse().ok()?))
 }
 
 /// Finds a command's lines.
 fn done(lines: &[String], number: u32) -> Option<Done> {
-    let from = lines.iter().position(|line| *line == begin(number))? + 1;
-    let to = from + lines[from..].iter().position(|line| end_code(line, number).is_some())?;
-    let code = end_code(&lines[to], number)?;
-    let mut said: Vec<String> = lines[from..to].to_vec();
-    let mark = format!("[{SAID}-{number}:");
-    match lines[to].split_once(&mark) {
-        Some((rest, _)) if !rest.is_empty() => said.push(rest.to_owned()),
-        _ => {}
+    let begin = begin(number);
+    let mut said = Vec::new();
+    for line in lines.iter().skip_while(|line| **line != begin).skip(1) {
+        let Some((last, code)) = end_of(line, number) else {
+            said.push(line.clone());
+            continue;
+        };
+        if !last.is_empty() {
+            said.push(last.to_owned());
+        }
+        return Some(Done { code, lines: said });
     }
-    Some(Done { code, lines: said })
+    None
 }
 
 #[cfg(test)]
