@@ -126,8 +126,9 @@ impl Settings {
     /// The config's text. Ports: 0 is forwarded to the guest, 1 and 2 are the replicas', 6 is the witness's. An etcd runs already.
     pub(crate) fn text(&self, name: &str, network: Network, ports: &Ports, etcd: Option<&Etcd>) -> String {
         let Network { replicas: [at_a, at_b], witness, tap } = network;
+        let memory = if matches!(self.guest, Guest::Linux { .. }) { linux::MEMORY } else { "64 MiB" };
         let mut text =
-            format!("[vm]\nname = \"{name}\"\nengine = \"{}\"\nmemory = \"64 MiB\"\n", self.engine);
+            format!("[vm]\nname = \"{name}\"\nengine = \"{}\"\nmemory = \"{memory}\"\n", self.engine);
         let size = match &self.guest {
             Guest::Kv => {
                 text += "kernel = \"builtin:kv\"\n\n";
@@ -144,7 +145,6 @@ impl Settings {
             }
             Guest::Linux { .. } => {
                 let [kernel, initrd] = [linux::KERNEL, linux::INITRD].map(linux::asset);
-                text = text.replace("64 MiB", linux::MEMORY);
                 let _ =
                     writeln!(text, "kernel = \"{}\"\ninitrd = \"{}\"", kernel.display(), initrd.display());
                 text += "cmdline = \"console=ttyS0\"\n\n";
