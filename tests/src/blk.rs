@@ -51,6 +51,11 @@ impl BlkRun {
         run
     }
 
+    /// The operation that a line names after its first word: 81 for `done` in `done 81 submitted 115`.
+    pub fn operation(line: &str, word: &str) -> Option<u64> {
+        line.strip_prefix(word)?.strip_prefix(' ')?.split(' ').next()?.parse().ok()
+    }
+
     /// Checks the console of a run of `ops` operations that went to its end: every line once, whatever happened in between,
     /// and the hash that the host computes.
     pub fn check_complete(&self, seed: u64, ops: u64) -> Result<(), String> {

@@ -220,6 +220,12 @@ impl Launcher {
         Takeover::parse(&line.text, line.at).expect("it was accepted just now")
     }
 
+    /// Checks that nothing has gone wrong: no replica was lost, nothing diverged.
+    pub fn assert_undisturbed(&self) {
+        let lost = self.stderr.lines().iter().any(|line| Takeover::parse(&line.text, line.at).is_some());
+        assert!(!lost && !self.stderr.text().contains("diverged"), "{}", self.said());
+    }
+
     /// Everything it printed, for the message of a failed test.
     pub fn said(&self) -> String {
         format!("--- console\n{}\n--- standard error\n{}", self.stdout.text(), self.stderr.text())

@@ -191,10 +191,9 @@ fn take_over(bed: &Bed, random: &mut Random) {
     let mut pair = bed.start();
     let [primary, _] = pair.wait_roles(LIMIT);
     let least = random.below(OPS / 3);
-    let line = pair.stdout.wait_for(0, LIMIT, |line| {
-        let done = line.strip_prefix("done ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-        done.is_some_and(|done: u64| done >= least)
-    });
+    let line = pair
+        .stdout
+        .wait_for(0, LIMIT, |line| BlkRun::operation(line, "done").is_some_and(|done| done >= least));
     assert!(line.is_some(), "{}", pair.said());
     bed.signal(primary.1, libc::SIGKILL);
     assert_eq!(pair.wait_takeover(0, LIMIT).replica, "b");
@@ -243,10 +242,7 @@ fn after_a_crash_the_copies_are_made_the_same() {
     for policy in BOTH {
         let bed = bed_with(policy, &format!("mode=hold seed={SEED} depth=32 report=100"));
         let mut pair = bed.start();
-        let flushed = |line: &str| {
-            let flush = line.strip_prefix("flush ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-            flush.is_some_and(|flush: u64| flush > 1000)
-        };
+        let flushed = |line: &str| BlkRun::operation(line, "flush").is_some_and(|flush| flush > 1000);
         assert!(pair.stdout.wait_for(0, LIMIT, flushed).is_some(), "{}", pair.said());
         pair.kill(LIMIT);
         let crashed = BlkRun::of(&pair.stdout.lines(), "");

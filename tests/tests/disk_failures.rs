@@ -43,11 +43,6 @@ fn says(pair: &Launcher, text: &str) {
     assert!(pair.stderr.text().contains(text), "{text:?} was not said:\n{}", pair.said());
 }
 
-/// The pair stayed one, and its sides the same.
-fn assert_undisturbed(pair: &Launcher) {
-    assert!(lost(pair).is_none() && !pair.stderr.text().contains("diverged"), "{}", pair.said());
-}
-
 fn assert_complete(bed: &Bed, pair: &Launcher, replica: &str) {
     let run = BlkRun::of(&pair.stdout.lines(), "");
     run.check_complete(SEED, OPS).unwrap_or_else(|error| panic!("{error}\n{}", pair.said()));
@@ -61,7 +56,7 @@ fn a_read_that_fails_on_the_backup_is_run_again() {
         let mut pair = start(&bed, "replica=\"b\", after=50, read-errors=0.1");
         assert_eq!(pair.exit_code(LIMIT), 0, "{policy}\n{}", pair.said());
         says(&pair, "a read of disk 0 failed here and not on the primary; trying again");
-        assert_undisturbed(&pair);
+        pair.assert_undisturbed();
         assert_complete(&bed, &pair, "a");
         assert_complete(&bed, &pair, "b");
     }
@@ -74,7 +69,7 @@ fn a_read_that_fails_on_the_primary_fails_on_both() {
         let bed = bed(policy, &random_ops());
         let mut pair = start(&bed, "replica=\"a\", after=50, read-errors=0.05");
         assert_eq!(pair.exit_code(LIMIT), FAILED, "{policy}\n{}", pair.said());
-        assert_undisturbed(&pair);
+        pair.assert_undisturbed();
         let run = BlkRun::of(&pair.stdout.lines(), "");
         assert!(run.errors > 0, "{policy}\n{}", pair.said());
     }
@@ -87,7 +82,7 @@ fn short_and_slow_requests_are_only_slow() {
         let bed = bed(policy, &random_ops());
         let mut pair = start(&bed, "short=0.3, delayed=0.02, delay=\"3 ms\"");
         assert_eq!(pair.exit_code(LIMIT), 0, "{policy}\n{}", pair.said());
-        assert_undisturbed(&pair);
+        pair.assert_undisturbed();
         assert_complete(&bed, &pair, "a");
         assert_complete(&bed, &pair, "b");
     }
@@ -128,7 +123,7 @@ fn a_write_of_a_shared_disk_that_fails_is_the_guests_to_know() {
         let bed = bed(policy, &random_ops());
         let mut pair = start(&bed, "after=100, write-errors=0.02, flush-errors=0.1");
         assert_eq!(pair.exit_code(LIMIT), FAILED, "{policy}\n{}", pair.said());
-        assert_undisturbed(&pair);
+        pair.assert_undisturbed();
     }
 }
 
@@ -158,7 +153,7 @@ fn a_full_file_system_is_an_error_of_the_guests_and_no_more() {
     let unmounted = Command::new("umount").arg(&mount).status();
     assert!(unmounted.is_ok_and(|status| status.success()), "nothing may be left that uses it");
     assert_eq!(code, Some(FAILED), "{}", pair.said());
-    assert_undisturbed(&pair);
+    pair.assert_undisturbed();
     assert!(BlkRun::of(&pair.stdout.lines(), "").errors > 0, "{}", pair.said());
 }
 
@@ -202,11 +197,9 @@ fn what_a_power_failure_leaves_is_what_was_flushed() {
     for policy in [DiskPolicy::SEPARATE, DiskPolicy::SEPARATE_READ_BY_BOTH] {
         let bed = bed(policy, &format!("mode=hold seed={SEED} depth=32 report=100"));
         let mut pair = start(&bed, "lose-unflushed=true");
-        let begun = pair.stdout.wait_for(0, LIMIT, |line| {
-            line.strip_prefix("flush ")
-                .and_then(|rest| rest.split(' ').next()?.parse().ok())
-                .is_some_and(|op: u64| op > 2000)
-        });
+        let begun = pair
+            .stdout
+            .wait_for(0, LIMIT, |line| BlkRun::operation(line, "flush").is_some_and(|flush| flush > 2000));
         assert!(begun.is_some(), "{}", pair.said());
         pair.kill(Duration::from_secs(5));
         let run = BlkRun::of(&pair.stdout.lines(), "");

@@ -42,14 +42,6 @@ fn settings(policy: DiskPolicy, cmdline: &str, disks: usize) -> Settings {
     Settings::with_disk(Guest::Blk { cmdline: cmdline.to_owned(), disks }, policy)
 }
 
-/// Nothing went wrong on the way: no replica was lost, nothing diverged.
-fn assert_undisturbed(pair: &Launcher) {
-    for line in pair.stderr.lines() {
-        let lost = Takeover::parse(&line.text, line.at).is_some();
-        assert!(!lost && !line.text.contains("diverged"), "{}", pair.said());
-    }
-}
-
 /// Kills a replica a random moment after the guest has said what `is_time` waits for.
 fn kill(
     bed: &Bed,
@@ -98,8 +90,7 @@ fn kills(policy: DiskPolicy, victim: Victim, rounds: u32) {
         // Far enough from the end that the kill comes before it.
         let least = random.below(OPS / 2);
         let takeover = kill(&bed, &pair, victim, &mut random, |line| {
-            let done = line.strip_prefix("done ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-            done.is_some_and(|done: u64| done >= least)
+            BlkRun::operation(line, "done").is_some_and(|done| done >= least)
         });
         eprintln!("{policy}, round {round}, {cmdline}: {}", takeover.line);
         assert_eq!(pair.exit_code(LIMIT), 0, "{cmdline}\n{}", pair.said());
@@ -119,7 +110,7 @@ fn undisturbed(policy: DiskPolicy) {
     let bed = Bed::new(&settings(policy, &cmdline, 2));
     let mut pair = bed.start();
     assert_eq!(pair.exit_code(LIMIT), 0, "{}", pair.said());
-    assert_undisturbed(&pair);
+    pair.assert_undisturbed();
     for (disk, seed) in [(0, SEED), (1, SEED + 1)] {
         let run = BlkRun::of(&pair.stdout.lines(), &format!("disk {disk}: "));
         run.check_complete(seed, OPS).unwrap_or_else(|error| panic!("disk {disk}: {error}\n{}", pair.said()));
@@ -137,7 +128,7 @@ fn races(policy: DiskPolicy) {
     let bed = Bed::new(&settings(policy, "mode=races ops=1000 seed=3", 1));
     let mut pair = bed.start();
     assert_eq!(pair.exit_code(LIMIT), 0, "{}", pair.said());
-    assert_undisturbed(&pair);
+    pair.assert_undisturbed();
     assert!(pair.stdout.text().contains("races: 1000 rounds, hash "), "{}", pair.said());
     bed.assert_clean();
 }

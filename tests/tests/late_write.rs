@@ -22,8 +22,7 @@ fn late_write(policy: DiskPolicy) {
         let faults = format!("disk.0.faults={{replica=\"a\", after={PROMPT}, delayed=0.5, delay=\"1 s\"}}");
         let mut pair = bed.start_with(&["--set", &faults]);
         let late = pair.stdout.wait_for(0, LIMIT, |line| {
-            let done = line.strip_prefix("done ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-            done.is_some_and(|done: u64| done >= PROMPT - 200)
+            BlkRun::operation(line, "done").is_some_and(|done| done >= PROMPT - 200)
         });
         assert!(late.is_some(), "{cmdline}\n{}", pair.said());
         // The guest waits for requests that are late by then: it stands still.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ft_e2e::{Bed, Guest};
 
-use super::{assert_undisturbed, both, with_kvm, works};
+use super::{both, with_kvm, works};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Where the image is loaded and entered.
@@ -96,7 +96,7 @@ fn without_the_counter_it_is_not() {
     bed.wait_status("digests that are equal", LIMIT, |status| {
         both(status).is_some_and(|(_, backup)| backup.number("digests") > 3.0)
     });
-    assert_undisturbed(&pair);
+    pair.assert_undisturbed();
     pair.stop();
     bed.assert_clean();
 }

@@ -7,7 +7,7 @@ mod service;
 
 use std::sync::OnceLock;
 
-use ft_e2e::{Bed, Guest, Launcher, Replica, Settings, Status};
+use ft_e2e::{Bed, Guest, Replica, Settings, Status};
 use ft_vcpu::kvm;
 
 /// True where the engine can be tested.
@@ -29,14 +29,6 @@ fn works(test: &str) -> bool {
 /// The usual settings with one word changed.
 fn with_kvm(guest: Guest) -> Settings {
     Settings { engine: "kvm", ..Settings::new(guest) }
-}
-
-/// Nothing went wrong on the way: no replica was lost, nothing diverged.
-fn assert_undisturbed(pair: &Launcher) {
-    for line in pair.stderr.lines() {
-        let lost = ft_e2e::Takeover::parse(&line.text, line.at).is_some();
-        assert!(!lost && !line.text.contains("diverged"), "{}", pair.said());
-    }
 }
 
 /// Both replicas are at work, and the guest is: primary and backup.

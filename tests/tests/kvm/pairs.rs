@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ft_e2e::{Bed, BlkRun, Guest, Random, Settings, Victim, check_image, rounds};
 
-use super::{assert_undisturbed, both, with_kvm, works};
+use super::{both, with_kvm, works};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -29,7 +29,7 @@ fn the_console_is_that_of_the_software_engine() {
         let bed = Bed::new(&settings);
         let mut vm = bed.start_with(more);
         assert_eq!(vm.exit_code(LIMIT), 71, "{}", vm.said());
-        assert_undisturbed(&vm);
+        vm.assert_undisturbed();
         consoles.push(String::from_utf8_lossy(&vm.stdout.bytes()).into_owned());
         bed.assert_clean();
     }
@@ -71,7 +71,7 @@ fn disks_are_what_the_operations_make() {
         let bed = Bed::new(&with_kvm(guest.clone()));
         let mut vm = bed.start_with(more);
         assert_eq!(vm.exit_code(LIMIT), 0, "{}", vm.said());
-        assert_undisturbed(&vm);
+        vm.assert_undisturbed();
         let run = BlkRun::of(&vm.stdout.lines(), "");
         run.check_complete(SEED, OPS).unwrap_or_else(|error| panic!("{error}\n{}", vm.said()));
         check_image(&bed.image(0, "a"), SEED, OPS).unwrap_or_else(|error| panic!("{error}\n{}", vm.said()));
@@ -107,10 +107,7 @@ fn kills(test: &str, victim: Victim, rounds: u32) {
             Victim::Backup => (backup, primary),
         };
         let least = random.below(OPS / 2);
-        let is_time = |line: &str| {
-            let done = line.strip_prefix("done ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-            done.is_some_and(|done: u64| done >= least)
-        };
+        let is_time = |line: &str| BlkRun::operation(line, "done").is_some_and(|done| done >= least);
         let came = pair.stdout.wait_for(0, LIMIT, is_time);
         assert!(came.is_some(), "the guest does not get to its kill:\n{}", pair.said());
         bed.signal(dies, libc::SIGKILL);

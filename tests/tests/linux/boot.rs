@@ -1,7 +1,7 @@
 //! A boot to a shell, and what Linux found on its way there.
 
 use ft_e2e::linux::{INITRD, KERNEL, ROOT, assert_clean_ext4, can_run};
-use ft_e2e::{Bed, Launcher, http};
+use ft_e2e::{Bed, http};
 
 use crate::{LIMIT, boot, settings};
 
@@ -23,14 +23,6 @@ const COMPLAINTS: [&str; 14] = [
     "rcu_sched self-detected",
     "hrtimer: interrupt took",
 ];
-
-/// Nothing was lost on the way, and nothing diverged.
-fn assert_undisturbed(pair: &Launcher) {
-    for line in pair.stderr.lines() {
-        let lost = ft_e2e::Takeover::parse(&line.text, line.at).is_some();
-        assert!(!lost && !line.text.contains("diverged"), "{}", pair.said());
-    }
-}
 
 #[test]
 fn as_a_pair_with_a_disk_and_a_network() {
@@ -63,7 +55,7 @@ fn as_a_pair_with_a_disk_and_a_network() {
 
     shell.must("echo kept >/root/file; sync", LIMIT);
     assert_eq!(shell.power_off(LIMIT), 0, "{}", shell.pair.said());
-    assert_undisturbed(&shell.pair);
+    shell.pair.assert_undisturbed();
     drop(shell);
     assert_clean_ext4(&bed.image(0, "a"));
 
@@ -84,6 +76,6 @@ fn from_the_initramfs_alone() {
     let mut shell = boot(&bed, &[]);
     assert!(shell.must("mount", LIMIT).contains("rootfs on / type rootfs"), "{}", shell.pair.said());
     assert_eq!(shell.power_off(LIMIT), 0, "{}", shell.pair.said());
-    assert_undisturbed(&shell.pair);
+    shell.pair.assert_undisturbed();
     bed.assert_clean();
 }
