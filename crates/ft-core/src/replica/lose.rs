@@ -38,8 +38,7 @@ impl<O> Replica<O> {
                     self.effects.push_back(Effect::CloseLink);
                 }
                 // Binding from here: nothing is released, whatever happens, until this is answered.
-                self.ask(self.generation);
-                self.hold_ask(now);
+                self.ask_at_work(self.generation, now);
             }
             Phase::Backup if self.backlog.is_over() && !mutated(Mutation::EndIsACrash) => self.finish(),
             Phase::Backup if self.backlog.is_armed() || mutated(Mutation::AskUnarmed) => {

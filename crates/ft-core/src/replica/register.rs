@@ -78,15 +78,15 @@ impl<O> Replica<O> {
         self.effects.push_back(Effect::Ask { from });
     }
 
-    /// A win is of no use to a primary whose guest's thread gets nowhere, and would be the guest's end where the backup has taken this
-    /// side for lost for just that. So it asks when the thread is at work again, or when somebody else is known to have won.
-    pub(super) fn hold_ask(&mut self, now: Nanos) {
-        if self.is_wedged(now)
-            && let Some(ask) = self.ask.as_mut().filter(|ask| ask.permitted)
-        {
-            ask.retry_at = Some(now + timers::ASK_RETRY);
-            self.effects.retain(|effect| !matches!(effect, Effect::Ask { .. }));
+    /// Asks as a primary. A win is of no use to one whose guest's thread gets nowhere, and would be the guest's end where the backup
+    /// has taken this side for lost for just that. So it asks when the thread is at work again, or when somebody else is known to have
+    /// won.
+    pub(super) fn ask_at_work(&mut self, from: u64, now: Nanos) {
+        if self.settings.by_hand || !self.is_wedged(now) {
+            return self.ask(from);
         }
+        debug_assert!(self.ask.is_none());
+        self.ask = Some(Ask { from, retry_at: Some(now + timers::ASK_RETRY), told: false, permitted: true });
     }
 
     /// True if the thread that runs the guest has not been seen for as long as a backup is borne that executes nothing.
