@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::OutputClass;
+
 /// An output and the position after the instruction that made it: a machine that stands there has made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
@@ -51,6 +53,18 @@ pub enum OutputBody {
     Reset,
     /// The guest cannot go on (triple fault, HLT with interrupts off), in words.
     Dead(String),
+}
+
+impl OutputBody {
+    /// What it is in the log, where it is held.
+    pub fn class(&self) -> OutputClass {
+        match self {
+            Self::NetTx { .. } => OutputClass::Net,
+            Self::Console { .. } => OutputClass::Console,
+            Self::Disk(_) | Self::Entropy { .. } => OutputClass::DiskWrite,
+            Self::PowerOff { .. } | Self::Reset | Self::Dead(_) => OutputClass::End,
+        }
+    }
 }
 
 /// Most bytes of entropy in one request.

@@ -214,7 +214,7 @@ impl Runner {
             self.note(position, &body);
             match (self.recording.decide(&body), body) {
                 (Disposition::AfterAck | Disposition::Keep, body) => {
-                    let (class, digest, size) = (class(&body), digest(&body), size(&body));
+                    let (class, digest, size) = (body.class(), digest(&body), size(&body));
                     let held = match body {
                         OutputBody::Disk(request) => {
                             let id = (request.disk, request.request);
@@ -272,7 +272,7 @@ impl Runner {
             self.note(position, &body);
             let disposition = self.replaying.decide(&body);
             if disposition == Disposition::Keep {
-                let (class, digest) = (class(&body), digest(&body));
+                let (class, digest) = (body.class(), digest(&body));
                 let (keep, request) = match body {
                     OutputBody::Disk(request) => (None, Some(request)),
                     body => (Some(Held::Output(body)), None),
@@ -340,16 +340,6 @@ impl Runner {
         let divergence = Divergence { position: self.machine.position(), what: what.into() };
         self.shared.handle(Event::Diverged(divergence));
         self.shared.pump();
-    }
-}
-
-/// Kind of a held output.
-fn class(body: &OutputBody) -> OutputClass {
-    match body {
-        OutputBody::NetTx { .. } => OutputClass::Net,
-        OutputBody::Console { .. } => OutputClass::Console,
-        OutputBody::Disk(_) | OutputBody::Entropy { .. } => OutputClass::DiskWrite,
-        OutputBody::PowerOff { .. } | OutputBody::Reset | OutputBody::Dead(_) => OutputClass::End,
     }
 }
 

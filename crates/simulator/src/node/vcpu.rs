@@ -229,7 +229,7 @@ impl World {
             let recording = Recording::new(self.at(node).disks.policies.clone());
             match (recording.decide(&body), body) {
                 (Disposition::AfterAck | Disposition::Keep, body) => {
-                    let (class, digest) = (class(&body), digest(&body));
+                    let (class, digest) = (body.class(), digest(&body));
                     let held = match body {
                         OutputBody::Disk(request) => {
                             let id = request.request;
@@ -280,7 +280,7 @@ impl World {
             let process = self.at(node);
             let disposition = Replaying::new(process.disks.policies.clone()).decide(&body);
             if disposition == Disposition::Keep {
-                let (class, digest) = (class(&body), digest(&body));
+                let (class, digest) = (body.class(), digest(&body));
                 let (keep, request) = match body {
                     OutputBody::Disk(request) => {
                         let again = mutated(Mutation::WritesInBothSets);
@@ -336,16 +336,6 @@ impl World {
         let host = u64::try_from(host.max(0)).unwrap_or(u64::MAX);
         let time = if mutated(Mutation::AnchorBack) { host } else { guest.max(host) };
         self.apply(node, Input::Anchor(Anchor { time, rate }));
-    }
-}
-
-/// Kind of a held output.
-fn class(body: &OutputBody) -> OutputClass {
-    match body {
-        OutputBody::NetTx { .. } => OutputClass::Net,
-        OutputBody::Console { .. } => OutputClass::Console,
-        OutputBody::Disk(_) | OutputBody::Entropy { .. } => OutputClass::DiskWrite,
-        OutputBody::PowerOff { .. } | OutputBody::Reset | OutputBody::Dead(_) => OutputClass::End,
     }
 }
 
