@@ -32,7 +32,6 @@ impl World {
         let process = self.at(node);
         let room = process.core.may_run(now);
         if process.vcpu.over || !room {
-            process.vcpu.todo.push_back(Todo::Flush);
             return self.flushed(node);
         }
         if !process.inputs.is_empty() {
@@ -47,7 +46,6 @@ impl World {
 
     /// Sends what there is to send, then sleeps.
     fn flushed(&mut self, node: usize) -> Next {
-        self.at(node).vcpu.todo.clear();
         self.pump(node);
         Next::Park(NAP)
     }
@@ -115,7 +113,6 @@ impl World {
             let request = done.request;
             process.disks.failed.remove(&request);
         }
-        let process = self.at(node);
         let position = process.guest.position;
         let fresh = process.vcpu.anchored.1 == position && now < process.vcpu.anchored.0 + 20_000;
         if !fresh {
