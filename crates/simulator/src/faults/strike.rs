@@ -29,14 +29,12 @@ impl World {
                 backup && self.process(victim).is_some_and(|process| process.guest.is_booted())
             }
             Kind::CopyMissing | Kind::CopyLost => {
-                let fine = empty && self.may_lose_copy(victim, kind);
-                if !fine {
+                if !empty || !self.may_lose_copy(victim, kind) {
                     // It has its meaning only for a start.
                     return self.schedule(10 * MS, Happening::Strike(index));
                 }
-                fine
+                true
             }
-            Kind::Blackout => true,
             Kind::CopyCut => {
                 self.cuts_copying = Some(index);
                 return;
@@ -47,8 +45,14 @@ impl World {
                 }
                 return;
             }
-            Kind::Partition | Kind::OneWay | Kind::Clog | Kind::RegisterCut | Kind::RegisterDown => true,
-            Kind::Cut | Kind::Truncate => true,
+            Kind::Blackout
+            | Kind::Partition
+            | Kind::OneWay
+            | Kind::Clog
+            | Kind::RegisterCut
+            | Kind::RegisterDown
+            | Kind::Cut
+            | Kind::Truncate => true,
             // A store put back while a deposed replica still asks would be two faults (PROTOCOL section 2).
             Kind::Restored => {
                 let alone = self.process(0).is_none() || self.process(1).is_none();
@@ -104,9 +108,7 @@ impl World {
                     if let Some(end) = self.process(node).and_then(|process| process.link)
                         && let Some(link) = self.links.open.get_mut(&end.id)
                     {
-                        link.to[node].queue.clear();
-                        link.to[node].bytes = 0;
-                        link.to[node].end = Some(self.now);
+                        link.to[node].reset(self.now);
                         self.schedule(0, Happening::Bytes { link: end.id, to: node });
                     }
                 }
@@ -160,7 +162,8 @@ impl World {
             Kind::Damage => {
                 let process = self.at(victim);
                 process.guest.damage(number);
-                self.facts.damaged = Some(self.at(victim).incarnation);
+                let incarnation = process.incarnation;
+                self.facts.damaged = Some(incarnation);
                 return;
             }
             Kind::Reboot => {

@@ -177,9 +177,7 @@ impl World {
         let Some(link) = self.links.open.get_mut(&id) else { return };
         if link.closed[to] {
             // Answered with a reset.
-            link.to[node].end = Some(self.now + latency);
-            link.to[node].queue.clear();
-            link.to[node].bytes = 0;
+            link.to[node].reset(self.now + latency);
             let order = self.random.next();
             self.queue.push(self.now + latency, order, Happening::Bytes { link: id, to: node });
             return;

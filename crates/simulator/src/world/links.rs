@@ -25,6 +25,13 @@ impl Stream {
     pub fn has_room(&self) -> bool {
         self.bytes < BUFFER
     }
+
+    /// Ends at this time, and nothing that is on its way arrives.
+    pub fn reset(&mut self, at: Nanos) {
+        self.queue.clear();
+        self.bytes = 0;
+        self.end = Some(at);
+    }
 }
 
 /// A connection. Its ends are of seat 0 and 1.
