@@ -115,8 +115,8 @@ impl World {
         let incarnation = process.incarnation;
         let (issued, apart, orphan) = (false, 0, false);
         let flight = self.disk.add(Flight { node, incarnation, request, issued, apart, orphan });
-        let (after, order) = (self.grain(), self.random.next());
-        self.queue.push(self.now + after, order, Happening::Flight(flight));
+        let after = self.grain();
+        self.schedule(after, Happening::Flight(flight));
     }
 
     /// A request gets further: its thread makes the system call, or that ends.
@@ -132,8 +132,7 @@ impl World {
                 (flight.issued, flight.apart) = (true, process.apart);
                 let slow = process.disk_trouble.1;
                 let took = self.disk_time(slow);
-                let order = self.random.next();
-                return self.queue.push(self.now + took, order, Happening::Flight(number));
+                return self.schedule(took, Happening::Flight(number));
             }
         } else if !flight.issued {
             self.disk.flights.remove(&number);

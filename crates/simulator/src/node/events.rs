@@ -82,9 +82,8 @@ impl World {
         }
         let twice = !calm && self.shape.has(Ambient::Duplicates) && self.random.chance(4);
         for _ in 0..=u8::from(twice) {
-            let at = self.now + self.latency();
-            let order = self.random.next();
-            self.queue.push(at, order, Happening::Datagram { to, bytes: bytes.clone() });
+            let after = self.latency();
+            self.schedule(after, Happening::Datagram { to, bytes: bytes.clone() });
         }
     }
 

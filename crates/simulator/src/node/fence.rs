@@ -63,8 +63,8 @@ impl World {
                 }
                 self.reap(1 - node);
                 let incarnation = self.at(node).incarnation;
-                let (at, order) = (self.now + self.random.between(MS / 10, 5 * MS), self.random.next());
-                self.queue.push(at, order, Happening::Fenced { node, incarnation, generation });
+                let after = self.random.between(MS / 10, 5 * MS);
+                self.schedule(after, Happening::Fenced { node, incarnation, generation });
             }
             // Nobody else writes this side's copy.
             Setting::TwoHosts if self.shape.separate => self.handle(node, Event::Fenced { generation }),
@@ -121,10 +121,8 @@ impl World {
         } else {
             self.random.between(MS / 5, 3 * MS)
         };
-        let (at, order) = (self.now + way, self.random.next());
-        self.queue.push(at, order, Happening::Call { node, incarnation, id, call });
-        let order = self.random.next();
-        self.queue.push(self.now + DEADLINE, order, Happening::Expired { node, incarnation, id });
+        self.schedule(way, Happening::Call { node, incarnation, id, call });
+        self.schedule(DEADLINE, Happening::Expired { node, incarnation, id });
     }
 
     fn odd_answers(&self) -> bool {
@@ -172,9 +170,7 @@ impl World {
         let odd = self.odd_answers();
         let (first, second) = way_back(&mut self.random, odd);
         for way in [first, second].into_iter().flatten() {
-            let order = self.random.next();
-            let done = done.clone();
-            self.queue.push(self.now + way, order, Happening::Answer { node, incarnation, id, done });
+            self.schedule(way, Happening::Answer { node, incarnation, id, done: done.clone() });
         }
     }
 
@@ -188,8 +184,8 @@ impl World {
         let wins = matches!(call, Call::Ask(from) if from == self.register.state.generation);
         if wins && self.register.name_only.is_none() {
             self.register.name_only = Some(incarnation);
-            let (after, order) = (self.random.between(MS, 300 * MS), self.random.next());
-            self.queue.push(self.now + after, order, Happening::Content { node, incarnation, id, call });
+            let after = self.random.between(MS, 300 * MS);
+            self.schedule(after, Happening::Content { node, incarnation, id, call });
         }
         wins
     }
@@ -208,9 +204,7 @@ impl World {
             return;
         };
         if process.paused {
-            let order = self.random.next();
-            let later = self.now + 2 * MS;
-            return self.queue.push(later, order, Happening::Answer { node, incarnation, id, done });
+            return self.schedule(2 * MS, Happening::Answer { node, incarnation, id, done });
         }
         let current = process.calls.current.is_some_and(|(current, _)| current == id);
         if self.disk.own.is_some() && !current {
@@ -231,9 +225,7 @@ impl World {
             return;
         };
         if process.paused {
-            let order = self.random.next();
-            let later = self.now + 2 * MS;
-            return self.queue.push(later, order, Happening::Expired { node, incarnation, id });
+            return self.schedule(2 * MS, Happening::Expired { node, incarnation, id });
         }
         if let Some((_, call)) = process.calls.current.take_if(|(current, _)| *current == id) {
             self.answered(node, call.unavailable());
@@ -260,9 +252,7 @@ impl World {
             return;
         };
         if process.paused {
-            let order = self.random.next();
-            let later = self.now + 2 * MS;
-            return self.queue.push(later, order, Happening::Fenced { node, incarnation, generation });
+            return self.schedule(2 * MS, Happening::Fenced { node, incarnation, generation });
         }
         self.handle(node, Event::Fenced { generation });
         self.stepped(node);

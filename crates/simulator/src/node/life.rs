@@ -101,8 +101,7 @@ impl World {
         self.wake_soon(node, Thread::Vcpu);
         self.stepped(node);
         if node == 1 {
-            let (at, order) = (self.now + MS, self.random.next());
-            self.queue.push(at, order, Happening::Dial { incarnation });
+            self.schedule(MS, Happening::Dial { incarnation });
         }
     }
 
@@ -205,8 +204,8 @@ impl World {
             }
         }
         for flight in flights {
-            let (at, order) = (self.now + self.random.below(2 * MS), self.random.next());
-            self.queue.push(at, order, Happening::Flight(flight));
+            let after = self.random.below(2 * MS);
+            self.schedule(after, Happening::Flight(flight));
         }
     }
 

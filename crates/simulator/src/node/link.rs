@@ -27,8 +27,7 @@ impl World {
         let waiting = *process.core.phase() == Phase::Waiting;
         let free = process.link.is_none() && !process.paused;
         let again = REDIAL[usize::from(!waiting)];
-        let order = self.random.next();
-        self.queue.push(self.now + again, order, Happening::Dial { incarnation });
+        self.schedule(again, Happening::Dial { incarnation });
         let there = self.process(0).is_some_and(|process| process.exiting.is_none());
         if !free || !there || !self.links.pass(0) || !self.links.pass(1) {
             return;
@@ -45,8 +44,7 @@ impl World {
         self.at(node).link = Some(LinkEnd { id, shut: false });
         self.at(node).blocked = false;
         self.handle(node, Event::Connected);
-        let order = self.random.next();
-        self.queue.push(self.now + PATIENCE, order, Happening::Patience { node, link: id });
+        self.schedule(PATIENCE, Happening::Patience { node, link: id });
     }
 
     /// Nobody said in time who he is?
@@ -126,8 +124,7 @@ impl World {
         let stream = &mut link.to[1 - node];
         let at = stream.last.max(self.now + latency);
         stream.end = Some(stream.end.map_or(at, |known| known.min(at)));
-        let order = self.random.next();
-        self.queue.push(at, order, Happening::Bytes { link: id, to: 1 - node });
+        self.schedule(at - self.now, Happening::Bytes { link: id, to: 1 - node });
     }
 
     /// The host is gone without a word: the other side's kernel finds out much later.
@@ -138,10 +135,8 @@ impl World {
             self.links.open.remove(&id);
             return;
         }
-        let at = self.now + KEEPALIVE;
-        link.to[1 - node].end = Some(at);
-        let order = self.random.next();
-        self.queue.push(at, order, Happening::Bytes { link: id, to: 1 - node });
+        link.to[1 - node].end = Some(self.now + KEEPALIVE);
+        self.schedule(KEEPALIVE, Happening::Bytes { link: id, to: 1 - node });
     }
 
     /// The writer: one frame, if the socket takes it.
@@ -178,17 +173,14 @@ impl World {
         if link.closed[to] {
             // Answered with a reset.
             link.to[node].reset(self.now + latency);
-            let order = self.random.next();
-            self.queue.push(self.now + latency, order, Happening::Bytes { link: id, to: node });
-            return;
+            return self.schedule(latency, Happening::Bytes { link: id, to: node });
         }
         let stream = &mut link.to[to];
         let at = stream.last.max(self.now + latency) + wire;
         stream.last = at;
         stream.bytes += bytes.len();
         stream.queue.push_back((at, bytes));
-        let order = self.random.next();
-        self.queue.push(at, order, Happening::Bytes { link: id, to });
+        self.schedule(at - self.now, Happening::Bytes { link: id, to });
     }
 
     /// Bytes, or the end, of a connection are there.

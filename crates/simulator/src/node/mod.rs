@@ -39,6 +39,7 @@ use crate::guest::reference::Journal;
 use crate::register::Calls;
 use crate::shape::{Ambient, MS};
 use crate::world::World;
+use crate::world::queue::Happening;
 use disks::Disks;
 use vcpu::Vcpu;
 
@@ -252,8 +253,7 @@ impl World {
             return;
         }
         (slot.at, slot.token) = (Some(at), token);
-        let order = self.random.next();
-        self.queue.push(at, order, crate::world::queue::Happening::Thread(node, thread, token));
+        self.schedule(at - self.now, Happening::Thread(node, thread, token));
     }
 
     /// The same, soon.
