@@ -8,6 +8,7 @@ use ft_core::{Nanos, Phase};
 
 use crate::cold;
 use crate::faults::{Kind, Plan, apart, special};
+use crate::node::Process;
 use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
 use crate::random::Random;
 use crate::shape::{Ambient, MS, Setting, Shape};
@@ -165,6 +166,11 @@ fn up(world: &World) -> Vec<usize> {
     (0..2).filter(|node| world.process(*node).is_some_and(|process| process.exiting.is_none())).collect()
 }
 
+/// The process whose guest is the real one.
+fn live_process(world: &World) -> Option<&Process> {
+    world.facts.live().and_then(|node| world.process(node))
+}
+
 /// The guest came to an end of its own, or the operator's: nobody need go on.
 fn is_over(world: &World) -> bool {
     let last = world.facts.lives.keys().next_back();
@@ -303,24 +309,19 @@ fn attend(world: &mut World, silent_since: &mut Nanos) {
 
 /// What the guest has asked for comes to an end.
 fn nothing_waits(world: &mut World) {
-    let pending = |world: &World| {
-        let process = world.facts.live().and_then(|node| world.process(node));
-        process.map(|process| (process.incarnation, process.guest.pending.clone()))
-    };
-    let Some((incarnation, asked)) = pending(world) else { return };
-    let random = world.facts.live().and_then(|node| world.process(node));
-    let random: Vec<u64> =
-        random.map(|process| process.guest.pending_entropy.keys().copied().collect()).unwrap_or_default();
+    let Some(process) = live_process(world) else { return };
+    let incarnation = process.incarnation;
+    let disk: Vec<u64> = process.guest.pending.keys().copied().collect();
+    let random: Vec<u64> = process.guest.pending_entropy.keys().copied().collect();
     let since = world.now;
     let mut silent = since;
     while world.violation.is_none() && !is_over(world) {
-        let left = pending(world).filter(|(now, _)| *now == incarnation).map(|(_, left)| left);
-        let waits = left.and_then(|left| asked.keys().find(|request| left.contains_key(request)).copied());
-        let process = world.facts.live().and_then(|node| world.process(node));
-        let process = process.filter(|process| process.incarnation == incarnation);
-        let waits_too = process.and_then(|process| {
-            random.iter().find(|request| process.guest.pending_entropy.contains_key(request)).copied()
-        });
+        let Some(process) = live_process(world).filter(|process| process.incarnation == incarnation) else {
+            return;
+        };
+        let guest = &process.guest;
+        let waits = disk.iter().find(|request| guest.pending.contains_key(request));
+        let waits_too = random.iter().find(|request| guest.pending_entropy.contains_key(request));
         let request = match (waits, waits_too) {
             (Some(request), _) => format!("disk request {request}"),
             (None, Some(request)) => format!("request {request} of random bytes"),
