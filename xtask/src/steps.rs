@@ -23,6 +23,19 @@ pub(crate) fn cargo(words: &[&str]) -> Command {
     command
 }
 
+/// The processor time of every process under this one that has ended and was waited for.
+pub(crate) fn processor_time_of_ended() -> Duration {
+    // SAFETY: rusage is plain numbers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a rusage of this function's.
+    let got = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    assert_eq!(got, 0, "getrusage of one's own children cannot fail");
+    let of = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.cast_unsigned()) + Duration::from_micros(time.tv_usec.cast_unsigned())
+    };
+    of(usage.ru_utime) + of(usage.ru_stime)
+}
+
 /// What happened to each step.
 #[derive(Default)]
 pub(crate) struct Steps {

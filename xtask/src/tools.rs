@@ -137,7 +137,7 @@ impl Tools {
 }
 
 /// Whether the program starts.
-fn runs(path: &Path) -> bool {
+pub(crate) fn runs(path: &Path) -> bool {
     let run = Command::new(path).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     run.is_ok_and(|status| status.success())
 }

@@ -2,13 +2,13 @@
 //! installed, and nothing needs root, except that apt must have its lists (`apt-get update`).
 
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use sha2::{Digest as _, Sha256};
+use ft_e2e::linux;
 
 use super::name;
+use crate::tools;
 
 /// A package's file, as apt knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,13 +123,7 @@ fn archive(line: &str) -> Option<Archive> {
 }
 
 fn is_whole(path: &Path, archive: &Archive) -> bool {
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
-    read.is_ok() && hex(&Sha256::digest(&bytes)) == archive.sha256
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    fs::read(path).is_ok_and(|bytes| linux::sha256(&bytes) == archive.sha256)
 }
 
 /// The newest file of a package that somebody put into the cache.
@@ -175,8 +169,7 @@ fn unpack(archive: &Path) -> Result<PathBuf, String> {
 }
 
 fn have_apt() -> bool {
-    let run = Command::new("apt-get").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    run.is_ok_and(|status| status.success())
+    tools::runs(Path::new("apt-get"))
 }
 
 fn need_apt(packages: &[&str]) -> Result<(), String> {
@@ -241,7 +234,20 @@ mod tests {
         for other in ["", "'x' y 1 SHA256:00", "'x' y.deb 1 MD5Sum:00", "'x' ../y.deb 1 SHA256:00"] {
             assert_eq!(archive(other), None, "{other}");
         }
-        assert_eq!(hex(&[0, 0xff]), "00ff");
+    }
+
+    #[test]
+    fn a_file_is_whole_whose_sum_is_right() {
+        // The example of FIPS 180-4.
+        let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let known = archive(&format!("'x' y.deb 3 SHA256:{sum}")).expect("it is one");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("y.deb");
+        assert!(!is_whole(&path, &known), "there is no file");
+        fs::write(&path, "ab").expect("new");
+        assert!(!is_whole(&path, &known), "it is cut short");
+        fs::write(&path, "abc").expect("there");
+        assert!(is_whole(&path, &known));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::payload::{END, UP};
-use crate::steps::root;
+use crate::steps::{processor_time_of_ended, root};
+use crate::tools;
 
 const QEMU: &str = "qemu-system-x86_64";
 /// What an EPYC has and TCG has not: QEMU warns of each, or leaves it out in some versions and not in others.
@@ -33,8 +34,7 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) fn have_qemu() -> bool {
-    let run = Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    run.is_ok_and(|status| status.success())
+    tools::runs(Path::new(QEMU))
 }
 
 /// Where the initramfs and the exit codes of the last machine are, for a look by hand.
@@ -65,7 +65,7 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
     qemu.args(["-append", "console=ttyS0 quiet panic=-1 maxcpus=1"]);
     qemu.stdin(Stdio::null()).stdout(Stdio::piped());
     ft_e2e::die_with_us(&mut qemu);
-    let (started, worked) = (Instant::now(), worked_by_children()?);
+    let (started, worked) = (Instant::now(), processor_time_of_ended());
     let mut machine = qemu.spawn().map_err(|error| format!("{QEMU}: {error}"))?;
     let mut console = machine.stdout.take().expect("piped");
     let (send, receive) = channel();
@@ -105,7 +105,7 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
         }
     }
     let status = machine.wait().map_err(|error| format!("{QEMU}: {error}"))?;
-    let (took, worked) = (started.elapsed(), worked_by_children()?.saturating_sub(worked));
+    let (took, worked) = (started.elapsed(), processor_time_of_ended() - worked);
     drop(receive);
     let _ = reader.join();
     let said = fs::read_to_string(&results).unwrap_or_default();
@@ -119,20 +119,6 @@ pub(crate) fn run(kernel: &Path, initramfs: &[u8], limit: Duration) -> Result<Ou
         None
     };
     Ok(Outcome { codes: codes(&said), up, took, worked, wrong })
-}
-
-/// The processor time of all children that have ended.
-fn worked_by_children() -> Result<Duration, String> {
-    // SAFETY: all-zero bytes are a valid `rusage`.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes the structure.
-    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } != 0 {
-        return Err(format!("getrusage: {}", std::io::Error::last_os_error()));
-    }
-    let of = |time: libc::timeval| {
-        Duration::from_secs(time.tv_sec.cast_unsigned()) + Duration::from_micros(time.tv_usec.cast_unsigned())
-    };
-    Ok(of(usage.ru_utime) + of(usage.ru_stime))
 }
 
 /// Reads the lines `NAME CODE`.
