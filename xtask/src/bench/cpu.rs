@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use ft_e2e::{Bed, Guest, Settings, Takeover};
+use ft_e2e::{Bed, Guest, Settings};
 
 use super::table::Table;
-use super::{Effort, both, median};
+use super::{Effort, both, lost_one, median};
 
 /// Guest instructions in one round, about; only to choose the length of a run.
 const PER_ROUND: f64 = 2e6;
@@ -70,7 +70,6 @@ fn wall(more: &[&str], rounds: u64) -> f64 {
     let code = pair.exit_code(Duration::from_secs(100));
     let took = pair.started.elapsed().as_secs_f64();
     assert_eq!(code, 0, "{}", pair.said());
-    let lost = pair.stderr.lines().iter().any(|line| Takeover::parse(&line.text, line.at).is_some());
-    assert!(!lost, "the pair did not stay one: {}", pair.said());
+    assert!(!lost_one(&pair), "the pair did not stay one: {}", pair.said());
     took
 }

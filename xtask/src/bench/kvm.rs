@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use ft_e2e::{Bed, Guest, Load, Random, Settings, Shape, Takeover};
+use ft_e2e::{Bed, Guest, Load, Random, Settings, Shape};
 
 use super::table::Table;
-use super::{both, median};
+use super::{both, lost_one, median};
 
 const LIMIT: Duration = Duration::from_secs(100);
 const SHAPE: Shape = Shape { writers: 4, counters: 2, readers: 2, depth: 8 };
@@ -57,11 +57,7 @@ pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
     table.add("kvm_kv_solo", what, median(&mut replies[0]), "ops/s", "", "");
     table.add("kvm_kv_ft", format!("the same, FT{place}"), median(&mut replies[1]), "ops/s", "", "");
     table.add("kvm_kv_ft_over_solo", format!("the same, FT / solo{place}"), median(&mut ratios), "", "", "");
-    if json {
-        println!("{:#}", table.json());
-    } else {
-        print!("{}", table.text());
-    }
+    table.print(json);
     Ok(())
 }
 
@@ -93,8 +89,7 @@ fn wall(more: &[&str], rounds: u64) -> f64 {
     let code = pair.exit_code(LIMIT);
     let took = pair.started.elapsed().as_secs_f64();
     assert_eq!(code, 0, "{}", pair.said());
-    let lost = pair.stderr.lines().iter().any(|line| Takeover::parse(&line.text, line.at).is_some());
-    assert!(!lost, "the pair did not stay one: {}", pair.said());
+    assert!(!lost_one(&pair), "the pair did not stay one: {}", pair.said());
     took
 }
 

@@ -12,7 +12,7 @@ mod table;
 
 use std::time::Duration;
 
-use ft_e2e::{Bed, Status};
+use ft_e2e::{Bed, Launcher, Status, Takeover};
 
 use crate::steps::{cargo, target};
 use table::Table;
@@ -88,11 +88,7 @@ pub(crate) fn run(section: Section, json: bool, quick: bool) -> Result<(), Strin
         failover::measure(&effort, &mut table);
     }
     table.add_grid(disks::measure(&effort));
-    if json {
-        println!("{:#}", table.json());
-    } else {
-        print!("{}", table.text());
-    }
+    table.print(json);
     Ok(())
 }
 
@@ -107,12 +103,33 @@ pub(crate) fn median(numbers: &mut [f64]) -> f64 {
     }
 }
 
+/// For each machine the median of a figure of its runs.
+fn medians<S>(samples: &[Vec<S>], of: &dyn Fn(&S) -> f64) -> Vec<f64> {
+    samples.iter().map(|runs| median(&mut runs.iter().map(of).collect::<Vec<_>>())).collect()
+}
+
+/// For each machine a figure of its runs over that of the runs of the one that `base` names for it; where it names none, this is not a
+/// number. The median of the ratios within each round, not a ratio of medians: what else the host does changes from round to round.
+fn against<S>(samples: &[Vec<S>], base: &dyn Fn(usize) -> Option<usize>, of: &dyn Fn(&S) -> f64) -> Vec<f64> {
+    let ratio = |machine: usize| {
+        let ratios =
+            samples[machine].iter().zip(&samples[base(machine)?]).map(|(run, base)| of(run) / of(base));
+        Some(median(&mut ratios.collect::<Vec<_>>()))
+    };
+    (0..samples.len()).map(|machine| ratio(machine).unwrap_or(f64::NAN)).collect()
+}
+
 /// The most memory that a process ever held, in MiB.
 pub(crate) fn peak_memory(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
     kib.map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+/// Whether a replica was lost on the way: what was measured then is no pair's.
+fn lost_one(pair: &Launcher) -> bool {
+    pair.stderr.lines().iter().any(|line| Takeover::parse(&line.text, line.at).is_some())
 }
 
 /// Waits until both replicas are there.

@@ -59,8 +59,17 @@ impl Table {
         self.grids.push(grid);
     }
 
+    /// Prints it, for other programs or for a person.
+    pub(crate) fn print(&self, json: bool) {
+        if json {
+            println!("{:#}", self.json());
+        } else {
+            print!("{}", self.text());
+        }
+    }
+
     /// Under a heading with the machine.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut text = format!("{}\n", machine());
         if self.busy >= BUSY {
             let _ = writeln!(
@@ -100,7 +109,7 @@ impl Table {
     }
 
     /// For other programs.
-    pub(crate) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let mut figures: serde_json::Map<String, Value> = self
             .rows
             .iter()

@@ -8,7 +8,7 @@ mod silence;
 use ft_e2e::{DiskPolicy, Status};
 
 use super::grid::{Column, Figure, Grid};
-use super::{Effort, median};
+use super::{Effort, against, medians};
 
 /// A machine that is measured.
 #[derive(Clone, Copy)]
@@ -104,19 +104,10 @@ pub(crate) fn measure(effort: &Effort) -> Grid {
 
 /// The rows of a piece of work: medians of `samples`, which has for each machine its runs.
 fn report(grid: &mut Grid, work: &Work, samples: &[Vec<Sample>]) {
-    let medians = |of: &dyn Fn(&Sample) -> f64| -> Vec<f64> {
-        samples.iter().map(|runs| median(&mut runs.iter().map(of).collect::<Vec<_>>())).collect()
-    };
+    let medians = |of: &dyn Fn(&Sample) -> f64| medians(samples, of);
     let pairs = |of: &dyn Fn(&Pair) -> f64| medians(&|sample| sample.pair.as_ref().map_or(f64::NAN, of));
-    // Of the runs of one round, not of medians: what else the host does changes from round to round.
-    let against = |whose: &dyn Fn(usize) -> Option<usize>, of: &dyn Fn(&Sample) -> f64| -> Vec<f64> {
-        let ratio = |machine: usize| {
-            let base = whose(machine)?;
-            let ratios = samples[machine].iter().zip(&samples[base]).map(|(run, base)| of(run) / of(base));
-            Some(median(&mut ratios.collect::<Vec<_>>()))
-        };
-        (0..samples.len()).map(|machine| ratio(machine).unwrap_or(f64::NAN)).collect()
-    };
+    let against =
+        |base: &dyn Fn(usize) -> Option<usize>, of: &dyn Fn(&Sample) -> f64| against(samples, base, of);
     let solo = |machine: usize| MACHINES[machine].policy.map(|_| 0);
     // The one before it in the list shares the disk in the same way.
     let reads_on_primary = |machine: usize| {

@@ -6,11 +6,12 @@ mod work;
 
 use std::time::{Duration, Instant};
 
-use ft_e2e::{Bed, Guest, Launcher, Settings, Status, Takeover, linux};
+use ft_e2e::{Bed, Guest, Launcher, Settings, Status, linux};
 
 use super::grid::{Column, Figure, Grid};
-use super::median;
 use super::table::Table;
+use super::{against, lost_one, medians};
+use crate::steps::processor_time_of_ended;
 use crate::{assets, tools};
 use qemu::Mode;
 use work::{LIMIT, PARTS, Times, Typist, follow};
@@ -73,7 +74,7 @@ pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
                 Machine::Pair => ours(&[])?,
                 Machine::Qemu(mode) => reference(*mode, folder.path())?,
             };
-            sample.processor_s = processor_time_of_ended() - before;
+            sample.processor_s = (processor_time_of_ended() - before).as_secs_f64();
             eprintln!("{}: {:.1} s", column.name, sample.times.whole);
             samples.push(sample);
         }
@@ -84,11 +85,7 @@ pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
         return Err(format!("the machines' md5sums of the same file differ: {other}, and {first:?}"));
     }
     table.add_grid(report(&samples));
-    if json {
-        println!("{:#}", table.json());
-    } else {
-        print!("{}", table.text());
-    }
+    table.print(json);
     Ok(())
 }
 
@@ -127,9 +124,7 @@ fn ours(more: &[&str]) -> Result<Sample, String> {
     if code != 0 {
         return Err(format!("ft-vm ended with {code}:\n{}", pair.said()));
     }
-    if pair.stderr.lines().iter().any(|line| Takeover::parse(&line.text, line.at).is_some())
-        && more.is_empty()
-    {
+    if more.is_empty() && lost_one(&pair) {
         return Err(format!("the pair did not stay one:\n{}", pair.said()));
     }
     let primary = status.primary();
@@ -164,30 +159,12 @@ fn reference(mode: Mode, folder: &std::path::Path) -> Result<Sample, String> {
     })
 }
 
-/// Processor time, in seconds, of every process under this one that has ended and was waited for.
-fn processor_time_of_ended() -> f64 {
-    // SAFETY: rusage is plain numbers, for which zero is a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a rusage of this function's.
-    let got = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) };
-    assert_eq!(got, 0, "getrusage of one's own children cannot fail");
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    seconds(usage.ru_utime) + seconds(usage.ru_stime)
-}
-
 /// The rows: medians.
 fn report(samples: &[Vec<Sample>; MACHINES.len()]) -> Grid {
     let mut grid = Grid::new(TITLE, MACHINES.map(|(_, column)| column).into());
-    let medians = |of: &dyn Fn(&Sample) -> f64| -> Vec<f64> {
-        samples.iter().map(|runs| median(&mut runs.iter().map(of).collect::<Vec<_>>())).collect()
-    };
-    // Of the runs of one round, not of medians: what else the host does changes from round to round.
-    let against = |base: usize, of: &dyn Fn(&Sample) -> f64| -> Vec<f64> {
-        let ratio = |(machine, runs): (usize, &Vec<Sample>)| {
-            let ratios = runs.iter().zip(&samples[base]).map(|(run, base)| of(run) / of(base));
-            if machine == base { f64::NAN } else { median(&mut ratios.collect::<Vec<_>>()) }
-        };
-        samples.iter().enumerate().map(ratio).collect()
+    let medians = |of: &dyn Fn(&Sample) -> f64| medians(samples, of);
+    let against = |base: usize, of: &dyn Fn(&Sample) -> f64| {
+        against(samples, &|machine| (machine != base).then_some(base), of)
     };
     grid.group("linux", "wall time");
     let mut row = |key, what: &str, unit, aim, values| {
