@@ -54,6 +54,9 @@ pub(crate) const BUILT: &str = "FT_SIMULATOR";
 
 /// Runs it.
 pub(crate) fn run(plan: &Plan) -> Result<(), String> {
+    if plan.controls && plan.seed.is_none() {
+        return controls();
+    }
     let path = match std::env::var_os(BUILT) {
         Some(path) => PathBuf::from(path),
         None => build("ft-simulator", &[])?,
@@ -62,9 +65,6 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     if let Some(seed) = plan.seed {
         let status = binary(&["explain", &seed.to_string()]).status().map_err(|error| error.to_string())?;
         return if status.success() { Ok(()) } else { Err(format!("seed {seed} violates a property")) };
-    }
-    if plan.controls {
-        return controls();
     }
     campaign(&binary, plan)
 }
@@ -150,40 +150,27 @@ fn campaign(binary: &impl Fn(&[&str]) -> Command, plan: &Plan) -> Result<(), Str
     let end = first.saturating_add(seeds);
     let until = plan.minutes.map(|minutes| began + Duration::from_secs(60 * minutes));
     println!("seeds from {first} on, in {jobs} processes");
-    let (sender, lines) = mpsc::channel::<Result<Value, String>>();
     let mut total = Total::default();
-    let (mut next, mut running, mut told) = (first, 0, began);
-    let mut error = None;
-    loop {
-        while running < jobs
-            && next < end
-            && until.is_none_or(|until| Instant::now() < until)
-            && error.is_none()
-        {
-            let count = CHUNK.min(end - next);
-            spawn(binary(&["run", &next.to_string(), &count.to_string()]), &sender)?;
-            next += count;
-            running += 1;
+    let (mut next, mut told) = (first, began);
+    let chunks = std::iter::from_fn(|| {
+        let count = CHUNK.min(end - next);
+        if count == 0 || until.is_some_and(|until| Instant::now() >= until) {
+            return None;
         }
-        if running == 0 {
-            break;
-        }
-        match lines.recv() {
-            Ok(Ok(Value::Null)) => running -= 1,
-            Ok(Ok(line)) => total.add(&line),
-            Ok(Err(text)) => error = Some(text),
-            Err(_) => break,
-        }
+        let chunk = binary(&["run", &next.to_string(), &count.to_string()]);
+        next += count;
+        Some(chunk)
+    });
+    let outcome = in_parallel(jobs, chunks, |line| {
+        total.add(line);
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             println!("{}", total.progress(began, jobs));
         }
-    }
+    });
     println!("{}", total.progress(began, jobs));
     println!("faults injected: {}", listed(&total.faults));
-    if let Some(error) = error {
-        return Err(error);
-    }
+    outcome?;
     for (seed, ..) in total.failures.iter().take(EXPLAINED) {
         println!("\n== seed {seed}");
         binary(&["explain", &seed.to_string()]).status().map_err(|error| error.to_string())?;
@@ -196,6 +183,33 @@ fn campaign(binary: &impl Fn(&[&str]) -> Command, plan: &Plan) -> Result<(), Str
 
 fn listed(counts: &BTreeMap<String, u64>) -> String {
     counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Runs workers, so many at a time, and hears their lines. After an error no more are started; those that run are waited for.
+fn in_parallel(
+    jobs: usize,
+    mut workers: impl Iterator<Item = Command>,
+    mut hear: impl FnMut(&Value),
+) -> Result<(), String> {
+    let (sender, lines) = mpsc::channel();
+    let (mut running, mut outcome) = (0, Ok(()));
+    loop {
+        while running < jobs
+            && outcome.is_ok()
+            && let Some(worker) = workers.next()
+        {
+            spawn(worker, &sender)?;
+            running += 1;
+        }
+        if running == 0 {
+            return outcome;
+        }
+        match lines.recv().map_err(|error| error.to_string())? {
+            Ok(Value::Null) => running -= 1,
+            Ok(line) => hear(&line),
+            Err(text) => outcome = Err(text),
+        }
+    }
 }
 
 /// Starts a worker; its lines come through the channel, and `Null` when it is done.
@@ -229,40 +243,26 @@ fn controls() -> Result<(), String> {
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let (jobs, mut waiting) = (jobs(), mutations.iter());
-    let (sender, lines) = mpsc::channel();
-    let (mut running, mut survivors, mut count) = (0, Vec::new(), 0);
+    let (mut survivors, mut count) = (Vec::new(), 0);
     println!("{:<26} {:<46} {:>6}  seed", "mutation", "caught by", "after");
-    loop {
-        while running < jobs
-            && let Some(mutation) = waiting.next()
-        {
-            let (name, budget) =
-                (mutation["name"].as_str().unwrap_or_default(), mutation["budget"].to_string());
-            spawn(binary(&["control", name, "0", &budget]), &sender)?;
-            running += 1;
+    let tries = mutations.iter().map(|mutation| {
+        let (name, budget) = (mutation["name"].as_str().unwrap_or_default(), mutation["budget"].to_string());
+        binary(&["control", name, "0", &budget])
+    });
+    in_parallel(jobs(), tries, |line| {
+        let name = line["mutation"].as_str().unwrap_or_default().to_owned();
+        let caught = line["caught"].as_str();
+        println!(
+            "{name:<26} {:<46} {:>6}  {}",
+            caught.unwrap_or("NOBODY"),
+            line["seeds"].to_string(),
+            line["seed"]
+        );
+        count += 1;
+        if caught.is_none() {
+            survivors.push(name);
         }
-        if running == 0 {
-            break;
-        }
-        match lines.recv().map_err(|error| error.to_string())?? {
-            Value::Null => running -= 1,
-            line => {
-                let name = line["mutation"].as_str().unwrap_or_default().to_owned();
-                let caught = line["caught"].as_str();
-                println!(
-                    "{name:<26} {:<46} {:>6}  {}",
-                    caught.unwrap_or("NOBODY"),
-                    line["seeds"].to_string(),
-                    line["seed"]
-                );
-                count += 1;
-                if caught.is_none() {
-                    survivors.push(name);
-                }
-            }
-        }
-    }
+    })?;
     if count != mutations.len() || mutations.is_empty() {
         return Err(format!("{count} of {} mutations were tried", mutations.len()));
     }
