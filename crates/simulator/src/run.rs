@@ -32,6 +32,8 @@ const STARTS: u32 = 5;
 const DIGESTS: Nanos = 10_000 * MS;
 /// How long a live guest may say nothing.
 const SILENCE: Nanos = 4000 * MS;
+/// After that time a peer that is gone does not stand in the way of a promotion any more.
+const UNHEARD: Nanos = 3000 * MS;
 
 /// What of a seed's run is left out, for [`crate::shrink`].
 #[derive(Debug, Clone, Default)]
@@ -284,10 +286,10 @@ fn settle(world: &mut World) {
     }
     nothing_waits(world);
     // Outputs flow again.
-    let (seen, since) = (world.outside.seen, world.now);
+    let (seen, since, patience) = (world.outside.seen, world.now, patience(world));
     let mut silent = since;
     while world.outside.seen == seen && world.violation.is_none() && !is_over(world) {
-        if world.now > since + SILENCE {
+        if world.now > since + patience {
             let why =
                 (0..2).map(|node| format!("{:?}", world.facts.views[node])).collect::<Vec<_>>().join("; ");
             return world.violate("liveness", format!("the guest says nothing any more: {why}"));
@@ -307,13 +309,25 @@ fn attend(world: &mut World, silent_since: &mut Nanos) {
     world.run_until(world.now + 20 * MS);
 }
 
+/// How long what the guest says, or has asked for, may take. A person takes time, and what waits until the backup has executed it (a write,
+/// for the backup's reading) takes as long as that: without a pacing the backup may be seconds behind.
+fn patience(world: &World) -> Nanos {
+    let person = if world.shape.by_hand { PERSON + UNHEARD } else { 0 };
+    let stands_at = |node: usize| world.process(node).map(|process| process.guest.position);
+    let owed = match (stands_at(0), stands_at(1)) {
+        (Some(a), Some(b)) if world.facts.is_paired() => a.abs_diff(b),
+        _ => 0,
+    };
+    SILENCE + person + owed * world.shape.instruction * world.shape.backup_pace / 10
+}
+
 /// What the guest has asked for comes to an end.
 fn nothing_waits(world: &mut World) {
     let Some(process) = live_process(world) else { return };
     let incarnation = process.incarnation;
     let disk: Vec<u64> = process.guest.pending.keys().copied().collect();
     let random: Vec<u64> = process.guest.pending_entropy.keys().copied().collect();
-    let since = world.now;
+    let (since, patience) = (world.now, patience(world));
     let mut silent = since;
     while world.violation.is_none() && !is_over(world) {
         let Some(process) = live_process(world).filter(|process| process.incarnation == incarnation) else {
@@ -327,7 +341,7 @@ fn nothing_waits(world: &mut World) {
             (None, Some(request)) => format!("request {request} of random bytes"),
             (None, None) => return,
         };
-        if world.now > since + SILENCE {
+        if world.now > since + patience {
             return world.violate("liveness", format!("{request} has no end"));
         }
         attend(world, &mut silent);
