@@ -202,7 +202,11 @@ impl Writer<'_> {
             }
             self.emit(preface);
             self.emit(&encoder.take_buffer());
-            if instruction.rflags_undefined() != 0 {
+            // A turn through the carry by a multiple of all bits, which ends where it began, still leaves OF undefined.
+            let turns = matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr)
+                && instruction.op1_kind() == OpKind::Immediate8
+                && instruction.immediate8() & 31 > 1;
+            if instruction.rflags_undefined() != 0 || turns {
                 self.define_flags();
             }
             return;
