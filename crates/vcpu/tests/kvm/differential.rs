@@ -10,7 +10,7 @@ use super::host::compare::{self, Latitude};
 use super::host::guest::{Guest, Quiet};
 use super::host::layout::{self, DATA};
 use super::host::programs;
-use super::{host, works};
+use super::{host, host_is_emulated, works};
 use iced_x86::{Code, Mnemonic};
 
 const LIMIT: u64 = 50_000_000;
@@ -28,12 +28,6 @@ fn run(guest: &mut Guest, case: &Case) -> Result<Outcome, String> {
         }
     }
     guest.outcome(&guest.vcpu.state())
-}
-
-/// The processor that KVM runs on here is QEMU's emulation of one.
-fn host_is_emulated() -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
-    [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
 }
 
 /// QEMU's emulated processors lack the undocumented forms of TEST, and take exceptions of floating-point arithmetic

@@ -75,6 +75,7 @@ interrupt_timer:
     push rax
     push rcx
 interrupt_end:
+    mov byte ptr [interrupt_came], 1
     mov ecx, 0xfee000b0
     xor eax, eax
     mov [rcx], eax
@@ -118,6 +119,11 @@ unsafe extern "C" {
 // SAFETY: the only symbol of this name; the handlers read it as an array of 64-bit addresses.
 #[unsafe(no_mangle)]
 static interrupt_devices: Shared<[usize; MAX_DEVICES]> = Shared(UnsafeCell::new([0; MAX_DEVICES]));
+
+/// Set by the handlers.
+// SAFETY: the only symbol of this name; the handlers write its byte.
+#[unsafe(no_mangle)]
+static interrupt_came: Shared<bool> = Shared(UnsafeCell::new(false));
 
 static IDT: Shared<[[u64; 2]; 256]> = Shared(UnsafeCell::new([[0; 2]; 256]));
 
@@ -198,9 +204,19 @@ pub(crate) fn route(device: usize, base: usize, gsi: u32) {
 /// The caller must have enabled the notifications that it waits for *before* it last looked whether there is
 /// anything to do.
 pub fn wait() {
-    // SAFETY: STI takes effect after the HLT has begun, so no wake-up is lost; handlers keep all registers. The
-    // handlers use the stack, which the absent `nostack` allows.
-    unsafe { asm!("sti", "hlt", "cli") };
+    // What is pending is taken behind a POPF, which enables interrupts without holding them off for one instruction as STI does:
+    // processors that QEMU emulates for KVM forget that where they are interrupted themselves (VMRUN loads no interrupt shadow).
+    // SAFETY: handlers keep all registers, and use the stack, which the absent `nostack` allows, as the program here does. They
+    // write `interrupt_came` only within the two programs, so that nobody else refers to it.
+    unsafe {
+        *interrupt_came.0.get() = false;
+        asm!("pushfq", "or dword ptr [rsp], 0x200", "popfq", "cli");
+        if *interrupt_came.0.get() {
+            return;
+        }
+        // STI takes effect after the HLT has begun, so no wake-up is lost.
+        asm!("sti", "hlt", "cli");
+    }
 }
 
 /// Reports a CPU exception and powers off.
