@@ -4,9 +4,10 @@
 mod qemu;
 mod work;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ft_e2e::{Bed, Guest, Launcher, Settings, Status, linux};
+use ft_e2e::{Bed, Guest, Settings};
 
 use super::grid::{Column, Figure, Grid};
 use super::table::Table;
@@ -14,7 +15,7 @@ use super::{against, lost_one, medians};
 use crate::steps::processor_time_of_ended;
 use crate::{assets, tools};
 use qemu::Mode;
-use work::{LIMIT, PARTS, Times, Typist, follow};
+use work::{LIMIT, PARTS, Times, follow};
 
 const TITLE: &str = "Linux: boot, work and power-off, as solo, as a pair, and in QEMU (microvm, TCG): plain, and recorded \
                      with `-icount shift=0` and replayed";
@@ -59,20 +60,20 @@ struct Sample {
 /// Measures and prints.
 pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
     tools::need("qemu-system-x86")?;
-    if [linux::KERNEL, linux::INITRD].iter().any(|file| !linux::asset(file).is_file()) {
-        assets::run(&assets::Wanted::default())?;
-    }
+    assets::run(&assets::Wanted::default())?;
     super::build()?;
     let mut table = Table::new();
     let mut samples = MACHINES.each_ref().map(|_| Vec::new());
     for _ in 0..if quick { 1 } else { 3 } {
         let folder = tempfile::tempdir().map_err(|error| format!("a folder for recordings: {error}"))?;
+        let initramfs = folder.path().join("initramfs.cpio");
+        work::initramfs(&initramfs)?;
         for ((machine, column), samples) in MACHINES.iter().zip(&mut samples) {
             let before = processor_time_of_ended();
             let mut sample = match machine {
-                Machine::Solo => ours(&["--solo"])?,
-                Machine::Pair => ours(&[])?,
-                Machine::Qemu(mode) => reference(*mode, folder.path())?,
+                Machine::Solo => ours(&initramfs, &["--solo"])?,
+                Machine::Pair => ours(&initramfs, &[])?,
+                Machine::Qemu(mode) => reference(*mode, &initramfs, folder.path())?,
             };
             sample.processor_s = (processor_time_of_ended() - before).as_secs_f64();
             eprintln!("{}: {:.1} s", column.name, sample.times.whole);
@@ -89,36 +90,18 @@ pub(crate) fn run(json: bool, quick: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Types for a guest of ft-vm, and asks for the status when it is done.
-struct Person<'a> {
-    bed: &'a Bed,
-    pair: &'a mut Launcher,
-    status: Option<Status>,
-}
-
-impl Typist for Person<'_> {
-    fn type_in(&mut self, text: &str) -> Result<(), String> {
-        self.pair.type_in(text);
-        Ok(())
-    }
-
-    fn done(&mut self) -> Result<(), String> {
-        self.status = Some(self.bed.status());
-        Ok(())
-    }
-}
-
 /// A run of ft-vm.
-fn ours(more: &[&str]) -> Result<Sample, String> {
+fn ours(initramfs: &Path, more: &[&str]) -> Result<Sample, String> {
     let settings =
         Settings { timeout: PATIENCE, extra: DISK.to_owned(), ..Settings::new(Guest::Linux { image: None }) };
     let bed = Bed::new(&settings);
-    let mut pair = bed.start_with_keyboard(more, LIMIT);
+    let initrd = format!("vm.initrd=\"{}\"", initramfs.display());
+    let mut pair = bed.start_for(&[&["--set", initrd.as_str()], more].concat(), LIMIT);
     let console = pair.stdout.clone();
-    let mut person = Person { bed: &bed, pair: &mut pair, status: None };
-    let course =
-        follow(&console, Some(&mut person)).map_err(|error| format!("{error}\n{}", person.pair.said()))?;
-    let status = person.status.ok_or("nobody asked for the status")?;
+    let mut status = None;
+    let course = follow(&console, &mut || status = Some(bed.status()))
+        .map_err(|error| format!("{error}\n{}", pair.said()))?;
+    let status = status.ok_or("nobody asked for the status")?;
     let code = pair.exit_code(LIMIT);
     let times = course.times(pair.started, Instant::now());
     if code != 0 {
@@ -142,8 +125,8 @@ fn ours(more: &[&str]) -> Result<Sample, String> {
 }
 
 /// A run of QEMU.
-fn reference(mode: Mode, folder: &std::path::Path) -> Result<Sample, String> {
-    let run = qemu::run(mode, folder)?;
+fn reference(mode: Mode, initramfs: &Path, folder: &Path) -> Result<Sample, String> {
+    let run = qemu::run(mode, initramfs, folder)?;
     let [instructions, lag_p50, lag_p99, stalls] = [f64::NAN; 4];
     let log_bytes = run.log.map_or(f64::NAN, |bytes| bytes as f64);
     let processor_s = f64::NAN;

@@ -1,14 +1,13 @@
 //! The machine that this is compared with: QEMU's `microvm` under TCG, alone, recorded (`-icount shift=0,rr=record`), and replayed.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use ft_e2e::{Capture, linux};
 
-use super::work::{LIMIT, Times, Typist, follow};
+use super::work::{LIMIT, Times, follow};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// As much as the guest has in ft-vm.
@@ -16,8 +15,9 @@ const MEMORY: &str = "256M";
 /// Without a PIT Linux hangs where it measures the TSC.
 const MACHINE: &str = "microvm,acpi=on,isa-serial=on,pit=on,pic=on,rtc=on";
 /// Under plain TCG on a busy host Linux cannot measure the TSC against the PIT, calls it unstable, and hangs; so it is told, and in
-/// all three modes. With `-icount shift=0` a tick is an instruction and a nanosecond.
-const CMDLINE: &str = "console=ttyS0 tsc_early_khz=1000000";
+/// all three modes. With `-icount shift=0` a tick is an instruction and a nanosecond. Nor may a busy host's late timer ticks make it
+/// doubt the TSC later: it hangs then too.
+const CMDLINE: &str = "console=ttyS0 tsc_early_khz=1000000 tsc=reliable";
 /// The machine's disk: blank, as in ft-vm.
 const DISK_BYTES: u64 = 1 << 20;
 
@@ -43,19 +43,17 @@ pub(super) struct Run {
 /// QEMU, as long as it runs: it is killed if this ends first.
 struct Machine {
     child: Child,
-    keyboard: ChildStdin,
     console: Capture,
     errors: Capture,
     started: Instant,
 }
 
-/// Runs the guest in this folder, where a recording is left and found.
-pub(super) fn run(mode: Mode, folder: &Path) -> Result<Run, String> {
+/// Runs the guest with this initramfs in this folder, where a recording is left and found.
+pub(super) fn run(mode: Mode, initramfs: &Path, folder: &Path) -> Result<Run, String> {
     let recording = folder.join("recording");
-    let mut machine = Machine::start(mode, folder, &recording)?;
+    let mut machine = Machine::start(mode, initramfs, folder, &recording)?;
     let console = machine.console.clone();
-    let typist: Option<&mut dyn Typist> = if mode == Mode::Replay { None } else { Some(&mut machine) };
-    let course = follow(&console, typist).map_err(|error| machine.explain(&error))?;
+    let course = follow(&console, &mut || {}).map_err(|error| machine.explain(&error))?;
     let ended = machine.wait()?;
     let log = match mode {
         Mode::Plain => None,
@@ -70,14 +68,14 @@ pub(super) fn run(mode: Mode, folder: &Path) -> Result<Run, String> {
 }
 
 impl Machine {
-    fn start(mode: Mode, folder: &Path, recording: &Path) -> Result<Self, String> {
+    fn start(mode: Mode, initramfs: &Path, folder: &Path, recording: &Path) -> Result<Self, String> {
         let disk = blank(folder)?;
         let mut qemu = Command::new(QEMU);
         qemu.args(["-M", MACHINE, "-cpu", "qemu64", "-accel", "tcg", "-m", MEMORY]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
         qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
         qemu.arg("-kernel").arg(linux::asset(linux::KERNEL));
-        qemu.arg("-initrd").arg(linux::asset(linux::INITRD));
+        qemu.arg("-initrd").arg(initramfs);
         qemu.args(["-append", CMDLINE]);
         let image = format!("file={},format=raw,if=none", disk.display());
         qemu.args(["-device", "virtio-blk-device,drive=disk", "-device", "virtio-net-device,netdev=net"]);
@@ -101,14 +99,13 @@ impl Machine {
                 &format!("shift=0,rr={way},rrfile={}", recording.display()),
             ]),
         };
-        qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         ft_e2e::die_with_us(&mut qemu);
         let started = Instant::now();
         let mut child = qemu.spawn().map_err(|error| format!("{QEMU}: {error}"))?;
-        let keyboard = child.stdin.take().expect("piped");
         let console = Capture::of(child.stdout.take().expect("piped"));
         let errors = Capture::of(child.stderr.take().expect("piped"));
-        Ok(Self { child, keyboard, console, errors, started })
+        Ok(Self { child, console, errors, started })
     }
 
     /// Waits for its end, which must be a good one.
@@ -124,17 +121,6 @@ impl Machine {
 
     fn explain(&self, what: &str) -> String {
         format!("{QEMU}: {what}\n{}", self.errors.text())
-    }
-}
-
-impl Typist for Machine {
-    fn type_in(&mut self, text: &str) -> Result<(), String> {
-        let typed = self.keyboard.write_all(text.as_bytes()).and_then(|()| self.keyboard.flush());
-        typed.map_err(|error| format!("typing: {error}"))
-    }
-
-    fn done(&mut self) -> Result<(), String> {
-        Ok(())
     }
 }
 
