@@ -214,6 +214,13 @@ pub fn have_iproute2() -> bool {
     ip.status().is_ok_and(|status| status.success())
 }
 
+/// Whether `ping` is there.
+pub fn have_ping() -> bool {
+    let mut ping = Command::new("ping");
+    ping.arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    ping.status().is_ok_and(|status| status.success())
+}
+
 pub(crate) fn ip(arguments: &[&str]) -> Result<(), String> {
     run("ip", arguments)
 }

@@ -57,7 +57,7 @@ pub use config::{BLK_SECTORS, Guest, KEY, Settings, TieBreaker};
 pub use cuts::{Cut, Way, have_nftables};
 pub use disk::{DiskPolicy, Reads, Sharing};
 pub use etcd::{Etcd, ServerTls, Site, can_run_etcd, have_etcd};
-pub use hosts::{Hosts, have_iproute2};
+pub use hosts::{Hosts, have_iproute2, have_ping};
 pub use lan_watch::{LanWatch, Stretch};
 pub use launcher::{Launcher, Takeover};
 pub use ports::Ports;

@@ -58,6 +58,16 @@ pub fn sha256_in(image: &Path, file: &str) -> String {
     sha256(&done.stdout)
 }
 
+/// Copies a folder of an image's file system to `into`, by debugfs: nothing is mounted.
+pub fn copy_out(image: &Path, folder: &str, into: &Path) {
+    let done =
+        command("debugfs").arg("-R").arg(format!("rdump {folder} {}", into.display())).arg(image).output();
+    let done = done.unwrap_or_else(|error| panic!("debugfs (package e2fsprogs): {error}"));
+    // It complains, and goes on, where only root may give a file its owner.
+    let there = into.join(folder.trim_start_matches('/')).is_dir();
+    assert!(done.status.success() && there, "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// The SHA-256 sum of some bytes, as sha256sum writes it.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()

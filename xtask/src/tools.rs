@@ -22,7 +22,7 @@ struct Package {
     missing: [&'static str; 2],
 }
 
-const PACKAGES: [Package; 6] = [
+const PACKAGES: [Package; 7] = [
     Package {
         name: "redis-tools",
         is_there: ft_e2e::have_redis_tools,
@@ -32,6 +32,11 @@ const PACKAGES: [Package; 6] = [
         name: "iproute2",
         is_there: ft_e2e::have_iproute2,
         missing: ["`ip` is missing", ": the tests of pairs on two hosts did not run"],
+    },
+    Package {
+        name: "iputils-ping",
+        is_there: ft_e2e::have_ping,
+        missing: ["`ping` is missing", ": whether Linux answers it was not tested"],
     },
     Package {
         name: "nftables",

@@ -4,6 +4,7 @@
 
 mod boot;
 mod kills;
+mod network;
 mod programs;
 
 use std::time::Duration;

@@ -1,8 +1,10 @@
 //! Real programs of Debian's, as packaged, which outlive the primary too.
 
+use std::iter::repeat;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ft_e2e::linux::{INITRD, KERNEL, PROGRAMS, assert_clean_ext4, can_run};
+use ft_e2e::linux::{INITRD, KERNEL, PROGRAMS, assert_clean_ext4, asset, can_run, copy_out};
 use ft_e2e::{Bed, Shell};
 
 use crate::{boot, kill_primary, settings};
@@ -75,15 +77,50 @@ fn sqlite() {
     end(bed, shell);
 }
 
-/// Python's own tests of numbers and bytes; its verdict is the same as anywhere.
+/// Python's own tests of numbers and bytes: each of them ends as it does on the host, with the image's own Python.
 #[test]
 fn python() {
     let Some((bed, mut shell)) = start() else { return };
-    let tests = shell.start("python3 -m test -v test_struct test_math test_float test_json test_zlib");
+    let tests = shell.start(&format!("python3 {PYTHON_TESTS}"));
     shell.wait_line(tests, LONG, |line| line.contains("test_struct passed") || line.contains("] test_math"));
     kill_primary(&bed, &shell.pair);
     let done = shell.wait_end(tests, LONG);
     assert_eq!(done.code, 0, "{}", done.text());
     assert!(done.lines.iter().any(|line| line == "All 5 tests OK."), "{}", done.text());
+    let on_the_host = python_on_the_host();
+    assert!(verdicts(&on_the_host).count() > 300, "{on_the_host}");
+    let differences: Vec<_> = verdicts(&done.text())
+        .map(Some)
+        .chain(repeat(None))
+        .zip(verdicts(&on_the_host).map(Some).chain(repeat(None)))
+        .take_while(|pair| *pair != (None, None))
+        .filter(|(guest, host)| guest != host)
+        .map(|(guest, host)| format!("guest: {guest:?}, host: {host:?}"))
+        .collect();
+    assert!(differences.is_empty(), "{differences:#?}");
     end(bed, shell);
+}
+
+/// What Python is given to do, verbosely: a line for each of some hundred tests.
+const PYTHON_TESTS: &str = "-m test -v test_struct test_math test_float test_json test_zlib";
+
+/// The lines that say how one test ended.
+fn verdicts(said: &str) -> impl Iterator<Item = &str> {
+    said.lines().map(str::trim_end).filter(|line| line.contains(" ... "))
+}
+
+/// Runs the image's Python on the host's processor, with its own libraries and loader: the same program, byte for byte.
+fn python_on_the_host() -> String {
+    let folder = tempfile::tempdir().expect("a folder for the image's files");
+    copy_out(&asset(PROGRAMS), "/usr", folder.path());
+    let usr = folder.path().join("usr");
+    let libraries = [usr.join("lib/x86_64-linux-gnu"), usr.join("lib")];
+    let mut python = Command::new(usr.join("lib64/ld-linux-x86-64.so.2"));
+    python.arg("--library-path").arg(std::env::join_paths(libraries).expect("no colon in them"));
+    python.arg(usr.join("bin/python3")).args(PYTHON_TESTS.split(' '));
+    python.env_clear().env("PATH", "/usr/bin:/bin").env("PYTHONHOME", &usr);
+    python.current_dir(folder.path()).stdin(Stdio::null());
+    let done = python.output().expect("the image's loader runs here");
+    let said = [done.stdout, done.stderr].concat();
+    String::from_utf8_lossy(&said).into_owned()
 }
