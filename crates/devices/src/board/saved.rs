@@ -88,6 +88,12 @@ impl Board {
         if !rtc.is_sane() {
             return Err(RestoreError::Bad { component: "rtc", reason: "it is no clock's" });
         }
+        if !pic.is_sane() {
+            return Err(RestoreError::Bad {
+                component: "pic",
+                reason: "it is no pair of interrupt controllers'",
+            });
+        }
         let (clock, ioapic) = (*state.clock.get()?, state.ioapic.get()?.clone());
         let mut lapic = state.lapic.get()?.clone();
         lapic.update();

@@ -181,6 +181,11 @@ pub struct Pic {
 }
 
 impl Pic {
+    /// True if the state can be that of a pair.
+    pub fn is_sane(&self) -> bool {
+        self.chips.iter().all(|chip| chip.first < 8 && chip.base & 7 == 0)
+    }
+
     /// True if `port` belongs to the pair.
     pub fn claims(port: u16) -> bool {
         matches!(port & !1, MASTER_PORT | SLAVE_PORT | TRIGGER_PORT)
@@ -287,6 +292,17 @@ mod tests {
             }
         }
         pic
+    }
+
+    #[test]
+    fn a_line_or_vector_that_there_is_not_is_no_state() {
+        let mut pic = programmed();
+        assert!(pic.is_sane());
+        pic.chips[1].first = 8;
+        assert!(!pic.is_sane());
+        let mut pic = programmed();
+        pic.chips[0].base += 1;
+        assert!(!pic.is_sane());
     }
 
     #[test]

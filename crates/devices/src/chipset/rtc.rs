@@ -109,6 +109,7 @@ impl Rtc {
     /// True if the state can be that of a clock.
     pub fn is_sane(&self) -> bool {
         self.memory.len() == 128
+            && usize::from(self.index) < self.memory.len()
             && self.shown.unsigned_abs() < 1 << 40
             && self.since.unsigned_abs() < 1 << 62
             && self.held.is_none_or(Moment::is_sane)
@@ -375,6 +376,8 @@ mod tests {
         rtc.set_date(u64::MAX, 5);
         assert_eq!(date(&mut rtc, 5), [0x99, 0x99, 0x12, 0x31, 0x23, 0x59, 0x59]);
         assert!(rtc.is_sane());
+        rtc.index = 128;
+        assert!(!rtc.is_sane(), "there is no such register");
     }
 
     #[test]
