@@ -86,7 +86,7 @@ mutations! {
     InputBeforeRoom: "an input is applied before the log has room for its record",
     ReadBeforeWrite: "a read does not wait for an earlier write of the same blocks",
     WriteBeforeWrite: "a write does not wait for an earlier one of the same blocks",
-    FlushBeforeWrites: "a flush does not wait for the writes before it",
+    FlushBeforeWrites: "a replica that is alone tells its guest that a write is done as it begins, and a flush does not wait for it",
     WriteBeforeBackupsRead: "a write does not wait until the backup has read the same blocks",
     ReadToldWhenMade: "the backup tells of a read when its machine stands there, not when it has the data",
     LoggedReadUnacked: "a write waits for the record of an earlier read, not for its acknowledgement",

@@ -147,8 +147,11 @@ fn by_hand(state: &mut RegisterState, call: Call, who: Who) -> (Done, Option<u64
 }
 
 /// What becomes of an answer on its way: when it comes, and when once more.
-pub fn way_back(random: &mut Random, odd: bool) -> (Option<Nanos>, Option<Nanos>) {
+pub fn way_back(random: &mut Random, odd: bool, echoes: bool) -> (Option<Nanos>, Option<Nanos>) {
     let usual = random.between(MS / 5, 3 * MS);
+    if echoes {
+        return (Some(usual), Some(random.between(MS, 1500 * MS)));
+    }
     if !odd {
         return (Some(usual), None);
     }

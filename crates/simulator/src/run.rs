@@ -7,7 +7,7 @@ use std::sync::Once;
 use ft_core::{Nanos, Phase};
 
 use crate::cold;
-use crate::faults::{Kind, Plan, apart, special};
+use crate::faults::{Kind, Plan, apart, pointed, special};
 use crate::node::Process;
 use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
 use crate::random::Random;
@@ -34,6 +34,9 @@ const DIGESTS: Nanos = 10_000 * MS;
 const SILENCE: Nanos = 4000 * MS;
 /// After that time a peer that is gone does not stand in the way of a promotion any more.
 const UNHEARD: Nanos = 3000 * MS;
+
+/// The stream of [`pointed`]: one in which no seed has such a plan that had found something before there were any.
+const POINTED: u64 = 154;
 
 /// What of a seed's run is left out, for [`crate::shrink`].
 #[derive(Debug, Clone, Default)]
@@ -68,7 +71,8 @@ pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
     apart::draw(seed, &mut Random::new(seed, 6), &mut shape, &mut plan);
     // What those plans are about is one disk and one register.
     if !shape.separate && !shape.by_hand {
-        special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
+        let special = special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
+        pointed::draw(&mut Random::new(seed, POINTED), special, &mut shape, &mut plan);
     }
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
@@ -348,11 +352,24 @@ fn nothing_waits(world: &mut World) {
     }
 }
 
-/// An undisturbed pair stays one.
+/// An undisturbed pair stays one, and its end in order is nothing that a backup takes for a crash.
 fn undisturbed(world: &mut World) {
     let harmless = [Ambient::Duplicates, Ambient::Clocks];
-    let undisturbed =
-        world.plan.faults.is_empty() && world.shape.ambient.iter().all(|ambient| harmless.contains(ambient));
+    let harmless = world.shape.ambient.iter().all(|ambient| harmless.contains(ambient));
+    let mut kinds = world.plan.faults.iter().map(|fault| fault.kind);
+    // A primary does not wait for ever for a backup that is slower than itself.
+    let ends = harmless
+        && is_over(world)
+        && world.shape.backup_pace < 10
+        && kinds.clone().all(|kind| kind == Kind::Stop);
+    if ends && world.facts.wins.len() > 1 {
+        let wins = &world.facts.wins;
+        return world.violate(
+            "an end in order is no crash",
+            format!("the guest has ended, and these were won: {wins:?}"),
+        );
+    }
+    let undisturbed = harmless && kinds.next().is_none();
     if undisturbed && !is_over(world) && !(world.facts.is_paired() && world.facts.wins.len() == 1) {
         let views = &world.facts.views;
         world.violate("an undisturbed pair stays one", format!("a: {:?}; b: {:?}", views[0], views[1]));

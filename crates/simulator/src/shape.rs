@@ -47,6 +47,8 @@ pub enum Ambient {
     Late,
     /// The client sends much more than a log holds that nobody executes. Not drawn either.
     Flood,
+    /// Every answer of the register comes once more, later. Not drawn either.
+    Echoes,
 }
 
 impl Ambient {
@@ -100,6 +102,11 @@ pub struct Shape {
     pub files: [bool; 2],
     /// The tie-breaker is a person.
     pub by_hand: bool,
+    /// The guest's next position may be told before it is there, as where positions are exits of a guest (drawn by
+    /// [`crate::faults::pointed`], as the next one is).
+    pub exits: bool,
+    /// Something may come between the look for effects and that for outputs.
+    pub interleaved: bool,
     /// What holds all the time.
     pub ambient: Vec<Ambient>,
 }
@@ -130,6 +137,7 @@ impl Shape {
             idle: random.pick(&[8, 16, 32]),
             end_after: if ends { random.between(5, 120) } else { u64::MAX },
             sleeps: random.chance(2),
+            asks: false,
         };
         // Each seed leaves about half of them out, some all.
         let most = random.below(3);
@@ -152,6 +160,8 @@ impl Shape {
             separate: false,
             files: [false; 2],
             by_hand: false,
+            exits: false,
+            interleaved: false,
             ambient,
         }
     }

@@ -166,8 +166,13 @@ impl<O> Replica<O> {
         self.gate.hold(lsn, None, None, RECORD_OVERHEAD, now);
     }
 
-    /// The next output that may go out. Call again after anything that may have let one pass.
+    /// The next output that may go out. Call again after anything that may have let one pass. There is none before the last
+    /// [`Effect::Live`] was taken: whoever found no effect just now cannot know that there is one by now.
     pub fn poll_release(&mut self, now: Nanos) -> Option<Released<O>> {
+        let moves = self.effects.iter().any(|effect| matches!(effect, Effect::Live { .. }));
+        if moves && !mutated(Mutation::ReleaseBeforeLive) {
+            return None;
+        }
         let heard = mutated(Mutation::AckAfterAsk) && self.session.is_some();
         let asking = self.ask.is_some() && !mutated(Mutation::ReleaseWhileAsking) && !heard;
         if self.phase != Phase::Live || asking || self.doubts(now) {

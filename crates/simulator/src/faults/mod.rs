@@ -6,6 +6,7 @@
 //! it matters.
 
 pub mod apart;
+pub mod pointed;
 pub mod special;
 pub mod strike;
 
@@ -73,12 +74,14 @@ pub enum Kind {
     CopyCut,
     /// The log connection breaks off in the middle of what is on its way to the victim.
     Truncate,
+    /// Nobody takes the victim's outputs: its launcher does not read.
+    Crowded,
     /// A person promotes the victim as soon as it waits for that; some are careless.
     Promote,
 }
 
 impl Kind {
-    /// What any pair may meet; [`special`] and [`apart`] have plans for the others.
+    /// What any pair may meet; [`special`], [`pointed`] and [`apart`] have plans for the others.
     pub const ALL: &[Self] = &[
         Self::Kill,
         Self::HostLoss,

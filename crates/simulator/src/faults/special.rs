@@ -10,10 +10,10 @@ use crate::shape::{Ambient, MS, Setting, Shape};
 /// One seed in so many has a special plan.
 const SHARE: u64 = 4;
 
-/// Gives this seed a special plan in the place of its own, perhaps.
-pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
+/// Gives this seed a special plan in the place of its own, perhaps. True if it has one now.
+pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) -> bool {
     if !random.chance(SHARE) {
-        return;
+        return false;
     }
     let number = random.next();
     let victim = random.below(2) as usize;
@@ -98,4 +98,5 @@ pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
         }
     };
     plan.faults.sort_by_key(|fault| fault.at);
+    true
 }

@@ -148,6 +148,7 @@ impl World {
                 return;
             }
             Kind::Slow => self.at(victim).slow = 2 + number % 30,
+            Kind::Crowded => self.at(victim).crowded = true,
             Kind::Stop => {
                 self.handle(victim, Event::Stop);
                 self.wake_soon(victim, Thread::Vcpu);
@@ -287,6 +288,12 @@ impl World {
                 if let Some(process) = self.process_mut(victim) {
                     process.slow = 1;
                 }
+            }
+            Kind::Crowded => {
+                if let Some(process) = self.process_mut(victim) {
+                    process.crowded = false;
+                }
+                self.wake_soon(victim, Thread::Outside);
             }
             _ => {}
         }

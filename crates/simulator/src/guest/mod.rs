@@ -30,6 +30,8 @@ pub struct Profile {
     pub end_after: u64,
     /// It goes to sleep now and then.
     pub sleeps: bool,
+    /// It asks for random bytes again and again.
+    pub asks: bool,
 }
 
 /// Why it stopped.
@@ -181,6 +183,7 @@ impl Guest {
         let draw = mix(self.state);
         match draw % 32 {
             0..=8 => self.send(),
+            19..=27 if self.profile.asks => self.ask_random(),
             9..=12 => self.print(draw),
             13..=18 => self.write(draw),
             19..=22 => self.ask_disk(DiskOp::Read {
@@ -194,12 +197,7 @@ impl Guest {
                 self.last_time = time;
                 self.state = mix(self.state ^ time);
             }
-            29 => {
-                let request = self.entropies;
-                self.entropies += 1;
-                self.pending_entropy.insert(request, 8);
-                self.say(OutputBody::Entropy { request, len: 8 });
-            }
+            29 => self.ask_random(),
             _ if self.profile.sleeps => {
                 self.halted = true;
                 self.deadline = (draw & 0x100 != 0).then(|| self.time() + (draw >> 16) % 20_000_000);
@@ -223,6 +221,13 @@ impl Guest {
         if self.frames == self.profile.end_after {
             self.power_off();
         }
+    }
+
+    fn ask_random(&mut self) {
+        let request = self.entropies;
+        self.entropies += 1;
+        self.pending_entropy.insert(request, 8);
+        self.say(OutputBody::Entropy { request, len: 8 });
     }
 
     fn power_off(&mut self) {

@@ -42,13 +42,16 @@ pub struct Disks {
     pub policies: DiskPolicies,
     /// Requests that threads are at.
     running: usize,
+    /// Writes that the guest was told to be done as they began: none, but for a deliberate mistake.
+    told_early: BTreeSet<u64>,
 }
 
 impl Disks {
     /// Nothing was asked for yet.
     pub fn new(policy: DiskPolicy) -> Self {
         let (schedule, failed) = (Schedule::default(), BTreeSet::new());
-        Self { schedule, own: None, failed, policies: DiskPolicies::from([policy]), running: 0 }
+        let (policies, told_early) = (DiskPolicies::from([policy]), BTreeSet::new());
+        Self { schedule, own: None, failed, policies, running: 0, told_early }
     }
 
     /// True if no write of this side's own has failed that the guest was not told of.
@@ -112,6 +115,12 @@ impl World {
     fn take_flight(&mut self, node: usize, request: DiskRequest) {
         let process = self.at(node);
         process.disks.running += 1;
+        let alone = process.disks.own.is_none() && !process.core.is_paired();
+        if mutated(Mutation::FlushBeforeWrites) && request.op.is_write() && alone {
+            let (disk, request, status, data) = (request.disk, request.request, DiskStatus::Ok, Vec::new());
+            process.inputs.push_back(Input::DiskDone(DiskDone { disk, request, status, data }));
+            process.disks.told_early.insert(request);
+        }
         let incarnation = process.incarnation;
         let (issued, apart, orphan) = (false, 0, false);
         let flight = self.disk.add(Flight { node, incarnation, request, issued, apart, orphan });
@@ -173,6 +182,7 @@ impl World {
         let waited_for = disks.schedule.is_waited_for(id);
         let mut perhaps = false;
         match &mut disks.own {
+            _ if disks.told_early.remove(&id) => {}
             Some(own) => {
                 if read && done.status != DiskStatus::Ok {
                     perhaps = true;

@@ -167,8 +167,8 @@ impl World {
     }
 
     fn send_answer(&mut self, node: usize, incarnation: u64, id: u64, done: Done) {
-        let odd = self.odd_answers();
-        let (first, second) = way_back(&mut self.random, odd);
+        let (odd, echoes) = (self.odd_answers(), self.shape.has(Ambient::Echoes) && !self.calm);
+        let (first, second) = way_back(&mut self.random, odd, echoes);
         for way in [first, second].into_iter().flatten() {
             self.schedule(way, Happening::Answer { node, incarnation, id, done: done.clone() });
         }

@@ -90,6 +90,8 @@ impl World {
             wedged: None,
             slow: 1,
             disk_trouble: (false, false),
+            crowded: false,
+            no_effects: false,
             exiting: None,
             looked: now,
             asker: None,

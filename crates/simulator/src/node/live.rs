@@ -6,9 +6,10 @@ use ft_core::reads::{self, ReadId};
 use ft_core::{Body, Event, Nanos};
 use ft_policies::FULL_SHARE;
 
-use super::vcpu::{NAP, Next, Todo};
+use super::Thread;
+use super::vcpu::{NAP, Next, Stretch, Todo};
 use crate::guest::Stop;
-use crate::properties::copies;
+use crate::properties::{Seen, copies};
 use crate::shape::MS;
 use crate::trace::Of;
 use crate::world::World;
@@ -130,6 +131,8 @@ impl World {
             return self.flushed(node);
         }
         if let Some(input) = self.at(node).inputs.pop_front() {
+            let view = self.at(node).core.view();
+            self.observe(&Seen::Input { cost, paired: view.session.is_some(), log: view.log.2 });
             self.apply(node, input);
         }
         Next::More
@@ -158,12 +161,56 @@ impl World {
     }
 
     fn run_slice(&mut self, node: usize) -> Next {
-        let now = self.local(node);
         let slice = self.random.between(1, self.shape.slice);
         let instruction = self.shape.instruction;
+        if self.shape.exits && self.random.chance(2) {
+            return self.leave(node, slice);
+        }
         let process = self.at(node);
         let from = process.guest.position;
         let stop = process.guest.run(from + slice);
+        self.ran(node, stop);
+        let process = self.at(node);
+        let ran = (process.guest.position - from) * instruction * process.slow;
+        Next::After(ran * u64::from(FULL_SHARE) / u64::from(process.core.share().max(1)))
+    }
+
+    /// The guest leaves for its next position, and the backup is told of that: nothing can be inserted before it (`ft-runtime`,
+    /// `replica/exits.rs`).
+    fn leave(&mut self, node: usize, slice: u64) -> Next {
+        let (now, instruction) = (self.local(node), self.shape.instruction);
+        let process = self.at(node);
+        let from = process.guest.position;
+        let mut ahead = process.guest.clone();
+        ahead.run(from + slice);
+        let next = ahead.position;
+        let promised = process.core.reserve(Body::Progress.cost(), now);
+        if promised {
+            process.core.promise(next, now, now);
+            process.vcpu.logged = next;
+        }
+        process.vcpu.stretch = Some(Stretch { until: from + slice, promised });
+        let ran = (next - from) * instruction * process.slow;
+        let took = ran * u64::from(FULL_SHARE) / u64::from(process.core.share().max(1));
+        self.wake_soon(node, Thread::Writer);
+        Next::After(took)
+    }
+
+    /// It has come there.
+    pub(super) fn arrive(&mut self, node: usize, stretch: Stretch) {
+        let now = self.local(node);
+        let process = self.at(node);
+        let stop = process.guest.run(stretch.until);
+        if stretch.promised {
+            process.core.keep_promise(now);
+        }
+        self.ran(node, stop);
+    }
+
+    /// The guest has run: what is to be done now.
+    fn ran(&mut self, node: usize, stop: Stop) {
+        let now = self.local(node);
+        let process = self.at(node);
         let position = process.guest.position;
         let todo = &mut process.vcpu.todo;
         todo.push_back(Todo::Outputs);
@@ -181,8 +228,6 @@ impl World {
             }
             Stop::Platform | Stop::Dead => {}
         }
-        let ran = (position - from) * instruction * process.slow;
-        Next::After(ran * u64::from(FULL_SHARE) / u64::from(process.core.share().max(1)))
     }
 
     /// The guest waits for an interrupt.

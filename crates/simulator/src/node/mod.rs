@@ -174,6 +174,10 @@ pub struct Process {
     pub slow: u64,
     /// Its disk requests fail, take long.
     pub disk_trouble: (bool, bool),
+    /// Nobody takes its outputs.
+    pub crowded: bool,
+    /// Its thread for what goes out has found no effect, and looks for outputs next.
+    pub no_effects: bool,
     /// It is about to be gone.
     pub exiting: Option<Exiting>,
     /// When the event loop last had its turn, on the host's clock.

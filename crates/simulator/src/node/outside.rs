@@ -15,17 +15,26 @@ impl World {
     /// One effect, or one output.
     pub(super) fn outside_turn(&mut self, node: usize) {
         let now = self.local(node);
+        // The runtime looks for both under two holds of the protocol's lock.
+        let looked = std::mem::take(&mut self.at(node).no_effects);
         let early =
             mutated(Mutation::ReleaseBeforeLive).then(|| self.at(node).core.poll_release(now)).flatten();
         if early.is_none()
+            && !looked
             && let Some(effect) = self.at(node).core.poll_effect()
         {
             self.note(Of::Seat(node), || brief(&effect));
             self.perform(node, effect);
             return self.wake_soon(node, Thread::Outside);
         }
+        if self.shape.interleaved && !looked && early.is_none() {
+            self.at(node).no_effects = true;
+            return self.wake_soon(node, Thread::Outside);
+        }
         let process = self.at(node);
-        match early.or_else(|| process.core.poll_release(now)) {
+        // When the launcher does not read, outputs stay in the gate.
+        let crowded = process.crowded;
+        match early.or_else(|| if crowded { None } else { process.core.poll_release(now) }) {
             Some(released) => {
                 let (lsn, generation, class) = (released.lsn, released.generation, released.class);
                 process.released = Some((lsn, class == OutputClass::End));
@@ -72,6 +81,7 @@ impl World {
                 self.counters.takeovers += u64::from(takeover);
                 self.observe(&Seen::Live { node, generation, incarnation });
                 self.facts.live_since.insert(incarnation, self.now);
+                self.facts.live_in.insert(incarnation, generation);
                 if takeover {
                     self.takes_over(node);
                     copies::lives(self, node);

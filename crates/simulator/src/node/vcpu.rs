@@ -51,6 +51,15 @@ pub(super) struct Made {
     held: super::Held,
 }
 
+/// A guest on its way between two positions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    /// It runs so far, or until it stops before.
+    pub(super) until: u64,
+    /// The backup was told of the position to which that leads.
+    pub(super) promised: bool,
+}
+
 /// How far a record is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -79,6 +88,8 @@ pub struct Vcpu {
     pub(super) digested: u64,
     /// The guest has ended.
     pub(super) over: bool,
+    /// The guest is on its way to a position that the backup may know.
+    pub(super) stretch: Option<Stretch>,
     /// It sleeps until woken.
     pub parked: bool,
     /// When it was last at work, on the host's clock.
@@ -140,6 +151,10 @@ impl World {
     fn vcpu_step(&mut self, node: usize) -> Next {
         if let Some(todo) = self.at(node).vcpu.todo.pop_front() {
             return self.todo(node, todo);
+        }
+        if let Some(stretch) = self.at(node).vcpu.stretch.take() {
+            self.arrive(node, stretch);
+            return Next::More;
         }
         let now = self.local(node);
         match self.mode(node) {

@@ -1,5 +1,6 @@
 //! Buffers are bounded: the gate, the log on both sides, what a backup keeps.
 
+use ft_core::log::HEADROOM;
 use ft_core::record::MAX_RECORD_COST;
 
 use super::{Property, Seen};
@@ -38,5 +39,24 @@ impl Property for Bounds {
             return Err(format!("{} outputs kept back", view.kept));
         }
         Ok(())
+    }
+}
+
+/// An input is taken in only where the log has room for its record, and for the markers of what it makes.
+#[derive(Debug)]
+pub struct Room;
+
+impl Property for Room {
+    fn name(&self) -> &'static str {
+        "room before an input"
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, _: &Facts) -> Result<(), String> {
+        match seen {
+            Seen::Input { cost, paired: true, log } if log + cost + HEADROOM > LOG => {
+                Err(format!("an input of {cost} bytes is taken in where {log} of {LOG} are in use"))
+            }
+            _ => Ok(()),
+        }
     }
 }

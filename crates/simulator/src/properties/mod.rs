@@ -2,6 +2,7 @@
 //! one that is judged when a run is over is a function listed in [`at_the_end`] or [`on_the_disk`].
 
 pub mod acknowledged;
+pub mod address;
 pub mod armed;
 pub mod bounds;
 pub mod copies;
@@ -68,6 +69,15 @@ pub enum Seen<'a> {
         /// The generation.
         generation: u64,
     },
+    /// A live guest is given an input, which becomes a record.
+    Input {
+        /// The record's cost, in bytes.
+        cost: u64,
+        /// There is a backup.
+        paired: bool,
+        /// The cost of what that has not executed yet, in bytes.
+        log: u64,
+    },
     /// A frame of the guest's has come out of a switch.
     Frame {
         /// The frame.
@@ -129,6 +139,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(acknowledged::Acknowledged),
         Box::new(acknowledged::BindingAsk),
         Box::new(acknowledged::NotAgain),
+        Box::new(address::Address),
         Box::new(armed::Armed),
         Box::new(damage::Damage),
         Box::new(deposed::Deposed),
@@ -137,6 +148,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(generations::Generations),
         Box::new(generations::Heard),
         Box::new(bounds::Bounds),
+        Box::new(bounds::Room),
         Box::new(divergence::Divergence),
         Box::<history::Frames>::default(),
         Box::<history::Console>::default(),

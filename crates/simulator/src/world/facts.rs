@@ -60,6 +60,8 @@ pub struct Facts {
     pub now: Nanos,
     /// When processes said that they are live.
     pub live_since: BTreeMap<u64, Nanos>,
+    /// In which generation they said so last.
+    pub live_in: BTreeMap<u64, u64>,
     /// A backup's process whose guest was damaged.
     pub damaged: Option<u64>,
     /// Nobody went on by itself once faults had stopped, and the operator started something.
