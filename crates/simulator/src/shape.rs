@@ -138,6 +138,7 @@ impl Shape {
             end_after: if ends { random.between(5, 120) } else { u64::MAX },
             sleeps: random.chance(2),
             asks: false,
+            hot: false,
         };
         // Each seed leaves about half of them out, some all.
         let most = random.below(3);

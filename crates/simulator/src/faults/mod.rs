@@ -74,6 +74,8 @@ pub enum Kind {
     CopyCut,
     /// The log connection breaks off in the middle of what is on its way to the victim.
     Truncate,
+    /// No datagram reaches the victim; connections are fine.
+    Deaf,
     /// Nobody takes the victim's outputs: its launcher does not read.
     Crowded,
     /// A person promotes the victim as soon as it waits for that; some are careless.

@@ -67,10 +67,11 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
         // Writes that wait for a read whose end the backup is never told of.
         3 => {
+            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
             shape.reads_on_backup = false;
-            shape.profile.sleeps = false;
+            (shape.profile.sleeps, shape.profile.hot) = (false, true);
             shape.detector = detector(200);
-            let slow = random.between(100, 300) * MS;
+            let slow = random.between(5, 60) * MS;
             let cut = at + slow;
             until(cut + 1500 * MS);
             vec![
@@ -109,7 +110,11 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
             shape.detector = detector(60);
             shape.profile.sleeps = false;
             until(at + 2500 * MS);
-            vec![lasting(Kind::Pause, PRIMARY, at, 1500 * MS)]
+            // No heartbeat tells it of the new generation first.
+            vec![
+                lasting(Kind::Pause, PRIMARY, at, 1500 * MS),
+                lasting(Kind::Deaf, PRIMARY, at + 30 * MS, 1700 * MS),
+            ]
         }
         // Hosts whose event loops are always late, and one of them is lost.
         8 => {

@@ -48,6 +48,7 @@ impl World {
             Kind::Blackout
             | Kind::Partition
             | Kind::OneWay
+            | Kind::Deaf
             | Kind::Clog
             | Kind::RegisterCut
             | Kind::RegisterDown
@@ -103,6 +104,7 @@ impl World {
             Kind::Partition => self.block(&[0, 1]),
             Kind::OneWay => self.block(&[victim]),
             Kind::Clog => self.links.clogged[victim] += 1,
+            Kind::Deaf => self.links.deaf[victim] += 1,
             Kind::Cut => {
                 for node in 0..2 {
                     if let Some(end) = self.process(node).and_then(|process| process.link)
@@ -276,6 +278,7 @@ impl World {
                 self.links.clogged[victim] -= 1;
                 self.wake_soon(victim, Thread::Reader);
             }
+            Kind::Deaf => self.links.deaf[victim] -= 1,
             Kind::RegisterCut => self.register.cut[victim] -= 1,
             Kind::RegisterDown => self.register.cut.iter_mut().for_each(|cut| *cut -= 1),
             Kind::DiskErrors | Kind::DiskSlow => {

@@ -32,6 +32,8 @@ pub struct Profile {
     pub sleeps: bool,
     /// It asks for random bytes again and again.
     pub asks: bool,
+    /// It uses a few sectors of its disk only.
+    pub hot: bool,
 }
 
 /// Why it stopped.
@@ -187,7 +189,7 @@ impl Guest {
             9..=12 => self.print(draw),
             13..=18 => self.write(draw),
             19..=22 => self.ask_disk(DiskOp::Read {
-                sector: (draw >> 8 & 0xFF_FFFF) % (SECTORS - 3),
+                sector: self.place(draw),
                 len: 512 * (1 + (draw >> 40 & 1) as u32),
             }),
             23..=25 => self.ask_disk(DiskOp::Flush),
@@ -223,6 +225,10 @@ impl Guest {
         }
     }
 
+    fn place(&self, draw: u64) -> u64 {
+        (draw >> 8 & 0xFF_FFFF) % if self.profile.hot { 2 } else { SECTORS - 3 }
+    }
+
     fn ask_random(&mut self) {
         let request = self.entropies;
         self.entropies += 1;
@@ -246,7 +252,7 @@ impl Guest {
         let count = 1 + (draw >> 40) % 3;
         let version = data::version(self.life, self.requests);
         let sectors = (0..count).map(|_| Sector { version, value: self.state });
-        let sector = (draw >> 8 & 0xFF_FFFF) % (SECTORS - 3);
+        let sector = self.place(draw);
         self.ask_disk(DiskOp::Write { sector, data: data::encode(sectors) });
     }
 

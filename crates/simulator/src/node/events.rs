@@ -89,7 +89,7 @@ impl World {
 
     /// A datagram is there.
     pub(crate) fn datagram_arrived(&mut self, to: usize, bytes: Vec<u8>) {
-        if self.links.blocked[to] > 0 {
+        if self.links.blocked[to] > 0 || self.links.deaf[to] > 0 {
             return;
         }
         let Some(process) = self.process_mut(to) else { return };

@@ -32,6 +32,8 @@ impl World {
         }
         // A new process has the address, so the old one is gone: nothing of it is under way any more.
         self.reap(node);
+        // Its host, if that was down, answers again for connections that it does not know.
+        self.links.open.values_mut().for_each(|link| link.down[node] = false);
         if self.shape.setting == Setting::TwoHosts || self.seats[1 - node].process.is_none() {
             self.new_launcher(node);
         }

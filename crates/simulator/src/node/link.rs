@@ -130,7 +130,7 @@ impl World {
     /// The host is gone without a word: the other side's kernel finds out much later.
     pub(super) fn vanish(&mut self, node: usize, id: u64) {
         let Some(link) = self.links.open.get_mut(&id) else { return };
-        link.closed[node] = true;
+        (link.closed[node], link.down[node]) = (true, true);
         if link.closed[1 - node] {
             self.links.open.remove(&id);
             return;
@@ -170,7 +170,7 @@ impl World {
         let wire = if narrow { bytes.len() as u64 * 1_000_000_000 / self.shape.bandwidth } else { 0 };
         let to = 1 - node;
         let Some(link) = self.links.open.get_mut(&id) else { return };
-        if link.closed[to] {
+        if link.closed[to] && !link.down[to] {
             // Answered with a reset.
             link.to[node].reset(self.now + latency);
             return self.schedule(latency, Happening::Bytes { link: id, to: node });

@@ -41,6 +41,8 @@ pub struct Link {
     pub to: [Stream; 2],
     /// Nobody holds this end any more.
     pub closed: [bool; 2],
+    /// This end's host is down: nobody answers for it.
+    pub down: [bool; 2],
 }
 
 /// All connections that somebody holds, and what is in their way.
@@ -53,6 +55,8 @@ pub struct Links {
     pub blocked: [u32; 2],
     /// Connections stand still towards a seat, for so many reasons.
     pub clogged: [u32; 2],
+    /// No datagram passes towards a seat, for so many reasons.
+    pub deaf: [u32; 2],
 }
 
 impl Links {
