@@ -73,7 +73,7 @@ mutations! {
     ReassuredByAnyAck: "any acknowledgement ends the doubt of a primary that was not run",
     WatermarkAhead: "the watermark tells of outputs that are acknowledged and not released",
     DropUnmarked: "outputs whose marker never came are dropped at go-live",
-    ReleaseBeforeLive: "outputs are released before the guest's address has moved",
+    ReleaseBeforeLive: "outputs are released before the switch was told that the guest's address moves",
     EndUntold: "a primary whose guest has ended does not wait until its backup knows",
     EndWithoutPatience: "a primary whose guest has ended waits for its backup without a bound",
     DivergedBackupAsks: "a diverged backup asks, and goes live",

@@ -173,6 +173,7 @@ fn a_stop_that_was_received_stops_the_survivor() {
     replica.handle(Event::DisksReissued, 4 * MS);
     assert!(!replica.may_run(5 * MS), "nothing runs after a stop");
     assert_eq!(replica.mode(), Mode::Hold);
+    assert!(effects(&mut replica).iter().any(|effect| matches!(effect, Effect::Live { .. })));
     let released = replica.poll_release(5 * MS).expect("what was kept goes out first");
     assert_eq!((released.payload, released.generation), (8, 2));
     replica.released(released.lsn, false, 5 * MS);

@@ -189,3 +189,20 @@ fn another_processor_is_refused_with_the_leaf_that_differs() {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
 }
+
+/// Another thread may bring this side to life between a look for effects and one for outputs.
+#[test]
+fn nothing_is_let_out_before_the_address_was_told_to_move() {
+    let mut replica = replica(ReplicaId::A, vec![]);
+    replica.handle(Event::Register(Ok(RegisterState { generation: 0, holder: None })), MS);
+    let now = 31 * SECOND;
+    replica.handle(Event::Timeout, now);
+    while replica.poll_effect().is_some() {}
+    replica.handle(Event::Answer { from: 0, answer: Answer::Won }, now);
+    assert_eq!(replica.mode(), Mode::Live);
+    replica.emit(1, OutputClass::Net, 0, 10, 7, now);
+    assert!(replica.poll_release(now).is_none(), "the switch does not know this side yet");
+    let effects: Vec<Effect> = std::iter::from_fn(|| replica.poll_effect()).collect();
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Live { generation: 1, .. })), "{effects:?}");
+    assert_eq!(replica.poll_release(now).map(|released| released.payload), Some(7));
+}

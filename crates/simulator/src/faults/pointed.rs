@@ -70,14 +70,15 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
             shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
             shape.reads_on_backup = false;
             (shape.profile.sleeps, shape.profile.hot) = (false, true);
-            shape.detector = detector(200);
+            // As long as a slow read may take, the primary does not know that it has lost its backup.
+            shape.detector = detector(400);
             let slow = random.between(5, 60) * MS;
             let cut = at + slow;
             until(cut + 1500 * MS);
             vec![
                 lasting(Kind::DiskSlow, PRIMARY, at, slow),
                 fault(Kind::Partition, PRIMARY, cut),
-                lasting(Kind::RegisterCut, PRIMARY, cut, 600 * MS),
+                lasting(Kind::RegisterCut, PRIMARY, cut, 1000 * MS),
             ]
         }
         // A primary dies with outputs that are acknowledged and not let out.

@@ -17,24 +17,19 @@ impl World {
         let now = self.local(node);
         // The runtime looks for both under two holds of the protocol's lock.
         let looked = std::mem::take(&mut self.at(node).no_effects);
-        let early =
-            mutated(Mutation::ReleaseBeforeLive).then(|| self.at(node).core.poll_release(now)).flatten();
-        if early.is_none()
-            && !looked
-            && let Some(effect) = self.at(node).core.poll_effect()
-        {
+        if !looked && let Some(effect) = self.at(node).core.poll_effect() {
             self.note(Of::Seat(node), || brief(&effect));
             self.perform(node, effect);
             return self.wake_soon(node, Thread::Outside);
         }
-        if self.shape.interleaved && !looked && early.is_none() {
+        if self.shape.interleaved && !looked {
             self.at(node).no_effects = true;
             return self.wake_soon(node, Thread::Outside);
         }
         let process = self.at(node);
         // When the launcher does not read, outputs stay in the gate.
-        let crowded = process.crowded;
-        match early.or_else(|| if crowded { None } else { process.core.poll_release(now) }) {
+        let next = if process.crowded { None } else { process.core.poll_release(now) };
+        match next {
             Some(released) => {
                 let (lsn, generation, class) = (released.lsn, released.generation, released.class);
                 process.released = Some((lsn, class == OutputClass::End));
