@@ -32,24 +32,33 @@ pub struct BadCount {
 pub struct Followed {
     open: VecDeque<ReadId>,
     finished: u64,
+    /// What the backup says: more than were made, where it has been told of a position that the primary has not reached.
+    claimed: u64,
 }
 
 impl Followed {
-    /// The machine made a read.
-    pub fn made(&mut self, read: ReadId) {
-        self.open.push_back(read);
+    /// The machine made a read. True if the backup is not known to have finished it.
+    pub fn made(&mut self, read: ReadId) -> bool {
+        let open = self.claimed <= self.finished;
+        if open {
+            self.open.push_back(read);
+        } else {
+            self.finished += 1;
+        }
+        open
     }
 
-    /// The backup has finished the first `count`. Gives those that are news.
+    /// The backup has finished the first `count`, of which at most `ahead` need not be made yet. Gives those that are news.
     ///
     /// # Errors
     /// There were not so many.
-    pub fn finished(&mut self, count: u64) -> Result<Vec<ReadId>, BadCount> {
-        let news = count.saturating_sub(self.finished);
+    pub fn finished(&mut self, count: u64, ahead: u64) -> Result<Vec<ReadId>, BadCount> {
         let made = self.finished + self.open.len() as u64;
-        if count > made {
+        if count > made + ahead {
             return Err(BadCount { claimed: count, made });
         }
+        self.claimed = self.claimed.max(count);
+        let news = count.min(made).saturating_sub(self.finished);
         self.finished += news;
         Ok(self.open.drain(..news as usize).collect())
     }
@@ -67,6 +76,7 @@ impl Followed {
     /// There is no backup any more: nothing is waited for.
     pub fn forget(&mut self) {
         self.finished += self.open.len() as u64;
+        self.claimed = self.finished;
         self.open.clear();
     }
 }
@@ -126,19 +136,35 @@ mod tests {
             own.made(read);
         }
         assert!(!own.finished((1, 0)));
-        assert_eq!(followed.finished(own.tell()), Ok(vec![]));
+        assert_eq!(followed.finished(own.tell(), 0), Ok(vec![]));
         assert!(own.finished((0, 1)) && own.is_news());
-        assert_eq!(followed.finished(own.tell()), Ok(vec![(0, 1), (1, 0)]));
+        assert_eq!(followed.finished(own.tell(), 0), Ok(vec![(0, 1), (1, 0)]));
         assert!(!own.is_news());
         // An old acknowledgement, late.
-        assert_eq!(followed.finished(1), Ok(vec![]));
+        assert_eq!(followed.finished(1, 0), Ok(vec![]));
         assert!(own.finished((0, 2)));
-        assert_eq!(followed.finished(4), Err(BadCount { claimed: 4, made: 3 }));
-        assert_eq!(followed.finished(3), Ok(vec![(0, 2)]));
+        assert_eq!(followed.finished(4, 0), Err(BadCount { claimed: 4, made: 3 }));
+        assert_eq!(followed.finished(3, 0), Ok(vec![(0, 2)]));
         followed.made((0, 3));
         followed.forget();
         assert!(followed.is_empty());
         followed.made((0, 4));
-        assert_eq!(followed.finished(5), Ok(vec![(0, 4)]));
+        assert_eq!(followed.finished(5, 0), Ok(vec![(0, 4)]));
+    }
+
+    /// A backup that was told of a position stands there before the primary does.
+    #[test]
+    fn a_read_may_be_finished_before_it_is_made() {
+        let mut followed = Followed::default();
+        assert!(followed.made((0, 1)));
+        assert_eq!(followed.finished(4, 2), Err(BadCount { claimed: 4, made: 1 }));
+        assert_eq!(followed.finished(3, 2), Ok(vec![(0, 1)]));
+        assert!(!followed.made((0, 2)) && !followed.made((0, 3)), "nothing waits for these");
+        assert!(followed.made((0, 4)));
+        assert_eq!(followed.finished(3, 2), Ok(vec![]));
+        assert_eq!(followed.finished(4, 0), Ok(vec![(0, 4)]));
+        assert_eq!(followed.finished(5, 1), Ok(vec![]));
+        followed.forget();
+        assert!(followed.made((0, 5)), "it was another backup's");
     }
 }

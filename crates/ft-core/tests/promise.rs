@@ -206,3 +206,31 @@ fn nothing_is_let_out_before_the_address_was_told_to_move() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Live { generation: 1, .. })), "{effects:?}");
     assert_eq!(replica.poll_release(now).map(|released| released.payload), Some(7));
 }
+
+/// A backup that was told of a position may have read there before the primary has: that is no reason to give it up, and a later write
+/// need not wait for it. Anywhere else it is.
+#[test]
+fn a_backup_may_read_at_a_promised_position_before_the_primary() {
+    let tell = |replica: &mut Replica<u64>, stamp, received, reads| {
+        let (executed, position, echo, heard, released, stop) = (1, 0, 0, 0, 0, false);
+        let ack = Ack { stamp, received, executed, position, echo, heard, released, reads, stop };
+        replica.handle(Event::Received(&Frame::Ack(ack).encode()), 3 * MS);
+    };
+    let (mut primary, stamp) = primary();
+    primary.promise(7, MS, 2 * MS);
+    frames(&mut primary, 2 * MS);
+    tell(&mut primary, stamp, 2, 1);
+    assert!(primary.is_paired());
+    primary.keep_promise(3 * MS);
+    assert!(!primary.read_followed((0, 1)), "the backup has it");
+    assert!(primary.read_followed((0, 2)));
+    primary.append(8, Body::Progress, 3 * MS);
+    frames(&mut primary, 3 * MS);
+    tell(&mut primary, stamp, 3, 2);
+    let finished = std::iter::from_fn(|| primary.poll_effect())
+        .filter(|effect| matches!(effect, Effect::ReadFinished { .. }))
+        .collect::<Vec<_>>();
+    assert_eq!(finished, [Effect::ReadFinished { disk: 0, request: 2 }]);
+    tell(&mut primary, stamp, 3, 3);
+    assert!(!primary.is_paired(), "the primary has logged what lies after all that was promised");
+}

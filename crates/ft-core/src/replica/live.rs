@@ -9,7 +9,7 @@ use crate::record::{Body, LogRecord, OutputClass, RECORD_OVERHEAD};
 use crate::wire::{FRAME_BUDGET, VERSION};
 
 /// Most reads that the backup runs too and is not known to have finished: later writes look through them.
-const MAX_FOLLOWED: usize = 16 * 1024;
+pub(super) const MAX_FOLLOWED: usize = 16 * 1024;
 
 impl<O> Replica<O> {
     /// True if the guest may run now. False while a bound is reached: that is a stall, counted until this is true again.
@@ -126,14 +126,14 @@ impl<O> Replica<O> {
         }
     }
 
-    /// The machine made a read of a shared disk that a backup runs too. True if there is a backup: then later writes of the
-    /// same blocks wait for [`Effect::ReadFinished`], or for [`Effect::Live`] alone.
+    /// The machine made a read of a shared disk that a backup runs too. True if there is a backup that has not finished it: then later
+    /// writes of the same blocks wait for [`Effect::ReadFinished`], or for [`Effect::Live`] alone.
     pub fn read_followed(&mut self, read: ReadId) -> bool {
         let paired = self.session.is_some() && self.phase == Phase::Live;
         if paired {
-            self.followed.made(read);
+            return self.followed.made(read);
         }
-        paired
+        false
     }
 
     /// The machine made an output that the Output Rule holds; `size` is what it takes in the gate, in bytes.
@@ -241,7 +241,7 @@ impl<O> Replica<O> {
             self.link = None;
             return self.lose_peer(&error.to_string(), now);
         }
-        match self.followed.finished(ack.reads) {
+        match self.followed.finished(ack.reads, self.reads_ahead()) {
             Ok(reads) => {
                 let tell = |(disk, request)| Effect::ReadFinished { disk, request };
                 self.effects.extend(reads.into_iter().map(tell));

@@ -288,6 +288,8 @@ pub struct Replica<O> {
     last_lag: Nanos,
     output_delay: Histogram,
     promises: VecDeque<Promise>,
+    /// The position that the backup was told last before the machine was there.
+    promised_to: Option<u64>,
 }
 
 impl<O> Replica<O> {
@@ -368,6 +370,7 @@ impl<O> Replica<O> {
             last_lag: 0,
             output_delay: Histogram::default(),
             promises: VecDeque::new(),
+            promised_to: None,
         }
     }
 

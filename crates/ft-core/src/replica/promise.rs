@@ -5,6 +5,7 @@
 //! at the same time instead of afterwards. That the backup takes long for it is no sign of a stuck one, nor lag, as long as the
 //! primary takes as long itself.
 
+use super::live::MAX_FOLLOWED;
 use super::{Nanos, Replica};
 use crate::Lsn;
 use crate::mutation::{Mutation, mutated};
@@ -27,9 +28,17 @@ impl<O> Replica<O> {
     /// position at `began`.
     pub fn promise(&mut self, position: u64, began: Nanos, now: Nanos) {
         let lsn = self.append(position, Body::Progress, now);
+        self.promised_to = Some(position);
         if self.session.is_some() {
             self.promises.push_back(Promise { lsn, began, reached: None });
         }
+    }
+
+    /// How many reads the backup may have finished that this side's machine has not made: those of one position, where the backup was
+    /// told of it and nothing was logged past it.
+    pub(super) fn reads_ahead(&self) -> u64 {
+        let promised = self.promised_to.is_some_and(|position| self.position <= position);
+        if promised { MAX_FOLLOWED as u64 } else { 0 }
     }
 
     /// The machine has reached the position that was promised last.

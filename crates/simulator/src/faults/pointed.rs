@@ -98,6 +98,12 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         6 => {
             shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
             shape.detector = detector(60);
+            if random.chance(3) {
+                // The other way round: a primary hears its backup again while its ask is on its way.
+                shape.ambient.push(Ambient::OddAnswers);
+                until(at + 2000 * MS);
+                return plan.faults = vec![lasting(Kind::OneWay, PRIMARY, at, random.between(62, 110) * MS)];
+            }
             shape.profile.sleeps = true;
             shape.client = 100 * MS;
             let lasts = random.between(55, 110) * MS;

@@ -8,6 +8,7 @@ use ft_core::output::{DiskOp, DiskRequest};
 use ft_devices::backend::schedule::{Schedule, Start};
 use ft_devices::ft::{DiskPolicies, DiskPolicy};
 
+use super::Process;
 use crate::shape::{Ambient, MS, Setting};
 use crate::trace::Of;
 use crate::world::World;
@@ -149,7 +150,10 @@ impl World {
         }
         let Some(flight) = self.disk.flights.remove(&number) else { return };
         let process = self.seats[node].process.as_deref().filter(|it| it.incarnation == incarnation);
-        let fails = process.is_some_and(|process| process.disk_trouble.0) && self.random.chance(2);
+        let may_fail = |process: &Process| {
+            process.disk_trouble.0 && !process.disks.told_early.contains(&flight.request.request)
+        };
+        let fails = process.is_some_and(may_fail) && self.random.chance(2);
         let status = if fails { DiskStatus::IoError } else { DiskStatus::Ok };
         let mask = if fails { self.random.next() } else { u64::MAX };
         let late = process.is_none();
