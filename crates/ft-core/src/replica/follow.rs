@@ -1,6 +1,6 @@
 //! The backup: takes records in, acknowledges them at once, executes them later.
 
-use super::{Ack, Divergence, Effect, Frame, LogFrame, Nanos, Phase, Replica, Stage, timers};
+use super::{Ack, Divergence, Frame, LogFrame, Nanos, Phase, Replica, Stage, timers};
 use crate::mutation::{Mutation, mutated};
 use crate::reads::ReadId;
 use crate::record::{LogRecord, OutputClass};
@@ -20,9 +20,7 @@ impl<O> Replica<O> {
                 }
             });
         if let Err(error) = taken {
-            self.effects.push_back(Effect::CloseLink);
-            self.link = None;
-            return self.lose_peer(&format!("the primary breaks the protocol: {error}"), now);
+            return self.lose_liar(&format!("the primary breaks the protocol: {error}"), now);
         }
         self.backlog.released(released);
         self.heard_stamp = stamp;

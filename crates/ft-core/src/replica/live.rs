@@ -237,20 +237,14 @@ impl<O> Replica<O> {
         }
         let before = self.log.executed();
         if let Err(error) = self.log.acknowledge(ack.received, ack.executed, now) {
-            self.effects.push_back(Effect::CloseLink);
-            self.link = None;
-            return self.lose_peer(&error.to_string(), now);
+            return self.lose_liar(&error.to_string(), now);
         }
         match self.followed.finished(ack.reads, self.reads_ahead()) {
             Ok(reads) => {
                 let tell = |(disk, request)| Effect::ReadFinished { disk, request };
                 self.effects.extend(reads.into_iter().map(tell));
             }
-            Err(error) => {
-                self.effects.push_back(Effect::CloseLink);
-                self.link = None;
-                return self.lose_peer(&error.to_string(), now);
-            }
+            Err(error) => return self.lose_liar(&error.to_string(), now),
         }
         self.heard(ft_policies::Heard::Ack, now);
         self.reassured(ack);

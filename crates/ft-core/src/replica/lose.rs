@@ -8,6 +8,14 @@ use crate::mutation::{COMPILED_IN, Mutation, mutated};
 use crate::wire::PeerRole;
 
 impl<O> Replica<O> {
+    /// The peer says in its session what nobody says who keeps to the protocol.
+    pub(super) fn lose_liar(&mut self, reason: &str, now: Nanos) {
+        self.counters.lies += 1;
+        self.effects.push_back(Effect::CloseLink);
+        self.link = None;
+        self.lose_peer(reason, now);
+    }
+
     /// The peer is suspected. What follows depends on what it was to this side.
     pub(super) fn lose_peer(&mut self, reason: &str, now: Nanos) {
         let Some(session) = self.session.take() else { return };

@@ -192,6 +192,7 @@ struct Counters {
     stalls: u64,
     stalled: Nanos,
     doubts: u64,
+    lies: u64,
 }
 
 /// One side of a pair. `O` is the content of an output; the protocol only keeps it.

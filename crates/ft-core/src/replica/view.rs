@@ -30,6 +30,8 @@ pub struct View {
     pub released: Lsn,
     /// Backup: `Armed` was received.
     pub armed: bool,
+    /// How often it found that its peer breaks the protocol.
+    pub lies: u64,
 }
 
 impl<O> Replica<O> {
@@ -48,6 +50,7 @@ impl<O> Replica<O> {
             kept: self.backlog.kept(),
             released: self.backlog.released_lsn(),
             armed: self.backlog.is_armed(),
+            lies: self.counters.lies,
         }
     }
 }

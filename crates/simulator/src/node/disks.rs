@@ -117,6 +117,8 @@ impl World {
         let process = self.at(node);
         process.disks.running += 1;
         let alone = process.disks.own.is_none() && !process.core.is_paired();
+        // Half of a deliberate mistake, of which neither half is one: a guest relies on a flush for the writes alone whose end it was
+        // told, and those have ended; and where that is told early a flush that waits for what runs makes up for it.
         if mutated(Mutation::FlushBeforeWrites) && request.op.is_write() && alone {
             let (disk, request, status, data) = (request.disk, request.request, DiskStatus::Ok, Vec::new());
             process.inputs.push_back(Input::DiskDone(DiskDone { disk, request, status, data }));

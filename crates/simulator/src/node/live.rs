@@ -190,7 +190,10 @@ impl World {
             process.vcpu.logged = next;
         }
         process.vcpu.stretch = Some(Stretch { until: from + slice, promised });
-        let ran = (next - from) * instruction * process.slow;
+        // Now and then it is long under way.
+        let times = if self.random.chance(8) { self.random.between(2, 20) } else { 1 };
+        let process = self.at(node);
+        let ran = (next - from) * instruction * process.slow * times;
         let took = ran * u64::from(FULL_SHARE) / u64::from(process.core.share().max(1));
         self.wake_soon(node, Thread::Writer);
         Next::After(took)

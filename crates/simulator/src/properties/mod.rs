@@ -12,6 +12,7 @@ pub mod divergence;
 pub mod durable;
 pub mod generations;
 pub mod history;
+pub mod honest;
 pub mod inbound;
 pub mod one_live;
 pub mod positions;
@@ -150,6 +151,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(bounds::Bounds),
         Box::new(bounds::Room),
         Box::new(divergence::Divergence),
+        Box::new(honest::Honest),
         Box::<history::Frames>::default(),
         Box::<history::Console>::default(),
     ]
