@@ -407,3 +407,22 @@ fn a_win_that_is_read_before_it_is_told() {
         assert_eq!(two.register.holder, Some(who(0)), "{register:?}");
     }
 }
+
+/// A backup that was never armed takes a stop in the log for nonsense: there is no log yet.
+#[test]
+fn a_stop_while_the_copies_are_made_the_same_is_not_logged() {
+    let mut two = Two::new(held(3, 0), [copies(3), copies(2)]);
+    two.start();
+    assert_eq!(two.nodes[1].mode(), Mode::Backup);
+    let now = two.now;
+    two.nodes[0].handle(Event::Stop, now);
+    assert_eq!(two.nodes[0].mode(), Mode::Stop);
+    two.nodes[0].append_stop(0, now);
+    assert!(!two.nodes[0].is_paired());
+    two.settle();
+    assert!(two.nodes[0].poll_release(now).is_none());
+    two.settle();
+    assert!(two.wanted[0].contains(&Effect::End) && two.nodes[0].ended_in_order());
+    assert!(!two.wanted[0].iter().any(|effect| matches!(effect, Effect::Live { .. })));
+    assert_eq!(two.nodes[1].view().lies, 0);
+}

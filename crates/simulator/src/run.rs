@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
+use ft_core::replica::View;
 use ft_core::{Nanos, Phase};
 
 use crate::cold;
@@ -184,9 +185,10 @@ fn is_over(world: &World) -> bool {
     said.is_some_and(|said| said.over) || world.counters.faults.contains_key(&Kind::Stop)
 }
 
-/// It was started, and that is all.
+/// It was started, and that is all; or it may start the guest, if a person who stopped the other side meant that.
 fn is_waiting(world: &World, node: usize) -> bool {
-    world.facts.views[node].as_ref().is_some_and(|view| view.phase == Phase::Waiting)
+    let unused = |view: &View| world.shape.by_hand && view.phase == Phase::Live && !view.started;
+    world.facts.views[node].as_ref().is_some_and(|view| view.phase == Phase::Waiting || unused(view))
 }
 
 /// Why things are not in order yet.

@@ -161,6 +161,10 @@ impl<O> Replica<O> {
         if !self.writes_log() {
             return;
         }
+        if self.copying {
+            // Nobody was armed: there is no log that could carry it, and no guest that a backup would end.
+            self.lose_peer("the pair is stopped", now);
+        }
         let lsn = self.append(position, Body::Stop, now);
         self.stopping = true;
         self.gate.hold(lsn, None, None, RECORD_OVERHEAD, now);

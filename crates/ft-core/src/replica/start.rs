@@ -191,7 +191,7 @@ impl<O> Replica<O> {
 
     /// Starts without a backup if `start-alone` has passed and none is being armed.
     pub(super) fn start_alone(&mut self) {
-        let idle = self.session.is_none() && self.ask.is_none();
+        let idle = self.session.is_none() && self.ask.is_none() && !self.stop_wanted;
         let allowed = if self.settings.by_hand { self.promoted } else { self.alone_allowed };
         if allowed && idle && self.phase == Phase::Live && !self.started {
             if !self.copies_allow_alone() {
