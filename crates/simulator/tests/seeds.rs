@@ -20,7 +20,10 @@ const OFFENDERS: &[(u64, &str)] = &[
     (1356, "a primary whose copy fails it logs nothing while it waits for its backup"),
     (3909, "by hand two may win one generation in registers of their own, and one of them goes on"),
     (4181, "a late answer of the register stamps no copy"),
-    (500_004_700, "a backup without a pacing may be seconds behind, and what waits for its reading waits as long"),
+    (
+        500_004_700,
+        "a backup without a pacing may be seconds behind, and what waits for its reading waits as long",
+    ),
     (600_005_234, "where a person decides, what the guest says takes as long as a person"),
     (33, "a replica goes live between its own look for effects and that for outputs"),
     (70, "a backup reads at a position that it was told before its primary is there"),

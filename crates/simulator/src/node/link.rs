@@ -176,6 +176,10 @@ impl World {
             return self.schedule(latency, Happening::Bytes { link: id, to: node });
         }
         let stream = &mut link.to[to];
+        if stream.end.is_some() {
+            // It was cut: nothing that is sent on it arrives any more.
+            return;
+        }
         let at = stream.last.max(self.now + latency) + wire;
         stream.last = at;
         stream.bytes += bytes.len();
