@@ -14,10 +14,13 @@ pub fn budget(mutation: Mutation) -> u64 {
         | Mutation::ReassuredByAnyAck
         | Mutation::ChecksumIgnored
         | Mutation::WedgedPrimaryAsks
-        | Mutation::ForgetEntropy => 1500,
+        | Mutation::LoggedReadUnacked
+        | Mutation::WithdrawAsk => 1500,
         Mutation::BehindIsWon
         | Mutation::BehindIsLost
-        | Mutation::WithdrawAsk
+        | Mutation::AckAfterClose
+        | Mutation::ReleaseBeforeLive
+        | Mutation::ForgetEntropy
         | Mutation::LateAnswer
         | Mutation::StuckBackupAsks
         | Mutation::InputBeforeRoom

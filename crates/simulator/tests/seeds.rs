@@ -25,7 +25,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         "a backup without a pacing may be seconds behind, and what waits for its reading waits as long",
     ),
     (600_005_234, "where a person decides, what the guest says takes as long as a person"),
-    (33, "a replica goes live between its own look for effects and that for outputs"),
+    (215, "a replica goes live between its own look for effects and that for outputs"),
     (70, "a backup reads at a position that it was told before its primary is there"),
     (1911, "a stop while the copies are made the same is no record for a backup that was never armed"),
     (
