@@ -8,7 +8,7 @@ use ft_core::replica::View;
 use ft_core::{Nanos, Phase};
 
 use crate::cold;
-use crate::faults::{Kind, Plan, apart, pointed, special};
+use crate::faults::{Kind, Plan, apart, pointed, special, twins};
 use crate::node::Process;
 use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
 use crate::random::Random;
@@ -38,6 +38,8 @@ const UNHEARD: Nanos = 3000 * MS;
 
 /// The stream of [`pointed`]: one in which no seed has such a plan that had found something before there were any.
 const POINTED: u64 = 154;
+/// The same of those with another process of one identity.
+const TWINS: u64 = 155;
 
 /// What of a seed's run is left out, for [`crate::shrink`].
 #[derive(Debug, Clone, Default)]
@@ -72,6 +74,7 @@ pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
     apart::draw(seed, &mut Random::new(seed, 6), &mut shape, &mut plan);
     // What those plans are about is one disk and one register.
     if !shape.separate && !shape.by_hand {
+        twins::draw(&mut Random::new(seed, TWINS), &mut plan);
         let special = special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
         pointed::draw(&mut Random::new(seed, POINTED), special, &mut shape, &mut plan);
     }
@@ -213,6 +216,10 @@ fn unsettled(world: &World) -> Option<String> {
         return None;
     }
     let Some(live) = world.facts.live() else { return Some(format!("nobody is live: {}", all())) };
+    if world.facts.is_deposed(live) {
+        // Who is alone learns it from the register.
+        return Some(format!("somebody has won above the one that is live: {}", all()));
+    }
     if up.len() == 2 && !world.facts.is_paired() {
         return Some(format!("one is live, and the other one is neither its backup nor gone: {}", all()));
     }

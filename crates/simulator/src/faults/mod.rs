@@ -9,6 +9,7 @@ pub mod apart;
 pub mod pointed;
 pub mod special;
 pub mod strike;
+pub mod twins;
 
 use ft_core::Nanos;
 
@@ -78,6 +79,8 @@ pub enum Kind {
     Deaf,
     /// Nobody takes the victim's outputs: its launcher does not read.
     Crowded,
+    /// Another process of the victim's identity runs elsewhere.
+    Twin,
     /// A person promotes the victim as soon as it waits for that; some are careless.
     Promote,
 }
@@ -116,6 +119,7 @@ impl Kind {
             Self::Stop
             | Self::Restored
             | Self::KillAsker
+            | Self::Twin
             | Self::Return
             | Self::Blackout
             | Self::CopyCut

@@ -54,6 +54,7 @@ impl World {
             | Kind::RegisterDown
             | Kind::Cut
             | Kind::Truncate => true,
+            Kind::Twin => self.twin.is_none(),
             // A store put back while a deposed replica still asks would be two faults (PROTOCOL section 2).
             Kind::Restored => {
                 let alone = self.process(0).is_none() || self.process(1).is_none();
@@ -101,6 +102,7 @@ impl World {
                 let backup = self.facts.live() != Some(victim);
                 self.at(victim).wedged = Some(backup && number & 1 == 0);
             }
+            Kind::Twin => self.twin_starts(victim),
             Kind::Partition => self.block(&[0, 1]),
             Kind::OneWay => self.block(&[victim]),
             Kind::Clog => self.links.clogged[victim] += 1,
@@ -259,6 +261,7 @@ impl World {
                     process.wedged = None;
                 }
             }
+            Kind::Twin => self.twin_ends(),
             Kind::Partition | Kind::Return => self.unblock(&[0, 1]),
             Kind::Blackout => {
                 let gap = [0, 50, 900, 2500][(self.plan.faults[index].number >> 8 & 3) as usize] * MS;

@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    fn send_datagram(&mut self, node: usize, bytes: Vec<u8>) {
+    pub(super) fn send_datagram(&mut self, node: usize, bytes: Vec<u8>) {
         let to = 1 - node;
         if self.links.blocked[to] > 0 {
             return;

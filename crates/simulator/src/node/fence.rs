@@ -200,6 +200,9 @@ impl World {
 
     /// An answer reaches the caller's process.
     pub(crate) fn answer_arrives(&mut self, node: usize, incarnation: u64, id: u64, done: Done) {
+        if self.is_twins(incarnation) {
+            return self.twin_answered(id, Some(done));
+        }
         let Some(process) = self.process(node).filter(|process| process.incarnation == incarnation) else {
             return;
         };
@@ -220,6 +223,9 @@ impl World {
 
     /// The caller gives up waiting.
     pub(crate) fn call_expired(&mut self, node: usize, incarnation: u64, id: u64) {
+        if self.is_twins(incarnation) {
+            return self.twin_answered(id, None);
+        }
         let Some(process) = self.process_mut(node).filter(|process| process.incarnation == incarnation)
         else {
             return;

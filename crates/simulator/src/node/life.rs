@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use ft_core::replica::{STUCK, Settings};
-use ft_core::{Event, Replica};
+use ft_core::{Event, Replica, wire};
 use ft_policies::Who;
 
 use super::disks::Disks;
@@ -43,25 +43,9 @@ impl World {
         };
         let incarnation = self.random.next() >> 1;
         let now = self.local(node);
+        let worth = copies.as_ref().and_then(|copies| copies.worth());
+        let settings = self.settings(Who { replica: IDS[node], incarnation, config: 0 }, worth);
         let shape = &self.shape;
-        let settings = Settings {
-            me: Who { replica: IDS[node], incarnation, config: 0 },
-            pair: PAIR,
-            config: 5,
-            image: 6,
-            cpu: Vec::new(),
-            divergence_hint: "",
-            log_capacity: LOG,
-            gate_bytes: GATE_BYTES,
-            gate_outputs: shape.gate,
-            start_alone: shape.start_alone,
-            ack_timeout: shape.detector.ack_timeout().nanos(),
-            stuck: STUCK,
-            hold_outputs: true,
-            copies: copies.as_ref().and_then(|copies| copies.worth()),
-            by_hand: shape.by_hand,
-            key: shape.key.clone(),
-        };
         let core = Replica::new(settings, shape.detector.build(), shape.pacing.build(), now);
         let process = Process {
             incarnation,
@@ -106,6 +90,29 @@ impl World {
         self.stepped(node);
         if node == 1 {
             self.schedule(MS, Happening::Dial { incarnation });
+        }
+    }
+
+    /// What a process of the pair's is told.
+    pub(super) fn settings(&self, me: Who, copies: Option<wire::Copies>) -> Settings {
+        let shape = &self.shape;
+        Settings {
+            me,
+            pair: PAIR,
+            config: 5,
+            image: 6,
+            cpu: Vec::new(),
+            divergence_hint: "",
+            log_capacity: LOG,
+            gate_bytes: GATE_BYTES,
+            gate_outputs: shape.gate,
+            start_alone: shape.start_alone,
+            ack_timeout: shape.detector.ack_timeout().nanos(),
+            stuck: STUCK,
+            hold_outputs: true,
+            copies,
+            by_hand: shape.by_hand,
+            key: shape.key.clone(),
         }
     }
 

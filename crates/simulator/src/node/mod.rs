@@ -11,7 +11,7 @@
 //! - [`events`]: the event loop, datagrams and timers;
 //! - [`disks`]: the disk requests, with the real schedule;
 //! - [`copies`]: the exchange and the stamps of a pair with separate disks, [`person`] who promotes where that takes one;
-//! - [`life`]: starts, deaths, pauses, ends.
+//! - [`life`]: starts, deaths, pauses, ends; [`twin`] is another process of one identity.
 
 pub mod copies;
 pub mod disks;
@@ -23,6 +23,7 @@ pub mod link;
 pub mod live;
 pub mod outside;
 pub mod person;
+pub mod twin;
 pub mod vcpu;
 
 use std::collections::VecDeque;

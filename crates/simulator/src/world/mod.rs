@@ -19,6 +19,7 @@ use ft_policies::Who;
 
 use crate::faults::{Fault, Kind, Plan};
 use crate::node::Seat;
+use crate::node::twin::Twin;
 use crate::properties::{Property, Seen, Violation};
 use crate::random::Random;
 use crate::register::Register;
@@ -74,6 +75,8 @@ pub struct World {
     pub(crate) lasting: Vec<usize>,
     /// The two replicas' places.
     pub seats: [Seat; 2],
+    /// Another process of a replica's identity.
+    pub(crate) twin: Option<Twin>,
     /// The log connections.
     pub links: Links,
     /// The tie-breaker.
@@ -124,6 +127,7 @@ impl World {
             strikes: Vec::new(),
             lasting: Vec::new(),
             seats,
+            twin: None,
             links: Links::default(),
             register: Register::new(shape.by_hand),
             disk: Disk::new(shape.separate.then_some(shape.files)),
@@ -177,6 +181,7 @@ impl World {
                 self.answer_arrives(node, incarnation, id, done);
             }
             Happening::Expired { node, incarnation, id } => self.call_expired(node, incarnation, id),
+            Happening::Twin(incarnation) => self.twin_turn(incarnation),
             Happening::Flight(number) => self.flight(number),
             Happening::Fenced { node, incarnation, generation } => self.fenced(node, incarnation, generation),
             Happening::Client => {

@@ -81,6 +81,8 @@ pub enum Happening {
         /// The call's number.
         id: u64,
     },
+    /// The event loop of another process of one identity has its turn.
+    Twin(u64),
     /// A disk request gets further.
     Flight(u64),
     /// The launcher has killed and reaped the old process.
