@@ -32,6 +32,8 @@ const OFFENDERS: &[(u64, &str)] = &[
         720_014_359,
         "a side that has won by hand, and whose other side the operator has stopped, waits for a person",
     ),
+    (750_000_531, "a backup is lost when its copies are the same and the guest has not run yet"),
+    (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 
 #[test]

@@ -101,6 +101,15 @@ impl<O> Replica<O> {
         }
     }
 
+    /// This side's copies are worth something else now.
+    pub(super) fn copies_changed(&mut self, copies: Copies) {
+        if self.copying && copies.whole && copies.live == self.generation {
+            // With the other side there it was decided that these count, and they are stamped so. That side need not be seen again.
+            self.claimed_from = self.generation;
+        }
+        self.settings.copies = Some(copies);
+    }
+
     /// True if this side may start the guest without having seen the other one's copies of separate disks.
     pub(super) fn copies_allow_alone(&self) -> bool {
         self.settings.copies.is_none_or(|mine| {

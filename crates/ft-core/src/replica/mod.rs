@@ -232,7 +232,7 @@ pub struct Replica<O> {
     started: bool,
     /// The backup's copies of separate disks are being made the same as this side's.
     copying: bool,
-    /// The generation of the register when this side asked for the right to start the guest.
+    /// The generation whose live copies are those to go on with: the register's when this side asked for the right to start the guest.
     claimed_from: u64,
     /// The operator was told why the copies of separate disks let nobody start.
     copies_told: bool,
@@ -415,7 +415,7 @@ impl<O> Replica<O> {
                 self.lose_peer(&reason, now);
             }
             Event::CopyBroken { .. } => {}
-            Event::Copies(copies) => self.settings.copies = Some(copies),
+            Event::Copies(copies) => self.copies_changed(copies),
             Event::DisksReissued => self.disks_reissued(now),
             Event::Diverged(_) if mutated(Mutation::DivergedBackupAsks) => self.lose_peer("diverged", now),
             Event::Diverged(divergence) => {
