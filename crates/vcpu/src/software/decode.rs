@@ -16,7 +16,7 @@ use super::exec::{self, branch};
 use super::op::{ADDRESS32, Handler, LINEAR32, Op, PAGE_BASE, PAGE_END, SEGMENT_SHIFT, ZERO};
 
 /// Most instructions of a block.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// Longest instruction.
 pub(super) const LONGEST: usize = 15;

@@ -16,6 +16,7 @@ mod msr;
 mod op;
 mod paging;
 mod segment;
+mod single;
 mod tlb;
 
 #[cfg(test)]
@@ -25,12 +26,13 @@ use std::collections::BTreeSet;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use self::block::{Block, Cache, JUMPS, JumpEntry};
+use self::block::{Cache, JUMPS, JumpEntry};
 use self::cpu::{Cpu, Exit};
 use self::debug::DR6_STEP;
 use self::fault::{Fault, TripleFault};
 use self::flags::{IF, RF, TF};
 use self::op::Op;
+use self::single::Singles;
 use self::tlb::{ENTRIES, Entry, FETCH_ENTRIES, FetchEntry};
 use crate::memory::{PAGE, PageFlags};
 use crate::{CpuState, Dead, GuestRam, Kick, Platform, Position, SLICE, Stop, Vcpu};
@@ -65,8 +67,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct SoftwareVcpu {
     cpu: Box<Cpu>,
-    /// The block that runs a single instruction, kept while it runs.
-    single: Option<Box<Block>>,
+    singles: Singles,
 }
 
 // SAFETY: all pointers inside lead into memory that the engine owns or, like guest RAM, keeps alive; the platform's is set
@@ -140,7 +141,7 @@ impl SoftwareVcpu {
             blind: vec![Entry::EMPTY; ENTRIES].into_boxed_slice(),
             dirty_generation: 0,
         });
-        let mut this = Self { cpu, single: None };
+        let mut this = Self { cpu, singles: Singles::new() };
         this.restore(&CpuState::reset_pvh(0, 0));
         Ok(this)
     }
@@ -167,6 +168,7 @@ impl SoftwareVcpu {
         let c = &mut *self.cpu;
         if c.cache.must_flush() {
             c.flush_blocks();
+            self.singles.clear();
         }
         let rip = c.rip;
         let physical = c.fetch_page(rip)?;
@@ -183,12 +185,15 @@ impl SoftwareVcpu {
         let block = match c.cache.find(page, offset, c.mode) {
             Some(block) => block,
             None => {
-                let mut bytes = [0; PAGE];
-                let len = PAGE - usize::from(offset);
+                let mut bytes = [0; decode::MOST * decode::LONGEST];
+                let len = (PAGE - usize::from(offset)).min(bytes.len());
                 // SAFETY: the page is in RAM.
                 unsafe {
                     let from = c.ram_base.add(physical as usize + usize::from(offset));
                     std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len);
+                }
+                if self.singles.straddles(rip, c.mode, &bytes[..len]) {
+                    return Ok(None);
                 }
                 match decode::decode(c, page, offset, &bytes[..len], false) {
                     Some(block) => c.insert_block(block),
@@ -202,7 +207,7 @@ impl SoftwareVcpu {
         Ok(Some(head))
     }
 
-    /// Decodes and runs one instruction alone. The budget is at least 1.
+    /// Runs one instruction alone. The budget is at least 1.
     fn step(&mut self) -> Result<(), Fault> {
         let c = &mut *self.cpu;
         let rip = c.rip;
@@ -222,21 +227,39 @@ impl SoftwareVcpu {
             }
         };
         copy(c, physical + u64::from(offset), &mut bytes[..first]);
-        let mut block = decode::decode(c, physical >> 12, offset, &bytes[..first], true);
-        if block.is_none() {
-            let next = c.wrap_rip(rip.wrapping_add(first as u64));
-            let second = c.fetch_page(next)?;
-            if second >= c.ram_size {
-                c.note("code outside RAM");
-                return Err(Fault::gp());
+        let head = match self.singles.find(rip, c.mode, &bytes[..first]) {
+            Some(block) => block.ops.as_ptr(),
+            None => {
+                let straddles = self.singles.straddles(rip, c.mode, &bytes[..first]);
+                let mut block = if straddles {
+                    None
+                } else {
+                    decode::decode(c, physical >> 12, offset, &bytes[..first], true)
+                };
+                let mut len = first;
+                if block.is_none() {
+                    let next = c.wrap_rip(rip.wrapping_add(first as u64));
+                    let second = c.fetch_page(next)?;
+                    if second >= c.ram_size {
+                        c.note("code outside RAM");
+                        return Err(Fault::gp());
+                    }
+                    len = decode::LONGEST;
+                    copy(c, second, &mut bytes[first..len]);
+                }
+                match self.singles.find(rip, c.mode, &bytes[..len]) {
+                    Some(block) => block.ops.as_ptr(),
+                    None => {
+                        if block.is_none() {
+                            block = decode::decode(c, physical >> 12, offset, &bytes[..len], true);
+                        }
+                        // 15 bytes always decode to something; what is longer is invalid.
+                        let Some(block) = block else { return Err(Fault::gp()) };
+                        self.singles.keep(rip, c.mode, &bytes, block).ops.as_ptr()
+                    }
+                }
             }
-            copy(c, second, &mut bytes[first..decode::LONGEST]);
-            block = decode::decode(c, physical >> 12, offset, &bytes[..decode::LONGEST], true);
-        }
-        // 15 bytes always decode to something; what is longer is invalid.
-        let Some(block) = block else { return Err(Fault::gp()) };
-        let head = block.ops.as_ptr();
-        self.single = Some(block);
+        };
         self.enter(head);
         Ok(())
     }
@@ -247,11 +270,14 @@ impl SoftwareVcpu {
         self.cpu.raise(fault)
     }
 
-    /// Runs until the machine stands at `limit`, or the platform must be looked at.
-    fn execute(&mut self, limit: Position) -> Result<(), TripleFault> {
+    /// Runs until the machine stands at `limit`, or the platform must be looked at. If the limit is not `exact`, it may also
+    /// stop before a block that would pass it: true if it did.
+    fn execute(&mut self, limit: Position, exact: bool) -> Result<bool, TripleFault> {
         self.cpu.budget = (limit - self.position()) as i64;
         self.cpu.limit = limit;
         self.cpu.exit_request = false;
+        // The block that comes next is longer than what is left of the budget.
+        let mut alone = false;
         while self.cpu.budget > 0 {
             let trapping = self.cpu.system_flags & TF != 0;
             let resumed = self.cpu.system_flags & RF != 0;
@@ -268,11 +294,17 @@ impl SoftwareVcpu {
                         self.step()
                     }
                 }
+            } else if alone {
+                self.step()
             } else {
                 match self.block() {
                     Ok(Some(head)) => {
                         self.enter(head);
                         if self.cpu.exit == Exit::Budget && self.cpu.budget > 0 {
+                            if !exact {
+                                return Ok(true);
+                            }
+                            alone = true;
                             self.step()
                         } else {
                             Ok(())
@@ -306,7 +338,7 @@ impl SoftwareVcpu {
                 break;
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Everything that may happen between two instructions at the platform's hands.
@@ -322,6 +354,7 @@ impl SoftwareVcpu {
 
     fn run_inner(&mut self, until: Position, kick: &Kick, platform: &mut dyn Platform) -> Stop {
         let mut slice_end = self.position();
+        let mut slice_over = false;
         loop {
             self.after_platform();
             let now = self.position();
@@ -335,7 +368,8 @@ impl SoftwareVcpu {
             if platform.wants_stop() {
                 return Stop::Platform;
             }
-            if now >= slice_end {
+            if slice_over || now >= slice_end {
+                slice_over = false;
                 if kick.is_set() {
                     return Stop::Kicked;
                 }
@@ -364,20 +398,24 @@ impl SoftwareVcpu {
                 let wakes = c.system_flags & IF != 0;
                 return if wakes { Stop::Halted } else { Stop::Dead(Dead::HaltedForEver) };
             }
-            let mut limit = until.min(slice_end);
+            let mut limit = until;
             let timer = platform.next_timer();
             if timer > now {
                 limit = limit.min(timer);
             }
+            // Nothing but the kick is looked at where a slice ends, so it may as well end where a block does.
+            let mut exact = limit <= slice_end;
+            limit = limit.min(slice_end);
             if self.cpu.system_flags & TF != 0 {
-                limit = now + 1;
+                (limit, exact) = (now + 1, true);
             }
             if self.cpu.s.interrupt_shadow {
                 self.cpu.s.interrupt_shadow = false;
-                limit = now + 1;
+                (limit, exact) = (now + 1, true);
             }
-            if self.execute(limit).is_err() {
-                return self.triple_fault(now);
+            match self.execute(limit, exact) {
+                Ok(cut) => slice_over = cut,
+                Err(TripleFault) => return self.triple_fault(now),
             }
             self.cpu.s.position = self.cpu.limit - self.cpu.budget as u64;
         }
@@ -429,6 +467,7 @@ impl Vcpu for SoftwareVcpu {
             *value = u128::from(*low) | u128::from(*high) << 64;
         }
         c.noted.clear();
+        self.singles.clear();
         c.flush_blocks();
         c.cache.bury();
         c.flush_tlbs(false);
