@@ -1,8 +1,10 @@
 //! Decoding: from bytes to a block of ops.
 
+mod combine;
 mod interpreted;
 mod select;
 mod select_sse;
+mod shortcut;
 
 use iced_x86::{
     Code, CodeSize, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
@@ -162,45 +164,24 @@ pub(super) fn decode(
         offset,
     };
     let most = if single { 1 } else { MOST };
+    let mut list = Vec::with_capacity(most);
     let mut ended = false;
-    let mut held: Option<Instruction> = None;
-    loop {
-        if usize::from(builder.count) >= most || ended {
-            break;
+    while list.len() < most && !ended {
+        let Some(instruction) = next_instruction(&mut decoder) else { break };
+        ended = ends_block(&instruction);
+        list.push(instruction);
+    }
+    let unseen = combine::unseen_flags(&list);
+    let mut n = 0;
+    while n < list.len() {
+        builder.offset = list[n].ip() as u16;
+        let taken = if single { 0 } else { builder.several(&list, n, unseen) };
+        if taken == 0 {
+            builder.translate(&list[n]);
         }
-        let instruction = match held.take() {
-            Some(instruction) => instruction,
-            None => match next_instruction(&mut decoder) {
-                Some(instruction) => instruction,
-                None => break,
-            },
-        };
-        builder.offset = instruction.ip() as u16;
-        // CMP or TEST with the Jcc behind it becomes one op.
-        if !single && select::may_fuse(&instruction) && usize::from(builder.count) + 2 <= most {
-            let branch = next_instruction(&mut decoder);
-            if let Some(jcc) = &branch
-                && jcc.is_jcc_short_or_near()
-                && matches!(jcc.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
-            {
-                builder.fuse(&instruction, jcc);
-                ended = true;
-                break;
-            }
-            let position = branch.as_ref().map_or(instruction.next_ip(), Instruction::next_ip);
-            debug_assert!(position >= instruction.next_ip());
-            held = branch;
-            builder.translate(&instruction);
-            builder.count += 1;
-            builder.offset = instruction.next_ip() as u16;
-            if held.is_none() {
-                break;
-            }
-            continue;
-        }
-        ended = builder.translate(&instruction);
-        builder.count += 1;
-        builder.offset = instruction.next_ip() as u16;
+        n += taken.max(1);
+        builder.count = n as u16;
+        builder.offset = list[n - 1].next_ip() as u16;
     }
     if builder.count == 0 {
         return None;
@@ -210,6 +191,11 @@ pub(super) fn decode(
         builder.jump(target, builder.count, builder.offset);
     }
     Some(builder.finish(page, offset))
+}
+
+/// True for the last instruction of a block.
+fn ends_block(i: &Instruction) -> bool {
+    i.flow_control() != FlowControl::Next || interpreted::ends_block(i)
 }
 
 fn next_instruction(decoder: &mut Decoder<'_>) -> Option<Instruction> {
@@ -225,19 +211,32 @@ fn next_instruction(decoder: &mut Decoder<'_>) -> Option<Instruction> {
 }
 
 impl Builder {
-    /// Adds one instruction; true if it ends the block.
-    fn translate(&mut self, i: &Instruction) -> bool {
+    /// Adds one instruction.
+    fn translate(&mut self, i: &Instruction) {
         if self.select(i) {
-            return i.flow_control() != FlowControl::Next;
+            return;
         }
         let run = interpreted::select(i, self.mode);
         self.interpret(run, i);
         // What follows an interpreted instruction is the next op; after a branch that is never reached.
-        let ends = i.flow_control() != FlowControl::Next || interpreted::ends_block(i);
-        if ends {
+        if ends_block(i) {
             self.jump(i.next_ip(), self.count + 1, i.next_ip() as u16);
         }
-        ends
+    }
+
+    /// Adds the instructions from `n` on as one op, if there is one for several of them; how many they were.
+    fn several(&mut self, list: &[Instruction], n: usize, unseen: u64) -> usize {
+        // CMP or TEST with the Jcc behind it.
+        if select::may_fuse(&list[n])
+            && let Some(jcc) = list.get(n + 1)
+            && jcc.is_jcc_short_or_near()
+            && matches!(jcc.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
+        {
+            self.fuse(&list[n], jcc);
+            return 2;
+        }
+        let taken = self.shortcut(list, n);
+        if taken == 0 { self.combine(list, n, unseen) } else { taken }
     }
 
     fn fuse(&mut self, compare: &Instruction, jcc: &Instruction) {
@@ -246,8 +245,6 @@ impl Builder {
         let (index, offset) = (self.count + 1, jcc.ip() as u16);
         self.jump(self.target(jcc), index, offset);
         self.jump(jcc.next_ip(), index, offset);
-        self.count += 2;
-        self.offset = jcc.next_ip() as u16;
     }
 
     /// A direct branch's target as a distance from the page.
@@ -264,11 +261,12 @@ impl Builder {
         let far: Handler = if self.long64() { exec::far } else { exec::far32 };
         let page_bytes = 4096;
         for (number, (at, target)) in self.jumps.iter().enumerate() {
-            let distance = (first_stub + number - at) as i32;
+            let distance = (first_stub + 2 * number - at) as i32;
             self.ops[*at].disp = distance;
             let run = if *target < page_bytes { exec::resolve } else { far };
-            self.ops.push(Op { run, disp: -distance, imm: *target, ..EMPTY });
-            self.side.push(Side { index: self.count, offset: self.offset });
+            self.ops.push(EMPTY);
+            self.ops.push(Op { run, disp: -distance - 1, imm: *target, ..EMPTY });
+            self.side.extend([Side { index: self.count, offset: self.offset }; 2]);
         }
         let mut block = Box::new(Block {
             ops: self.ops.into_boxed_slice(),
@@ -288,7 +286,8 @@ impl Builder {
         block.ops[0].imm = pointer;
         let ops = block.ops.as_mut_ptr();
         for (number, (at, _)) in self.jumps.iter().enumerate() {
-            let stub = first_stub + number;
+            let stub = first_stub + 2 * number;
+            block.ops[stub].imm = pointer;
             block.ops[*at].imm = ops.wrapping_add(stub) as u64;
             block.jumps[number] = ops.wrapping_add(*at);
         }

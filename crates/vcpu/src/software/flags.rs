@@ -113,6 +113,30 @@ impl Lazy {
         *self = Self { a: bits & ARITHMETIC, b: 0, result: 0, kind: RAW };
     }
 
+    /// Replaces some of CF, OF and AF, and leaves the others as they are.
+    #[inline(always)]
+    pub(super) fn replace(&mut self, which: u64, bits: u64) {
+        let old = match self.kind {
+            ADD | SUB => {
+                let mut old = (self.a ^ self.b ^ self.result) & AF;
+                if which & CF == 0 {
+                    old |= u64::from(self.cf()) * CF;
+                }
+                if which & OF == 0 {
+                    old |= u64::from(self.of()) * OF;
+                }
+                self.kind = RESULT;
+                old
+            }
+            LOGIC => {
+                self.kind = RESULT;
+                0
+            }
+            _ => self.a,
+        };
+        self.a = old & !which | bits;
+    }
+
     #[inline(always)]
     pub(super) fn add<T: Int>(&mut self, a: T, b: T, result: T) {
         *self = Self { a: a.sext(), b: b.sext(), result: result.sext(), kind: ADD };

@@ -1,5 +1,6 @@
 //! Tests by tiny programs.
 
+mod combining;
 mod compatibility;
 mod contexts;
 mod debugging;

@@ -92,15 +92,15 @@ fn shift_handlers(mnemonic: Mnemonic, size: usize) -> Option<[Handler; 4]> {
     })
 }
 
-fn is_register(i: &Instruction, n: u32) -> bool {
+pub(super) fn is_register(i: &Instruction, n: u32) -> bool {
     i.op_kind(n) == OpKind::Register
 }
 
-fn is_memory(i: &Instruction, n: u32) -> bool {
+pub(super) fn is_memory(i: &Instruction, n: u32) -> bool {
     i.op_kind(n) == OpKind::Memory
 }
 
-fn is_immediate(i: &Instruction, n: u32) -> bool {
+pub(super) fn is_immediate(i: &Instruction, n: u32) -> bool {
     matches!(
         i.op_kind(n),
         OpKind::Immediate8
@@ -114,7 +114,7 @@ fn is_immediate(i: &Instruction, n: u32) -> bool {
     )
 }
 
-fn offset(i: &Instruction, n: u32) -> u8 {
+pub(super) fn offset(i: &Instruction, n: u32) -> u8 {
     register_offset(i.op_register(n))
 }
 

@@ -283,8 +283,22 @@ pub(super) fn two_jumps() {
 #[inline(always)]
 unsafe fn fused<T: Int, const SUBTRACT: bool, const C: u8>(cpu: *mut Cpu, op: *const Op, b: T) -> *const Op {
     // SAFETY: as rr.
+    unsafe { compare_and_branch::<T, SUBTRACT, C>(cpu, reg(cpu, (*op).base), b, op.add(1)) }
+}
+
+/// Compares, and goes where one of the two jump ops leads: the first if condition `C` holds.
+///
+/// # Safety
+/// `jumps` and the op after it are jump ops of the running block.
+#[inline(always)]
+pub(super) unsafe fn compare_and_branch<T: Int, const SUBTRACT: bool, const C: u8>(
+    cpu: *mut Cpu,
+    a: T,
+    b: T,
+    jumps: *const Op,
+) -> *const Op {
+    // SAFETY: by contract.
     unsafe {
-        let a: T = reg(cpu, (*op).base);
         let flags = &mut (*cpu).flags;
         if SUBTRACT {
             Cmp::run(flags, a, b);
@@ -293,9 +307,9 @@ unsafe fn fused<T: Int, const SUBTRACT: bool, const C: u8>(cpu: *mut Cpu, op: *c
         }
         if fused_condition::<T, SUBTRACT, C>(flags, a, b) {
             two_jumps();
-            follow(cpu, op.add(1))
+            follow(cpu, jumps)
         } else {
-            follow(cpu, op.add(2))
+            follow(cpu, jumps.add(1))
         }
     }
 }

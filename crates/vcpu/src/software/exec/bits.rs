@@ -58,8 +58,7 @@ unsafe fn test_bit<T: Int>(cpu: *mut Cpu, op: *const Op, number: u64) -> *const 
     unsafe {
         let set = reg::<T>(cpu, (*op).base).zext() >> (number & u64::from(T::BITS - 1)) & 1;
         let flags = &mut (*cpu).flags;
-        let bits = flags.bits() & !CF | set;
-        flags.set_bits(bits);
+        flags.replace(CF, set);
         next::<Fast>(cpu, op)
     }
 }

@@ -137,7 +137,8 @@ pub(in crate::software) unsafe extern "C" fn call<F: Form>(cpu: *mut Cpu, op: *c
         let back = (*cpu).gpr[17].wrapping_add((*op).disp as i64 as u64);
         store!(push::<F>(cpu, op, back), F, cpu, op, call::<Slow>);
         if F::SLOW && (*cpu).exit_request {
-            return leave_to(cpu, (*cpu).gpr[17].wrapping_add((*op.add(2)).imm));
+            // Behind the jump op is the stub, which begins with a head.
+            return leave_to(cpu, (*cpu).gpr[17].wrapping_add((*op.add(3)).imm));
         }
         follow(cpu, op.add(1))
     }

@@ -6,6 +6,7 @@
 pub(super) mod alu;
 pub(super) mod bits;
 pub(super) mod branch;
+pub(super) mod combined;
 pub(super) mod control;
 pub(super) mod descriptor;
 pub(super) mod float;
@@ -17,6 +18,7 @@ pub(super) mod mov;
 pub(super) mod muldiv;
 pub(super) mod operand;
 pub(super) mod shift;
+pub(super) mod shortcut;
 pub(super) mod sse;
 pub(super) mod sse_fast;
 pub(super) mod sse_float;
@@ -126,8 +128,8 @@ pub(super) unsafe fn next<F: Form>(cpu: *mut Cpu, op: *const Op) -> *const Op {
 /// `jump` is a jump op of the running block.
 #[inline(always)]
 pub(super) unsafe fn follow(cpu: *mut Cpu, jump: *const Op) -> *const Op {
-    // SAFETY: a link is always the stub or the head of a live block.
-    unsafe { go(cpu, (*jump).imm as *const Op) }
+    // SAFETY: a link is always the head of the stub or of a live block.
+    unsafe { head(cpu, (*jump).imm as *const Op) }
 }
 
 /// Goes to an address, through the jump cache.
@@ -144,7 +146,7 @@ pub(super) unsafe fn jump_to(cpu: *mut Cpu, rip: u64) -> *const Op {
             let page = rip & !0xFFF;
             c.gpr[17] = page;
             c.gpr[18] = page.wrapping_add(4096);
-            return go(cpu, entry.head);
+            return head(cpu, entry.head);
         }
         c.rip = rip;
         c.exit = Exit::Lookup;
@@ -222,7 +224,9 @@ pub(super) unsafe extern "C" fn boundary(cpu: *mut Cpu, op: *const Op) -> *const
     std::ptr::null()
 }
 
-/// Op 0 of a block: pays for all of its instructions. `disp` is their number, `imm` the block.
+/// Op 0 of a block: pays for all of its instructions. `disp` is their number, `imm` the block. Jumps do its work themselves,
+/// so that each goes to the block's first instruction by an indirect jump of its own.
+#[inline(always)]
 pub(super) unsafe extern "C" fn head(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: handlers are called with the live Cpu and op.
     unsafe {
@@ -251,7 +255,7 @@ unsafe extern "C" fn short_of_budget(cpu: *mut Cpu, op: *const Op) -> *const Op 
 }
 
 /// The stub of a jump within the page: links it if the target is cached. `imm` is the target's offset, `disp` the
-/// distance to the jump op.
+/// distance to the jump op. Before it lies a head that costs nothing, so that a jump need not know whether it has a target.
 pub(super) unsafe extern "C" fn resolve(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: the block is running; blocks found in the cache are live.
     unsafe {
@@ -264,7 +268,7 @@ pub(super) unsafe extern "C" fn resolve(cpu: *mut Cpu, op: *const Op) -> *const 
             let head = (*target).ops.as_ptr();
             (*jump).imm = head as u64;
             (*target).incoming.push(jump);
-            return go(cpu, head);
+            return self::head(cpu, head);
         }
         c.rip = c.gpr[17].wrapping_add((*op).imm);
         c.exit = Exit::Lookup;

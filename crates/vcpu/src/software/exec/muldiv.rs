@@ -13,7 +13,7 @@ use crate::software::tlb::load;
 
 /// The low half of a signed product, with CF and OF telling whether it is all of it.
 #[inline(always)]
-fn imul<T: Int>(flags: &mut Lazy, a: T, b: T) -> T {
+pub(super) fn imul<T: Int>(flags: &mut Lazy, a: T, b: T) -> T {
     let result;
     let over;
     if T::BITS == 64 {

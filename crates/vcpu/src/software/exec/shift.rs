@@ -53,8 +53,7 @@ shift!(Sar, T, flags, a, n, {
 /// Replaces CF and OF only.
 #[inline(always)]
 fn rotate_flags(flags: &mut Lazy, carry: u64, overflow: u64) {
-    let bits = flags.bits() & !(CF | OF) | (carry * CF) | (overflow * OF);
-    flags.set_bits(bits);
+    flags.replace(CF | OF, (carry * CF) | (overflow * OF));
 }
 
 shift!(Rol, T, flags, a, n, {
