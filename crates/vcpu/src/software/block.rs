@@ -13,17 +13,27 @@ use crate::memory::{CODE, CODE_WRITTEN, PAGE};
 pub(super) const JUMPS: usize = 16 * 1024;
 
 /// Virtual address to block, for jumps that are not links.
+///
+/// The block may have been dropped since: then its head says so ([`Cache::drop_block`]), and it is freed only after all
+/// stamps have changed.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct JumpEntry {
-    /// Address mixed with [`Cpu::salt`].
-    pub tag: u64,
+    pub rip: u64,
+    /// The stamp of the page's entry in the fetch TLB, and the mode.
+    pub key: u64,
     pub head: *const Op,
 }
 
 impl JumpEntry {
-    /// A salt of 0xFFFF would be needed to get this tag from a canonical address, and no mode gives it.
-    pub(super) const EMPTY: Self = Self { tag: 1 << 47, head: std::ptr::null() };
+    /// No entry of the fetch TLB has such a stamp.
+    pub(super) const EMPTY: Self = Self { rip: 0, key: 0, head: std::ptr::null() };
+}
+
+/// The number of the jump cache entry of an address.
+#[inline(always)]
+pub(super) fn jump_index(rip: u64) -> usize {
+    (rip ^ rip >> 12) as usize & (JUMPS - 1)
 }
 
 /// Where an op comes from.
@@ -97,9 +107,26 @@ fn key(offset: u16, mode: u8) -> u32 {
     u32::from(offset) << 8 | u32::from(mode)
 }
 
+/// Entries of the table in front of the pages' lists.
+const NEAR: usize = 32 * 1024;
+
+/// Most dropped blocks that wait to be freed.
+const MOST_DEAD: usize = 1024;
+
+/// Page, offset and mode as one number.
+fn place(page: u64, offset: u16, mode: u8) -> u64 {
+    page << 32 | u64::from(key(offset, mode))
+}
+
+fn near_index(place: u64) -> usize {
+    (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 49) as usize & (NEAR - 1)
+}
+
 /// All blocks.
 #[derive(Debug)]
 pub(super) struct Cache {
+    /// Blocks by page, offset and mode as one number; direct-mapped.
+    near: Box<[(u64, *mut Block)]>,
     pages: Vec<Option<Box<CodePage>>>,
     used: Vec<usize>,
     count: usize,
@@ -113,6 +140,7 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn new(pages: usize, capacity: usize, flush_seed: Option<u64>) -> Self {
         Self {
+            near: vec![(u64::MAX, std::ptr::null_mut()); NEAR].into_boxed_slice(),
             pages: std::iter::repeat_with(|| None).take(pages).collect(),
             used: Vec::new(),
             count: 0,
@@ -123,10 +151,16 @@ impl Cache {
     }
 
     /// The block at this place, if it is cached.
-    pub(super) fn find(&self, page: u64, offset: u16, mode: u8) -> Option<*mut Block> {
+    pub(super) fn find(&mut self, page: u64, offset: u16, mode: u8) -> Option<*mut Block> {
+        let place = place(page, offset, mode);
+        let near = &mut self.near[near_index(place)];
+        if near.0 == place {
+            return Some(near.1);
+        }
         let code = self.pages[page as usize].as_ref()?;
         let at = code.blocks.binary_search_by_key(&key(offset, mode), |b| b.0).ok()?;
-        Some(code.blocks[at].1)
+        *near = (place, code.blocks[at].1);
+        Some(near.1)
     }
 
     /// True if the cache must be emptied before the next block.
@@ -142,19 +176,32 @@ impl Cache {
         self.count >= self.capacity
     }
 
-    /// Frees blocks that were dropped. Only for the driver, when no handler runs.
-    pub(super) fn bury(&mut self) {
+    /// True if so many blocks were dropped that they must be freed.
+    #[inline]
+    pub(super) fn must_bury(&self) -> bool {
+        self.graveyard.len() > MOST_DEAD
+    }
+
+    /// Frees blocks that were dropped. Only when no handler runs and no jump leads to them: see [`Cpu::bury`].
+    fn bury(&mut self) {
         for block in self.graveyard.drain(..) {
             // SAFETY: blocks in the graveyard come from Box::into_raw, are unlinked, and nothing runs.
             drop(unsafe { Box::from_raw(block) });
         }
     }
 
-    /// Takes a block out of all links and marks it dead.
+    /// Takes a block out of all links and marks it dead. Whoever still comes to its head is sent to look it up: no budget is
+    /// as large as it asks for.
     fn drop_block(&mut self, block: *mut Block) {
         // SAFETY: the block is live; so are all blocks it links with, since links are undone before either is freed.
         unsafe {
             (*block).dead = true;
+            (*block).ops[0].disp = i32::MAX;
+            let place = place((*block).page, (*block).offset, (*block).mode);
+            let near = &mut self.near[near_index(place)];
+            if near.0 == place {
+                *near = (u64::MAX, std::ptr::null_mut());
+            }
             for jump in std::mem::take(&mut (*block).incoming) {
                 (*jump).imm = stub_of(jump) as u64;
             }
@@ -242,9 +289,6 @@ impl Cpu {
             }
         }
         self.cache.pages[page] = Some(code);
-        if any {
-            self.forget_jumps();
-        }
         any
     }
 
@@ -260,7 +304,12 @@ impl Cpu {
                 flags.fetch_and(!(CODE | CODE_WRITTEN), Ordering::Relaxed);
             }
         }
+    }
+
+    /// Frees blocks that were dropped. Only for the driver, when no handler runs.
+    pub(super) fn bury(&mut self) {
         self.forget_jumps();
+        self.cache.bury();
     }
 
     /// Drops the blocks of pages that were written through vm-memory.

@@ -70,13 +70,14 @@ pub(super) struct Cpu {
     /// Head of the running block.
     pub head: *const Op,
     pub jump: *mut JumpEntry,
-    /// What a jump cache tag is mixed with: mode and generation, in bits 48-63.
-    pub salt: u64,
     /// A slow path wants the block to end after this instruction.
     pub exit_request: bool,
     /// Set by slow forms only.
     pub op: *const Op,
     pub xmm: [u128; 16],
+    /// What each entry of the fetch TLB is known by: a number that was given to no other filling of any entry, times 16; or
+    /// [`tlb::UNFILLED`]. A jump target that was found while the entry of its page had a stamp is still good while it has it.
+    pub stamps: [u64; tlb::FETCH_ENTRIES],
 
     pub rip: u64,
     /// Where the running instruction ends; set for interpreted instructions only.
@@ -94,7 +95,8 @@ pub(super) struct Cpu {
     pub mode: u8,
     /// Which of the three data TLBs is `tlb`.
     pub view: usize,
-    pub generation: u64,
+    /// The last stamp that was given.
+    pub stamp: u64,
     pub tlbs: Box<[Entry]>,
     pub any_large: bool,
     pub fetch: Box<[FetchEntry]>,
@@ -168,7 +170,7 @@ impl Cpu {
         self.limit.wrapping_sub((self.budget + unstarted) as u64)
     }
 
-    /// Recomputes what follows from CS, SS, CR0, CR4, EFER, the debug registers and AC: mode, memory view, jump cache salt.
+    /// Recomputes what follows from CS, SS, CR0, CR4, EFER, the debug registers and AC: mode, memory view.
     pub(super) fn update_mode(&mut self) {
         let cs = self.s.segments[CS].attributes;
         let size = if self.long_mode() && cs & 0x2000 != 0 { 2 } else { u8::from(cs & 0x4000 != 0) };
@@ -188,20 +190,20 @@ impl Cpu {
         } else {
             self.blind.as_mut_ptr()
         };
-        self.update_salt();
     }
 
-    pub(super) fn update_salt(&mut self) {
-        self.salt = (self.generation << 4 | u64::from(self.mode)) << 48;
-    }
-
-    /// Forgets the jump cache, because the fetch TLB lost an entry or blocks went.
+    /// Forgets where jumps lead, because blocks go.
     pub(super) fn forget_jumps(&mut self) {
-        self.generation = (self.generation + 1) & 0xFFF;
-        if self.generation == 0 {
-            self.jumps.fill(JumpEntry::EMPTY);
+        for entry in 0..tlb::FETCH_ENTRIES {
+            if self.stamps[entry] != tlb::UNFILLED {
+                self.stamps[entry] = self.next_stamp();
+            }
         }
-        self.update_salt();
+    }
+
+    pub(super) fn next_stamp(&mut self) -> u64 {
+        self.stamp += 16;
+        self.stamp
     }
 }
 

@@ -257,16 +257,22 @@ impl Builder {
     }
 
     fn finish(mut self, page: u64, offset: u16) -> Box<Block> {
-        let first_stub = self.ops.len();
         let far: Handler = if self.long64() { exec::far } else { exec::far32 };
         let page_bytes = 4096;
+        let mut stubs = [0; 2];
         for (number, (at, target)) in self.jumps.iter().enumerate() {
-            let distance = (first_stub + 2 * number - at) as i32;
+            let stub = self.ops.len();
+            let distance = (stub - at) as i32;
             self.ops[*at].disp = distance;
-            let run = if *target < page_bytes { exec::resolve } else { far };
             self.ops.push(EMPTY);
-            self.ops.push(Op { run, disp: -distance - 1, imm: *target, ..EMPTY });
-            self.side.extend([Side { index: self.count, offset: self.offset }; 2]);
+            if *target < page_bytes {
+                self.ops.push(Op { run: exec::resolve, disp: -distance - 1, imm: *target, ..EMPTY });
+            } else {
+                // And where it leads: nowhere yet.
+                self.ops.extend([Op { run: far, imm: *target, ..EMPTY }, EMPTY, EMPTY]);
+            }
+            self.side.resize(self.ops.len(), Side { index: self.count, offset: self.offset });
+            stubs[number] = stub;
         }
         let mut block = Box::new(Block {
             ops: self.ops.into_boxed_slice(),
@@ -286,7 +292,7 @@ impl Builder {
         block.ops[0].imm = pointer;
         let ops = block.ops.as_mut_ptr();
         for (number, (at, _)) in self.jumps.iter().enumerate() {
-            let stub = first_stub + 2 * number;
+            let stub = stubs[number];
             block.ops[stub].imm = pointer;
             block.ops[*at].imm = ops.wrapping_add(stub) as u64;
             block.jumps[number] = ops.wrapping_add(*at);

@@ -26,14 +26,14 @@ use std::collections::BTreeSet;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use self::block::{Cache, JUMPS, JumpEntry};
+use self::block::{Block, Cache, JUMPS, JumpEntry, jump_index};
 use self::cpu::{Cpu, Exit};
 use self::debug::DR6_STEP;
 use self::fault::{Fault, TripleFault};
 use self::flags::{IF, RF, TF};
 use self::op::Op;
 use self::single::Singles;
-use self::tlb::{ENTRIES, Entry, FETCH_ENTRIES, FetchEntry};
+use self::tlb::{ENTRIES, Entry, FETCH_ENTRIES, FetchEntry, UNFILLED};
 use crate::memory::{PAGE, PageFlags};
 use crate::{CpuState, Dead, GuestRam, Kick, Platform, Position, SLICE, Stop, Vcpu};
 
@@ -104,10 +104,10 @@ impl SoftwareVcpu {
             tlb,
             head: std::ptr::null(),
             jump,
-            salt: 0,
             exit_request: false,
             op: std::ptr::null(),
             xmm: [0; 16],
+            stamps: [UNFILLED; FETCH_ENTRIES],
             rip: 0,
             next_rip: 0,
             limit: 0,
@@ -118,7 +118,7 @@ impl SoftwareVcpu {
             s: CpuState::default(),
             mode: 0,
             view: 0,
-            generation: 0,
+            stamp: 16,
             tlbs,
             any_large: false,
             fetch: vec![FetchEntry::EMPTY; FETCH_ENTRIES].into_boxed_slice(),
@@ -172,9 +172,10 @@ impl SoftwareVcpu {
         }
         let rip = c.rip;
         let physical = c.fetch_page(rip)?;
-        let slot = (rip ^ rip >> 12) as usize & (JUMPS - 1);
-        let entry = c.jumps[slot];
-        if entry.tag == rip ^ c.salt {
+        let key = c.stamps[Cpu::fetch_index(rip)] | u64::from(c.mode);
+        let entry = c.jumps[jump_index(rip)];
+        // SAFETY: the entry's block is not freed while the stamp is the same, and a head's immediate is its block.
+        if entry.rip == rip && entry.key == key && !unsafe { (*((*entry.head).imm as *const Block)).dead } {
             return Ok(Some(entry.head));
         }
         if physical >= c.ram_size {
@@ -203,7 +204,7 @@ impl SoftwareVcpu {
         };
         // SAFETY: cached blocks are live.
         let head = unsafe { (*block).ops.as_ptr() };
-        c.jumps[slot] = JumpEntry { tag: rip ^ c.salt, head };
+        c.jumps[jump_index(rip)] = JumpEntry { rip, key, head };
         Ok(Some(head))
     }
 
@@ -281,7 +282,9 @@ impl SoftwareVcpu {
         while self.cpu.budget > 0 {
             let trapping = self.cpu.system_flags & TF != 0;
             let resumed = self.cpu.system_flags & RF != 0;
-            self.cpu.cache.bury();
+            if self.cpu.cache.must_bury() {
+                self.cpu.bury();
+            }
             self.cpu.hits = 0;
             let entered = if trapping || resumed || self.cpu.stepping {
                 match self.cpu.code_breakpoint() {
@@ -469,7 +472,7 @@ impl Vcpu for SoftwareVcpu {
         c.noted.clear();
         self.singles.clear();
         c.flush_blocks();
-        c.cache.bury();
+        c.bury();
         c.flush_tlbs(false);
         c.update_mode();
     }

@@ -16,6 +16,8 @@ use crate::memory::{CODE, DIRTY};
 pub(super) const ENTRIES: usize = 512;
 /// Entries of the fetch TLB.
 pub(super) const FETCH_ENTRIES: usize = 1024;
+/// The stamp of an entry of the fetch TLB that holds nothing; no mode is part of it.
+pub(super) const UNFILLED: u64 = u64::MAX - 15;
 /// Views of memory: one data TLB each.
 pub(super) const USER: usize = 0;
 pub(super) const SUPERVISOR: usize = 1;
@@ -422,11 +424,17 @@ impl Cpu {
         if self.long_mode() { address } else { address & 0xFFFF_FFFF }
     }
 
+    /// The number of the fetch TLB entry of an address.
+    #[inline(always)]
+    pub(super) fn fetch_index(rip: u64) -> usize {
+        (rip >> 12) as usize & (FETCH_ENTRIES - 1)
+    }
+
     /// The guest-physical address of `rip`'s page for fetching, filling the fetch TLB.
     pub(super) fn fetch_page(&mut self, rip: u64) -> Result<u64, Fault> {
         let user = self.view == USER;
         let tag = rip & PAGE_MASK | u64::from(user);
-        let index = (rip >> 12) as usize & (FETCH_ENTRIES - 1);
+        let index = Self::fetch_index(rip);
         if self.fetch[index].tag != tag {
             if !is_canonical(rip) {
                 return Err(Fault::with_code(13, 0));
@@ -440,9 +448,7 @@ impl Cpu {
                 HUGE
             };
             self.any_large |= size != 0;
-            if self.fetch[index].tag != NONE {
-                self.forget_jumps();
-            }
+            self.stamps[index] = self.next_stamp();
             let physical = t.physical & PAGE_MASK | size | if t.global { GLOBAL } else { 0 };
             self.fetch[index] = FetchEntry { tag, physical };
         }
@@ -456,15 +462,15 @@ impl Cpu {
                 *entry = Entry::EMPTY;
             }
         }
-        for entry in &mut self.fetch {
+        for (entry, stamp) in self.fetch.iter_mut().zip(&mut self.stamps) {
             if !keep_global || entry.physical & GLOBAL == 0 {
                 *entry = FetchEntry::EMPTY;
+                *stamp = UNFILLED;
             }
         }
         if !keep_global {
             self.any_large = false;
         }
-        self.forget_jumps();
     }
 
     /// Drops the translations of one address, in all views, with the whole large page it may lie in.
@@ -492,12 +498,12 @@ impl Cpu {
         }
         let at = page & (FETCH_ENTRIES - 1);
         let range = if any_large { 0..FETCH_ENTRIES } else { at..at + 1 };
-        for entry in &mut self.fetch[range] {
+        for (entry, stamp) in self.fetch[range.clone()].iter_mut().zip(&mut self.stamps[range]) {
             if covers(entry.tag, entry.physical) {
                 *entry = FetchEntry::EMPTY;
+                *stamp = UNFILLED;
             }
         }
-        self.forget_jumps();
     }
 }
 

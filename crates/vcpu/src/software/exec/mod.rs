@@ -34,7 +34,7 @@ mod x87_functions;
 pub(super) mod x87_transcendental;
 pub(super) mod xstate;
 
-use super::block::{Block, Flow, Interpreted, JUMPS};
+use super::block::{Block, Flow, Interpreted, jump_index};
 use super::cpu::{Cpu, Exit, Form, Slow};
 use super::op::Op;
 
@@ -138,19 +138,32 @@ pub(super) unsafe fn follow(cpu: *mut Cpu, jump: *const Op) -> *const Op {
 /// The running block is done.
 #[inline(always)]
 pub(super) unsafe fn jump_to(cpu: *mut Cpu, rip: u64) -> *const Op {
-    // SAFETY: the index is below JUMPS; a matching entry holds a live block, since dropping one empties the cache.
+    // SAFETY: the index is below JUMPS; a matching entry holds a block that is not freed.
     unsafe {
         let c = &mut *cpu;
-        let entry = &*c.jump.add((rip ^ rip >> 12) as usize & (JUMPS - 1));
-        if entry.tag == rip ^ c.salt {
-            let page = rip & !0xFFF;
-            c.gpr[17] = page;
-            c.gpr[18] = page.wrapping_add(4096);
-            return head(cpu, entry.head);
+        let entry = &*c.jump.add(jump_index(rip));
+        let key = c.stamps[Cpu::fetch_index(rip)] | u64::from(c.mode);
+        if entry.rip == rip && entry.key == key {
+            return enter_page(cpu, rip, entry.head);
         }
         c.rip = rip;
         c.exit = Exit::Lookup;
         std::ptr::null()
+    }
+}
+
+/// Goes to a head on the page of `rip`.
+///
+/// # Safety
+/// The running block is done; the head is of a block at `rip`, for this mode, that is not freed.
+#[inline(always)]
+unsafe fn enter_page(cpu: *mut Cpu, rip: u64, op: *const Op) -> *const Op {
+    // SAFETY: by contract.
+    unsafe {
+        let page = rip & !0xFFF;
+        (*cpu).gpr[17] = page;
+        (*cpu).gpr[18] = page.wrapping_add(4096);
+        head(cpu, op)
     }
 }
 
@@ -249,7 +262,8 @@ unsafe extern "C" fn short_of_budget(cpu: *mut Cpu, op: *const Op) -> *const Op 
         let c = &mut *cpu;
         let block = &*((*op).imm as *const Block);
         c.rip = c.gpr[17].wrapping_add(u64::from(block.offset));
-        c.exit = Exit::Budget;
+        // A dropped block asks for more than there ever is.
+        c.exit = if block.dead && (*op).disp == i32::MAX { Exit::Lookup } else { Exit::Budget };
     }
     std::ptr::null()
 }
@@ -276,10 +290,37 @@ pub(super) unsafe extern "C" fn resolve(cpu: *mut Cpu, op: *const Op) -> *const 
     std::ptr::null()
 }
 
-/// The stub of a jump to another page, in 64-bit mode. `imm` is the target's distance from this page.
+/// The stub of a jump to another page, in 64-bit mode. `imm` is the target's distance from this page. The two ops behind it
+/// remember in their immediates where it led last: the stamp of the target's page, and the head. The distance fixes the offset
+/// within that page, the block the mode, and the stamp the page.
 pub(super) unsafe extern "C" fn far(cpu: *mut Cpu, op: *const Op) -> *const Op {
-    // SAFETY: as resolve.
-    unsafe { jump_to(cpu, (*cpu).gpr[17].wrapping_add((*op).imm)) }
+    // SAFETY: as resolve; a head that is remembered under a stamp is of a block that is not freed while there is such a stamp.
+    unsafe {
+        let rip = (*cpu).gpr[17].wrapping_add((*op).imm);
+        if (&(*cpu).stamps)[Cpu::fetch_index(rip)] == (*op.add(1)).imm {
+            return enter_page(cpu, rip, (*op.add(2)).imm as *const Op);
+        }
+        far_away(cpu, op)
+    }
+}
+
+/// [`far`] to where it did not lead last.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn far_away(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as far; the ops belong to the running block, which is written by nobody else.
+    unsafe {
+        let c = &mut *cpu;
+        let rip = c.gpr[17].wrapping_add((*op).imm);
+        let entry = c.jumps[jump_index(rip)];
+        let stamp = c.stamps[Cpu::fetch_index(rip)];
+        if entry.rip == rip && entry.key == stamp | u64::from(c.mode) {
+            let memory = op.cast_mut();
+            (*memory.add(1)).imm = stamp;
+            (*memory.add(2)).imm = entry.head as u64;
+        }
+        jump_to(cpu, rip)
+    }
 }
 
 /// As [`far`], with EIP wrapping at 32 bits.
