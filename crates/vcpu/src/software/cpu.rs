@@ -304,6 +304,8 @@ pub(super) unsafe fn reg<T: Int>(cpu: *const Cpu, offset: u8) -> T {
 pub(super) trait Form: 'static {
     const SLOW: bool;
     const BASED: bool = false;
+    /// There may be an index register.
+    const INDEXED: bool = true;
 }
 #[derive(Debug)]
 pub(super) struct Fast;
@@ -317,6 +319,13 @@ impl Form for Based {
 }
 impl Form for Fast {
     const SLOW: bool = false;
+}
+/// As the fast one, without an index register.
+#[derive(Debug)]
+pub(super) struct Near;
+impl Form for Near {
+    const SLOW: bool = false;
+    const INDEXED: bool = false;
 }
 impl Form for Slow {
     const SLOW: bool = true;
@@ -334,6 +343,9 @@ pub(super) unsafe fn address<F: Form>(cpu: *mut Cpu, op: *const Op, size: u64) -
             return address_slow(cpu, op, size);
         }
         let o = &*op;
+        if !F::INDEXED {
+            return reg::<u64>(cpu, o.base).wrapping_add(o.disp as i64 as u64);
+        }
         let shift = if F::BASED { o.scale & 3 } else { o.scale & 63 };
         let flat = reg::<u64>(cpu, o.base)
             .wrapping_add(reg::<u64>(cpu, o.index) << shift)

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic};
 
 use super::select::{is_immediate, is_register, offset};
 use super::{Builder, EMPTY, is_nop, operand_size};
-use crate::software::exec::combined::{Kind, Step, one_op, two_op};
+use crate::software::exec::combined::{Kind, Step, four_moves_op, one_op, two_op};
 use crate::software::op::ZERO;
 
 /// What an instruction has to do with the arithmetic flags.
@@ -214,9 +214,17 @@ impl Builder {
     /// Adds the instructions from `n` on as steps, if they are such; how many they were.
     pub(super) fn combine(&mut self, list: &[Instruction], n: usize, unseen: u64) -> usize {
         let Some((first, taken, live)) = self.unit(list, n, unseen) else { return 0 };
+        let alone = |n| self.unit(list, n, unseen).filter(|unit| unit.1 == 1).map(|unit| unit.0);
+        if taken == 1
+            && let (Some(second), Some(third), Some(fourth)) = (alone(n + 1), alone(n + 2), alone(n + 3))
+            && let Some(op) = four_moves_op(&[first, second, third, fourth], EMPTY)
+        {
+            self.put(op);
+            return 4;
+        }
         if !live
-            && let Some((second, more, false)) = self.unit(list, n + taken, unseen)
-            && let Some(op) = two_op(&first, &second, EMPTY)
+            && let Some((second, more, live)) = self.unit(list, n + taken, unseen)
+            && let Some(op) = two_op(&first, &second, live, EMPTY)
         {
             self.put(op);
             return taken + more;

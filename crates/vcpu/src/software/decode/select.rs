@@ -3,12 +3,12 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::{Builder, EMPTY, Reach, condition, is, is_64, is_nop, operand_size};
-use crate::software::cpu::{Based, Fast, Slow};
+use crate::software::cpu::{Based, Fast, Near, Slow};
 use crate::software::exec::operand::register_offset;
 use crate::software::exec::{alu, bits, branch, general, mov, muldiv, reg_sized, shift, sized};
-use crate::software::op::{Handler, Op};
+use crate::software::op::{Handler, Op, ZERO};
 
-/// The fast, slow and based instances of a handler for an operand size.
+/// The fast, slow, based and near instances of a handler for an operand size.
 macro_rules! forms {
     ($size:expr, $f:ident $(, $g:ty)*) => {
         [
@@ -19,6 +19,12 @@ macro_rules! forms {
                 2 => $f::<u16 $(, $g)*, Based>,
                 4 => $f::<u32 $(, $g)*, Based>,
                 _ => $f::<u64 $(, $g)*, Based>,
+            },
+            match $size {
+                1 => $f::<u8 $(, $g)*, Near> as Handler,
+                2 => $f::<u16 $(, $g)*, Near>,
+                4 => $f::<u32 $(, $g)*, Near>,
+                _ => $f::<u64 $(, $g)*, Near>,
             },
         ]
     };
@@ -34,9 +40,9 @@ macro_rules! form {
 struct AluSet {
     rr: Handler,
     ri: Handler,
-    rm: [Handler; 3],
-    mr: [Handler; 3],
-    mi: [Handler; 3],
+    rm: [Handler; 4],
+    mr: [Handler; 4],
+    mi: [Handler; 4],
 }
 
 fn alu_set(mnemonic: Mnemonic, size: usize) -> Option<AluSet> {
@@ -150,7 +156,7 @@ impl Builder {
             || self.select_sse(i)
     }
 
-    /// Adds an op with a memory operand. The handlers are the fast, the slow and perhaps the [`Based`] one.
+    /// Adds an op with a memory operand. The handlers are the fast, the slow and perhaps the [`Based`] and the [`Near`] one.
     pub(super) fn put_memory<const N: usize>(
         &mut self,
         i: &Instruction,
@@ -160,6 +166,7 @@ impl Builder {
     ) -> bool {
         let Some((op, reach)) = self.address(i) else { return false };
         let run = match reach {
+            Reach::Fast if N > 3 && op.index == ZERO => handlers[3],
             Reach::Fast => handlers[0],
             Reach::Based if N > 2 => handlers[2],
             _ => handlers[1],
@@ -317,6 +324,7 @@ impl Builder {
                             extend_rm::<$d, $s, true, Fast> as Handler,
                             extend_rm::<$d, $s, true, Slow>,
                             extend_rm::<$d, $s, true, Based>,
+                            extend_rm::<$d, $s, true, Near>,
                         ],
                     )
                 } else {
@@ -326,6 +334,7 @@ impl Builder {
                             extend_rm::<$d, $s, false, Fast> as Handler,
                             extend_rm::<$d, $s, false, Slow>,
                             extend_rm::<$d, $s, false, Based>,
+                            extend_rm::<$d, $s, false, Near>,
                         ],
                     )
                 }

@@ -5,7 +5,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use super::select::{is_immediate, is_memory, is_register, offset};
 use super::{Builder, EMPTY, Reach, condition, operand_size};
 use crate::software::exec::shortcut::{MOST_REGISTERS, Other, compare_handler, pop_handler, push_handler};
-use crate::software::op::Op;
+use crate::software::op::{Op, ZERO};
 
 impl Builder {
     /// Adds a shortcut and the ops of the instructions from `n` on that it is for; how many they are.
@@ -43,7 +43,8 @@ impl Builder {
             return 0;
         };
         let Some((op, Reach::Fast)) = self.address(i) else { return 0 };
-        let Some(run) = compare_handler(operand_size(i, 0), subtract, other, condition(jcc)) else {
+        let indexed = op.index != ZERO;
+        let Some(run) = compare_handler(operand_size(i, 0), subtract, other, indexed, condition(jcc)) else {
             return 0;
         };
         self.put(Op { run, reg, imm, ..op });

@@ -157,14 +157,28 @@ unsafe extern "C" fn one<X: Run, const LIVE: bool>(cpu: *mut Cpu, op: *const Op)
     }
 }
 
-/// Two steps without flags. The second one's operands are the low bytes of `imm`, and its immediate the upper half.
-unsafe extern "C" fn two<X: Run, Y: Run>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+/// Two steps, the first without flags. The second one's operands are the low bytes of `imm`, and its immediate the upper half.
+unsafe extern "C" fn two<X: Run, Y: Run, const LIVE: bool>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as one.
     unsafe {
         let o = &*op;
         X::run::<false>(cpu, o.base, o.index, o.reg, o.disp);
         let second = o.imm;
-        Y::run::<false>(cpu, second as u8, (second >> 8) as u8, (second >> 16) as u8, (second >> 32) as i32);
+        Y::run::<LIVE>(cpu, second as u8, (second >> 8) as u8, (second >> 16) as u8, (second >> 32) as i32);
+        go(cpu, op.add(1))
+    }
+}
+
+/// Four moves: to and from in `base` to `scale` and in the low half of `imm`.
+unsafe extern "C" fn four_moves<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const Op {
+    // SAFETY: as one.
+    unsafe {
+        let o = &*op;
+        reg::<T>(cpu, o.index).write(cpu, o.base);
+        reg::<T>(cpu, o.scale).write(cpu, o.reg);
+        let more = o.imm;
+        reg::<T>(cpu, (more >> 8) as u8).write(cpu, more as u8);
+        reg::<T>(cpu, (more >> 24) as u8).write(cpu, (more >> 16) as u8);
         go(cpu, op.add(1))
     }
 }
@@ -227,11 +241,12 @@ fn one_handler(kind: Kind, live: bool) -> Handler {
 }
 
 /// The handler of two steps in one op, for the kinds that often come together.
-fn two_handler(first: Kind, second: Kind) -> Option<Handler> {
+fn two_handler(first: Kind, second: Kind, live: bool) -> Option<Handler> {
     macro_rules! table {
         ($x:ty, $($kind:ident: $y:ty),*) => {
             match second {
-                $(Kind::$kind => two::<$x, $y> as Handler,)*
+                $(Kind::$kind if live => two::<$x, $y, true> as Handler,)*
+                $(Kind::$kind => two::<$x, $y, false>,)*
                 _ => return None,
             }
         };
@@ -332,12 +347,27 @@ pub(in crate::software) fn one_op(step: &Step, live: bool, empty: Op) -> Op {
     Op { run, base: step.to, index: step.a, reg: step.b, disp: step.imm, ..empty }
 }
 
-/// The op of two steps whose flags nobody looks at, if there is one.
-pub(in crate::software) fn two_op(first: &Step, second: &Step, empty: Op) -> Option<Op> {
-    let run = two_handler(first.kind, second.kind)?;
+/// The op of two steps, if there is one. The first one's flags are not looked at, and the second one's only if `live`.
+pub(in crate::software) fn two_op(first: &Step, second: &Step, live: bool, empty: Op) -> Option<Op> {
+    let run = two_handler(first.kind, second.kind, live)?;
     let imm = u64::from(second.to)
         | u64::from(second.a) << 8
         | u64::from(second.b) << 16
         | u64::from(second.imm as u32) << 32;
     Some(Op { run, imm, ..one_op(first, false, empty) })
+}
+
+/// The op of four moves of one size.
+pub(in crate::software) fn four_moves_op(moves: &[Step; 4], empty: Op) -> Option<Op> {
+    let [a, b, c, d] = moves;
+    let run: Handler = match a.kind {
+        Kind::Move32 => four_moves::<u32>,
+        Kind::Move64 => four_moves::<u64>,
+        _ => return None,
+    };
+    if moves.iter().any(|other| other.kind != a.kind) {
+        return None;
+    }
+    let imm = u64::from(u32::from_le_bytes([c.to, c.a, d.to, d.a]));
+    Some(Op { run, base: a.to, index: a.a, reg: b.to, scale: b.a, imm, ..empty })
 }

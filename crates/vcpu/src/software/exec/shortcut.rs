@@ -3,7 +3,7 @@
 
 use super::alu::{compare_and_branch, conditions};
 use super::{go, jump_to};
-use crate::software::cpu::{Cpu, Fast, Int, RSP, address, reg};
+use crate::software::cpu::{Cpu, Fast, Form, Int, Near, RSP, address, reg};
 use crate::software::op::{Handler, Op};
 use crate::software::tlb::{fast_read, fast_write};
 
@@ -13,13 +13,13 @@ const SECOND: u8 = 1;
 const FIRST: u8 = 2;
 
 /// CMP or TEST with memory, and Jcc. The ops of the two instructions follow, and the jump ops for taken and not.
-unsafe extern "C" fn compare<T: Int, const SUBTRACT: bool, const MEMORY: u8, const C: u8>(
+unsafe extern "C" fn compare<T: Int, F: Form, const SUBTRACT: bool, const MEMORY: u8, const C: u8>(
     cpu: *mut Cpu,
     op: *const Op,
 ) -> *const Op {
     // SAFETY: handlers are called with the live Cpu and op; a matching TLB entry maps the whole operand.
     unsafe {
-        let at = address::<Fast>(cpu, op, T::SIZE);
+        let at = address::<F>(cpu, op, T::SIZE);
         let Some(host) = fast_read(cpu, at, T::SIZE) else { return go(cpu, op.add(1)) };
         let memory = host.cast::<T>().read_unaligned();
         let (a, b) = match MEMORY {
@@ -47,22 +47,26 @@ pub(in crate::software) fn compare_handler(
     size: usize,
     subtract: bool,
     other: Other,
+    indexed: bool,
     condition: u8,
 ) -> Option<Handler> {
-    fn table<T: Int>(subtract: bool, other: Other) -> Option<[Handler; 16]> {
+    fn table<T: Int, F: Form>(subtract: bool, other: Other) -> Option<[Handler; 16]> {
         // `conditions` takes types and constants alike, and puts the condition last.
         Some(match (subtract, other) {
-            (true, Other::Immediate) => conditions!(compare, T, true, IMMEDIATE),
-            (true, Other::FirstRegister) => conditions!(compare, T, true, SECOND),
-            (true, Other::SecondRegister) => conditions!(compare, T, true, FIRST),
-            (false, Other::Immediate) => conditions!(compare, T, false, IMMEDIATE),
+            (true, Other::Immediate) => conditions!(compare, T, F, true, IMMEDIATE),
+            (true, Other::FirstRegister) => conditions!(compare, T, F, true, SECOND),
+            (true, Other::SecondRegister) => conditions!(compare, T, F, true, FIRST),
+            (false, Other::Immediate) => conditions!(compare, T, F, false, IMMEDIATE),
             _ => return None,
         })
     }
-    let table = match size {
-        1 => table::<u8>(subtract, other),
-        4 => table::<u32>(subtract, other),
-        8 => table::<u64>(subtract, other),
+    let table = match (size, indexed) {
+        (1, false) => table::<u8, Near>(subtract, other),
+        (4, false) => table::<u32, Near>(subtract, other),
+        (8, false) => table::<u64, Near>(subtract, other),
+        (1, true) => table::<u8, Fast>(subtract, other),
+        (4, true) => table::<u32, Fast>(subtract, other),
+        (8, true) => table::<u64, Fast>(subtract, other),
         _ => None,
     }?;
     Some(table[usize::from(condition & 15)])
