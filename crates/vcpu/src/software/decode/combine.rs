@@ -2,9 +2,10 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::select::{is_immediate, is_register, offset};
-use super::{Builder, EMPTY, is_nop, operand_size};
+use super::select::{is_immediate, is_memory, is_register, offset};
+use super::{Builder, EMPTY, Reach, is_nop, operand_size};
 use crate::software::exec::combined::{Kind, Step, four_moves_op, one_op, two_op};
+use crate::software::exec::paired::{Access, AccessKind, beside_op, two_accesses_op};
 use crate::software::op::ZERO;
 
 /// What an instruction has to do with the arithmetic flags.
@@ -211,8 +212,43 @@ impl Builder {
         (!(live && first.unseen_only)).then_some((first.step, 1, live))
     }
 
-    /// Adds the instructions from `n` on as steps, if they are such; how many they were.
+    /// The instruction as an access, if it is one that can stand beside others.
+    fn access(&self, i: &Instruction) -> Option<Access> {
+        use Mnemonic::{Add, Mov, Movzx};
+        if i.op_count() != 2 || i.has_lock_prefix() {
+            return None;
+        }
+        let store = is_memory(i, 0);
+        let register = if store { 1 } else { 0 };
+        if !is_register(i, register) || !is_memory(i, 1 - register) || !i.op_register(register).is_gpr() {
+            return None;
+        }
+        let kind = match (i.mnemonic(), store, operand_size(i, 0), operand_size(i, 1)) {
+            (Mov, false, 4, _) => AccessKind::Load32,
+            (Mov, false, 8, _) => AccessKind::Load64,
+            (Movzx, false, 4 | 8, 1) => AccessKind::Zero8,
+            (Mov, true, 1, _) => AccessKind::Store8,
+            (Mov, true, 4, _) => AccessKind::Store32,
+            (Mov, true, 8, _) => AccessKind::Store64,
+            (Add, false, 4, _) => AccessKind::Add32,
+            (Add, false, 8, _) => AccessKind::Add64,
+            _ => return None,
+        };
+        let (op, Reach::Fast) = self.address(i)? else { return None };
+        (op.index == ZERO).then_some(Access { kind, base: op.base, reg: offset(i, register), disp: op.disp })
+    }
+
+    /// Makes `n` the instruction in work.
+    fn at(&mut self, list: &[Instruction], n: usize) {
+        self.count = n as u16;
+        self.offset = list[n].ip() as u16;
+    }
+
+    /// Adds the instructions from `n` on as steps and accesses, if they are such and few ops do for many; how many they were.
     pub(super) fn combine(&mut self, list: &[Instruction], n: usize, unseen: u64) -> usize {
+        if let Some(access) = self.access(&list[n]) {
+            return self.combine_access(list, n, unseen, &access);
+        }
         let Some((first, taken, live)) = self.unit(list, n, unseen) else { return 0 };
         let alone = |n| self.unit(list, n, unseen).filter(|unit| unit.1 == 1).map(|unit| unit.0);
         if taken == 1
@@ -229,7 +265,39 @@ impl Builder {
             self.put(op);
             return taken + more;
         }
+        if let Some(next) = list.get(n + taken)
+            && let Some(access) = self.access(next)
+            && let Some(op) = beside_op(&first, live, &access, true, EMPTY)
+        {
+            self.put(op);
+            self.at(list, n + taken);
+            self.translate(next);
+            return taken + 1;
+        }
         self.put(one_op(&first, live, EMPTY));
         taken
+    }
+
+    /// Adds an access with what comes after it, if that is a step or another one.
+    fn combine_access(&mut self, list: &[Instruction], n: usize, unseen: u64, access: &Access) -> usize {
+        if let Some((step, taken, live)) = self.unit(list, n + 1, unseen)
+            && let Some(op) = beside_op(&step, live, access, false, EMPTY)
+        {
+            self.put(op);
+            self.translate(&list[n]);
+            self.at(list, n + 1);
+            self.put(one_op(&step, live, EMPTY));
+            return 1 + taken;
+        }
+        if let Some(next) = list.get(n + 1)
+            && let Some(second) = self.access(next)
+        {
+            self.put(two_accesses_op(access, &second, EMPTY));
+            self.translate(&list[n]);
+            self.at(list, n + 1);
+            self.translate(next);
+            return 2;
+        }
+        0
     }
 }

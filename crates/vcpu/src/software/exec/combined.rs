@@ -71,7 +71,7 @@ pub(in crate::software) struct Step {
     pub imm: i32,
 }
 
-trait Run: 'static {
+pub(super) trait Run: 'static {
     /// # Safety
     /// `cpu` is live; the offsets are those of registers of the step's size.
     unsafe fn run<const LIVE: bool>(cpu: *mut Cpu, to: u8, a: u8, b: u8, imm: i32);
@@ -90,7 +90,7 @@ unsafe fn with_flags<const LIVE: bool, T>(cpu: *mut Cpu, f: impl FnOnce(&mut Laz
 
 macro_rules! steps {
     ($($name:ident<$t:ident $(, $o:ident: $bound:ident)?>, ($cpu:ident, $live:ident, $a:ident, $b:ident, $imm:ident) => $value:expr;)*) => {$(
-        struct $name<$t $(, $o)?>(std::marker::PhantomData<($t $(, $o)?,)>);
+        pub(super) struct $name<$t $(, $o)?>(std::marker::PhantomData<($t $(, $o)?,)>);
         impl<$t: Int $(, $o: $bound)?> Run for $name<$t $(, $o)?> {
             #[inline(always)]
             #[allow(unused_variables, reason = "not every step has all operands")]
@@ -135,7 +135,7 @@ steps! {
 }
 
 /// MOVZX from `T` to 32 bits, MOVSXD to 64 bits.
-struct Extend<T, const SIGNED: bool>(std::marker::PhantomData<T>);
+pub(super) struct Extend<T, const SIGNED: bool>(std::marker::PhantomData<T>);
 impl<T: Int, const SIGNED: bool> Run for Extend<T, SIGNED> {
     #[inline(always)]
     unsafe fn run<const LIVE: bool>(cpu: *mut Cpu, to: u8, a: u8, _: u8, _: i32) {
@@ -145,6 +145,21 @@ impl<T: Int, const SIGNED: bool> Run for Extend<T, SIGNED> {
             (if SIGNED { value.sext() } else { value.zext() }).write(cpu, to);
         }
     }
+}
+
+/// A step as an immediate: its operands in the low bytes, its own immediate in the upper half.
+pub(super) fn packed(step: &Step) -> u64 {
+    u64::from(step.to) | u64::from(step.a) << 8 | u64::from(step.b) << 16 | u64::from(step.imm as u32) << 32
+}
+
+/// Runs a step that [`packed`] made.
+///
+/// # Safety
+/// As [`Run::run`].
+#[inline(always)]
+pub(super) unsafe fn run_packed<X: Run, const LIVE: bool>(cpu: *mut Cpu, step: u64) {
+    // SAFETY: by contract.
+    unsafe { X::run::<LIVE>(cpu, step as u8, (step >> 8) as u8, (step >> 16) as u8, (step >> 32) as i32) }
 }
 
 /// One step: `base`, `index`, `reg`, `disp`.
@@ -157,14 +172,13 @@ unsafe extern "C" fn one<X: Run, const LIVE: bool>(cpu: *mut Cpu, op: *const Op)
     }
 }
 
-/// Two steps, the first without flags. The second one's operands are the low bytes of `imm`, and its immediate the upper half.
+/// Two steps, the first without flags, the second in `imm`.
 unsafe extern "C" fn two<X: Run, Y: Run, const LIVE: bool>(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as one.
     unsafe {
         let o = &*op;
         X::run::<false>(cpu, o.base, o.index, o.reg, o.disp);
-        let second = o.imm;
-        Y::run::<LIVE>(cpu, second as u8, (second >> 8) as u8, (second >> 16) as u8, (second >> 32) as i32);
+        run_packed::<Y, LIVE>(cpu, o.imm);
         go(cpu, op.add(1))
     }
 }
@@ -350,10 +364,7 @@ pub(in crate::software) fn one_op(step: &Step, live: bool, empty: Op) -> Op {
 /// The op of two steps, if there is one. The first one's flags are not looked at, and the second one's only if `live`.
 pub(in crate::software) fn two_op(first: &Step, second: &Step, live: bool, empty: Op) -> Option<Op> {
     let run = two_handler(first.kind, second.kind, live)?;
-    let imm = u64::from(second.to)
-        | u64::from(second.a) << 8
-        | u64::from(second.b) << 16
-        | u64::from(second.imm as u32) << 32;
+    let imm = packed(second);
     Some(Op { run, imm, ..one_op(first, false, empty) })
 }
 

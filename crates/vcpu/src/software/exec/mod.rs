@@ -17,6 +17,7 @@ pub(super) mod mmx;
 pub(super) mod mov;
 pub(super) mod muldiv;
 pub(super) mod operand;
+pub(super) mod paired;
 pub(super) mod shift;
 pub(super) mod shortcut;
 pub(super) mod sse;

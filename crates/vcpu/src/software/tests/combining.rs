@@ -29,7 +29,8 @@ fn draw(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
     let (w, v, n, m) = (WIDE[x], WIDE[y], NARROW[x], NARROW[y]);
     let imm = (d.below(1 << 32) as i32) >> d.below(28);
     let count = d.below(70) as u32;
-    match d.below(46) {
+    let near = rbx + d.below(14) as i32;
+    match d.below(54) {
         0 | 1 => a.mov(w, v),
         2 | 3 => a.mov(n, m),
         4 => a.add(w, v),
@@ -92,7 +93,14 @@ fn draw(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
             a.set_label(&mut over)?;
             a.nop()
         }
-        43 => a.mov(qword_ptr(rbx + d.below(10) as i32), v),
+        43 => a.mov(qword_ptr(near), v),
+        46 => a.mov(dword_ptr(near), m),
+        47 => a.mov(byte_ptr(near), BYTES[y]),
+        48 => a.mov(w, qword_ptr(near)),
+        49 => a.mov(n, dword_ptr(near)),
+        50 => a.movzx(n, byte_ptr(near)),
+        51 => a.add(w, qword_ptr(near)),
+        52 => a.add(n, dword_ptr(near)),
         44 => {
             for _ in 0..1 + d.below(7) {
                 a.push(WIDE[d.below(6) as usize])?;
