@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::{Builder, EMPTY, Reach, interpreted, operand_size};
 use crate::software::cpu::MODE_SSE_OFF;
 use crate::software::exec::operand::register_offset;
-use crate::software::exec::{sse, sse_fast};
+use crate::software::exec::{sse, sse_fast, sse_search};
 use crate::software::op::{Handler, Op};
 
 impl Builder {
@@ -14,7 +14,11 @@ impl Builder {
         if self.mode & MODE_SSE_OFF != 0 {
             return false;
         }
-        self.select_whole_move(i) || self.select_vector(i) || self.select_conversion(i) || self.select_part(i)
+        self.select_whole_move(i)
+            || self.select_vector(i)
+            || self.select_conversion(i)
+            || self.select_part(i)
+            || self.select_search(i)
     }
 
     fn select_whole_move(&mut self, i: &Instruction) -> bool {
@@ -43,6 +47,18 @@ impl Builder {
     pub(super) fn put_backed_memory(&mut self, i: &Instruction, run: Handler, reg: u8) -> bool {
         let Some((op, Reach::Fast)) = self.address(i) else { return false };
         self.put_backed(i, Op { run, reg, ..op })
+    }
+
+    fn select_search(&mut self, i: &Instruction) -> bool {
+        if i.mnemonic() != Mnemonic::Pcmpistri {
+            return false;
+        }
+        let [registers, memory] = sse_search::handlers(i.immediate8());
+        if is_xmm(i, 1) {
+            self.put(Op { run: registers, base: number(i, 0), reg: number(i, 1), ..EMPTY });
+            return true;
+        }
+        self.put_backed_memory(i, memory, number(i, 0))
     }
 
     fn select_vector(&mut self, i: &Instruction) -> bool {

@@ -24,6 +24,7 @@ pub(super) mod sse;
 pub(super) mod sse_fast;
 pub(super) mod sse_float;
 pub(super) mod sse_later;
+pub(super) mod sse_search;
 mod sse_strings;
 pub(super) mod stack;
 pub(super) mod string;
