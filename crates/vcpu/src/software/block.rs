@@ -41,8 +41,10 @@ pub(super) fn jump_index(rip: u64) -> usize {
 pub(super) struct Side {
     /// Number of the instruction in the block, from 0.
     pub index: u16,
-    /// Offset of the instruction from the start of the block's page (may be past its end after the last one).
+    /// Offset of the instruction from the start of the block's page.
     pub offset: u16,
+    /// Offset of what follows the instruction (may be past the page's end), which need not be the next op's.
+    pub after: u16,
 }
 
 /// What an interpreted instruction does next.
@@ -81,8 +83,10 @@ pub(super) struct Block {
     pub page: u64,
     /// Offset of the first byte in the page.
     pub offset: u16,
-    /// Length in bytes.
+    /// Bytes of the instruction, if the block is one alone.
     pub len: u16,
+    /// Which granules of 64 bytes of the page its instructions lie in.
+    pub granules: u64,
     pub mode: u8,
     /// Instructions.
     pub count: u16,
@@ -237,7 +241,7 @@ impl Cpu {
     /// Adds a block to the cache.
     pub(super) fn insert_block(&mut self, mut block: Box<Block>) -> *mut Block {
         block.dead = false;
-        let (page, offset, len, mode) = (block.page, block.offset, block.len, block.mode);
+        let (page, offset, bits, mode) = (block.page, block.offset, block.granules, block.mode);
         let raw = Box::into_raw(block);
         let cache = &mut self.cache;
         let code = cache.pages[page as usize].get_or_insert_with(|| {
@@ -249,7 +253,7 @@ impl Cpu {
             Ok(_) => unreachable!("a block is inserted only after it was not found"),
             Err(at) => code.blocks.insert(at, (key(offset, mode), raw)),
         }
-        code.granules |= granules(u64::from(offset), u64::from(len));
+        code.granules |= bits;
         cache.count += 1;
         if fresh {
             // SAFETY: code is fetched from RAM only, and each page of it has flags.
@@ -271,7 +275,7 @@ impl Cpu {
             let (mut left, mut kept) = (0, Vec::with_capacity(code.blocks.len()));
             for (key, raw) in std::mem::take(&mut code.blocks) {
                 // SAFETY: cached blocks are live.
-                let bits = unsafe { granules(u64::from((*raw).offset), u64::from((*raw).len)) };
+                let bits = unsafe { (*raw).granules };
                 if bits & touched != 0 {
                     self.cache.drop_block(raw);
                     any = true;
@@ -330,7 +334,7 @@ impl Cpu {
 }
 
 /// The granules of 64 bytes that a range of bytes within a page touches, as bits.
-fn granules(start: u64, len: u64) -> u64 {
+pub(super) fn granules(start: u64, len: u64) -> u64 {
     let first = start / 64;
     let last = ((start + len.max(1) - 1) / 64).min(63);
     (u64::MAX >> (63 - last)) & (u64::MAX << first)

@@ -11,14 +11,15 @@ use iced_x86::{
     Register,
 };
 
-use super::block::{Block, Interpret, Interpreted, Side};
+use super::block::{Block, Interpret, Interpreted, Side, granules};
 use super::cpu::{Cpu, MODE_SIZE_SHIFT};
 use super::exec::operand::{register_offset, segment_number};
 use super::exec::{self, branch};
 use super::op::{ADDRESS32, Handler, LINEAR32, Op, PAGE_BASE, PAGE_END, SEGMENT_SHIFT, ZERO};
+use crate::memory::PAGE;
 
 /// Most instructions of a block.
-pub(super) const MOST: usize = 64;
+const MOST: usize = 64;
 
 /// Longest instruction.
 pub(super) const LONGEST: usize = 15;
@@ -34,7 +35,9 @@ struct Builder {
     mode: u8,
     /// Instructions so far, the one in work excluded.
     count: u16,
+    /// Offsets of the instruction in work and of what follows it.
     offset: u16,
+    after: u16,
 }
 
 /// What kind of address a memory operand has.
@@ -51,19 +54,65 @@ enum Reach {
 const EMPTY: Op = Op { run: exec::head, disp: 0, base: ZERO, index: ZERO, scale: 0, reg: ZERO, imm: 0 };
 
 impl Builder {
+    fn new(mode: u8, offset: u16) -> Self {
+        Self {
+            ops: vec![EMPTY],
+            side: vec![Side { index: 0, offset, after: offset }],
+            interpreted: Vec::new(),
+            jumps: Vec::new(),
+            mode,
+            count: 0,
+            offset,
+            after: offset,
+        }
+    }
+
+    /// Makes a block of the instructions; `None` of none.
+    fn build(mut self, list: &List, page: u64, offset: u16, single: bool) -> Option<Box<Block>> {
+        let instructions = &list.instructions;
+        let last = instructions.last()?;
+        let unseen = combine::unseen_flags(list);
+        let mut n = 0;
+        while n < instructions.len() {
+            self.at(instructions, n);
+            let taken = if single || list.is_followed(n) { 0 } else { self.several(instructions, n, unseen) };
+            if taken == 0 && !list.is_followed(n) {
+                self.translate(&instructions[n]);
+            }
+            n += taken.max(1);
+        }
+        self.count = n as u16;
+        self.after = last.next_ip() as u16;
+        if !ends_block(last) {
+            self.jump(self.after.into(), self.count, self.after);
+        }
+        let mut bits = 0;
+        for i in instructions {
+            bits |= granules(i.ip(), i.len() as u64);
+        }
+        Some(self.finish(page, offset, last.next_ip() as u16 - last.ip() as u16, bits))
+    }
+
+    /// Makes `n` the instruction in work.
+    fn at(&mut self, list: &[Instruction], n: usize) {
+        self.count = n as u16;
+        self.offset = list[n].ip() as u16;
+        self.after = list[n].next_ip() as u16;
+    }
+
     fn long64(&self) -> bool {
         self.mode >> MODE_SIZE_SHIFT & 3 == 2
     }
 
     fn put(&mut self, op: Op) {
-        self.side.push(Side { index: self.count, offset: self.offset });
+        self.side.push(Side { index: self.count, offset: self.offset, after: self.after });
         self.ops.push(op);
     }
 
     /// A jump op to a target; it belongs to the boundary before instruction `index` at `offset`.
     fn jump(&mut self, target: u64, index: u16, offset: u16) {
         self.jumps.push((self.ops.len(), target));
-        self.side.push(Side { index, offset });
+        self.side.push(Side { index, offset, after: offset });
         self.ops.push(Op { run: branch::jump, ..EMPTY });
     }
 
@@ -138,59 +187,78 @@ impl Builder {
     }
 }
 
-/// Decodes a block that starts at `offset` of a page whose bytes from there on are `bytes` (cut at the page's end, or for
-/// a single instruction that straddles, beyond). `None` if not even one instruction fits.
-pub(super) fn decode(
-    cpu: &mut Cpu,
-    page: u64,
-    offset: u16,
-    bytes: &[u8],
-    single: bool,
-) -> Option<Box<Block>> {
-    let mode = cpu.mode;
+/// Decodes a block that starts at `offset` of a page. `None` if not even one instruction fits into it.
+pub(super) fn block(cpu: &Cpu, page: u64, offset: u16, bytes: &[u8; PAGE]) -> Option<Box<Block>> {
+    let mut decoder = decoder(cpu.mode, bytes, 0);
+    let mut list = List::new(MOST);
+    let place = |decoder: &mut Decoder<'_>, at: u64| {
+        decoder.set_ip(at);
+        decoder.set_position(at as usize).is_ok()
+    };
+    let mut next = place(&mut decoder, offset.into()).then(|| next_instruction(&mut decoder)).flatten();
+    while let Some(instruction) = next {
+        list.push(instruction);
+        if list.instructions.len() == MOST {
+            break;
+        }
+        next = if ends_block(&instruction) {
+            // A jump within the page is no end: what it leads to follows.
+            let target = jump_target(&instruction).filter(|target| *target < PAGE as u64);
+            let follows = target.filter(|target| place(&mut decoder, *target));
+            let after = follows.and_then(|_| next_instruction(&mut decoder));
+            if after.is_none() {
+                break;
+            }
+            list.followed |= 1 << (list.instructions.len() - 1);
+            after
+        } else {
+            next_instruction(&mut decoder)
+        };
+    }
+    Builder::new(cpu.mode, offset).build(&list, page, offset, false)
+}
+
+/// Decodes one instruction at `offset` of a page whose bytes from there on are `bytes` (cut at the page's end, or if it
+/// straddles, beyond). `None` if it does not fit.
+pub(super) fn single(cpu: &Cpu, page: u64, offset: u16, bytes: &[u8]) -> Option<Box<Block>> {
+    let mut list = List::new(1);
+    list.push(next_instruction(&mut decoder(cpu.mode, bytes, offset.into()))?);
+    Builder::new(cpu.mode, offset).build(&list, page, offset, true)
+}
+
+/// The instructions of a block.
+struct List {
+    instructions: Vec<Instruction>,
+    /// One bit per instruction: it is a jump, and the next one is its target.
+    followed: u64,
+}
+
+impl List {
+    fn new(most: usize) -> Self {
+        Self { instructions: Vec::with_capacity(most), followed: 0 }
+    }
+
+    fn push(&mut self, instruction: Instruction) {
+        self.instructions.push(instruction);
+    }
+
+    fn is_followed(&self, n: usize) -> bool {
+        self.followed >> n & 1 != 0
+    }
+}
+
+fn decoder(mode: u8, bytes: &[u8], ip: u64) -> Decoder<'_> {
     let bitness = match mode >> MODE_SIZE_SHIFT & 3 {
         2 => 64,
         1 => 32,
         _ => 16,
     };
-    let mut decoder = Decoder::with_ip(bitness, bytes, offset.into(), DecoderOptions::NONE);
-    let mut builder = Builder {
-        ops: vec![EMPTY],
-        side: vec![Side { index: 0, offset }],
-        interpreted: Vec::new(),
-        jumps: Vec::new(),
-        mode,
-        count: 0,
-        offset,
-    };
-    let most = if single { 1 } else { MOST };
-    let mut list = Vec::with_capacity(most);
-    let mut ended = false;
-    while list.len() < most && !ended {
-        let Some(instruction) = next_instruction(&mut decoder) else { break };
-        ended = ends_block(&instruction);
-        list.push(instruction);
-    }
-    let unseen = combine::unseen_flags(&list);
-    let mut n = 0;
-    while n < list.len() {
-        builder.offset = list[n].ip() as u16;
-        let taken = if single { 0 } else { builder.several(&list, n, unseen) };
-        if taken == 0 {
-            builder.translate(&list[n]);
-        }
-        n += taken.max(1);
-        builder.count = n as u16;
-        builder.offset = list[n - 1].next_ip() as u16;
-    }
-    if builder.count == 0 {
-        return None;
-    }
-    if !ended {
-        let target = u64::from(builder.offset);
-        builder.jump(target, builder.count, builder.offset);
-    }
-    Some(builder.finish(page, offset))
+    Decoder::with_ip(bitness, bytes, ip, DecoderOptions::NONE)
+}
+
+/// Where a JMP of a fixed target leads, as a distance from the page.
+fn jump_target(i: &Instruction) -> Option<u64> {
+    (i.mnemonic() == Mnemonic::Jmp && i.op0_kind() == OpKind::NearBranch64).then(|| i.near_branch64())
 }
 
 /// True for the last instruction of a block.
@@ -256,22 +324,22 @@ impl Builder {
         }
     }
 
-    fn finish(mut self, page: u64, offset: u16) -> Box<Block> {
+    fn finish(mut self, page: u64, offset: u16, len: u16, granules: u64) -> Box<Block> {
         let far: Handler = if self.long64() { exec::far } else { exec::far32 };
-        let page_bytes = 4096;
         let mut stubs = [0; 2];
         for (number, (at, target)) in self.jumps.iter().enumerate() {
             let stub = self.ops.len();
             let distance = (stub - at) as i32;
             self.ops[*at].disp = distance;
             self.ops.push(EMPTY);
-            if *target < page_bytes {
+            if *target < PAGE as u64 {
                 self.ops.push(Op { run: exec::resolve, disp: -distance - 1, imm: *target, ..EMPTY });
             } else {
                 // And where it leads: nowhere yet.
                 self.ops.extend([Op { run: far, imm: *target, ..EMPTY }, EMPTY, EMPTY]);
             }
-            self.side.resize(self.ops.len(), Side { index: self.count, offset: self.offset });
+            self.side
+                .resize(self.ops.len(), Side { index: self.count, offset: self.after, after: self.after });
             stubs[number] = stub;
         }
         let mut block = Box::new(Block {
@@ -280,7 +348,8 @@ impl Builder {
             interpreted: self.interpreted,
             page,
             offset,
-            len: self.offset - offset,
+            len,
+            granules,
             mode: self.mode,
             count: self.count,
             dead: true,

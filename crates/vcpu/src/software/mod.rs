@@ -186,17 +186,16 @@ impl SoftwareVcpu {
         let block = match c.cache.find(page, offset, c.mode) {
             Some(block) => block,
             None => {
-                let mut bytes = [0; decode::MOST * decode::LONGEST];
-                let len = (PAGE - usize::from(offset)).min(bytes.len());
+                let mut bytes = [0; PAGE];
                 // SAFETY: the page is in RAM.
                 unsafe {
-                    let from = c.ram_base.add(physical as usize + usize::from(offset));
-                    std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len);
+                    let from = c.ram_base.add((page << 12) as usize);
+                    std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), PAGE);
                 }
-                if self.singles.straddles(rip, c.mode, &bytes[..len]) {
+                if self.singles.straddles(rip, c.mode, &bytes[usize::from(offset)..]) {
                     return Ok(None);
                 }
-                match decode::decode(c, page, offset, &bytes[..len], false) {
+                match decode::block(c, page, offset, &bytes) {
                     Some(block) => c.insert_block(block),
                     None => return Ok(None),
                 }
@@ -232,11 +231,8 @@ impl SoftwareVcpu {
             Some(block) => block.ops.as_ptr(),
             None => {
                 let straddles = self.singles.straddles(rip, c.mode, &bytes[..first]);
-                let mut block = if straddles {
-                    None
-                } else {
-                    decode::decode(c, physical >> 12, offset, &bytes[..first], true)
-                };
+                let mut block =
+                    if straddles { None } else { decode::single(c, physical >> 12, offset, &bytes[..first]) };
                 let mut len = first;
                 if block.is_none() {
                     let next = c.wrap_rip(rip.wrapping_add(first as u64));
@@ -252,7 +248,7 @@ impl SoftwareVcpu {
                     Some(block) => block.ops.as_ptr(),
                     None => {
                         if block.is_none() {
-                            block = decode::decode(c, physical >> 12, offset, &bytes[..len], true);
+                            block = decode::single(c, physical >> 12, offset, &bytes[..len]);
                         }
                         // 15 bytes always decode to something; what is longer is invalid.
                         let Some(block) = block else { return Err(Fault::gp()) };

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic};
 
 use super::select::{is_immediate, is_memory, is_register, offset};
-use super::{Builder, EMPTY, Reach, is_nop, operand_size};
+use super::{Builder, EMPTY, List, Reach, is_nop, operand_size};
 use crate::software::exec::combined::{Kind, Step, four_moves_op, one_op, two_op};
 use crate::software::exec::paired::{Access, AccessKind, beside_op, two_accesses_op};
 use crate::software::op::ZERO;
@@ -54,12 +54,13 @@ fn effect(i: &Instruction) -> Effect {
 /// One bit per instruction: the flags after it are replaced before anything can see them. Between it and the instruction
 /// that replaces them there are none but such as neither fault nor leave nor read flags, and a block runs as a whole or not
 /// at all: whoever stops in between runs its instructions alone.
-pub(super) fn unseen_flags(list: &[Instruction]) -> u64 {
+pub(super) fn unseen_flags(list: &List) -> u64 {
     let mut unseen = 0;
     let mut after = false;
-    for (n, i) in list.iter().enumerate().rev() {
+    for (n, i) in list.instructions.iter().enumerate().rev() {
         unseen |= u64::from(after) << n;
         after = match effect(i) {
+            _ if list.is_followed(n) => after,
             Effect::Opaque | Effect::Reads => false,
             Effect::Writes => true,
             Effect::Neutral => after,
@@ -236,12 +237,6 @@ impl Builder {
         };
         let (op, Reach::Fast) = self.address(i)? else { return None };
         (op.index == ZERO).then_some(Access { kind, base: op.base, reg: offset(i, register), disp: op.disp })
-    }
-
-    /// Makes `n` the instruction in work.
-    fn at(&mut self, list: &[Instruction], n: usize) {
-        self.count = n as u16;
-        self.offset = list[n].ip() as u16;
     }
 
     /// Adds the instructions from `n` on as steps and accesses, if they are such and few ops do for many; how many they were.

@@ -13,10 +13,9 @@ impl Builder {
         let taken = self.compare_shortcut(list, n);
         let taken = if taken == 0 { self.stack_shortcut(list, n) } else { taken };
         let before = self.ops.len();
-        for (done, i) in list[n..n + taken].iter().enumerate() {
-            self.count = (n + done) as u16;
-            self.offset = i.ip() as u16;
-            self.translate(i);
+        for number in n..n + taken {
+            self.at(list, number);
+            self.translate(&list[number]);
         }
         debug_assert!(taken == 0 || self.ops.len() >= before + taken, "each has an op");
         taken

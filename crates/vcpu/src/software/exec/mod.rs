@@ -223,7 +223,7 @@ pub(super) unsafe extern "C" fn leave_fault(cpu: *mut Cpu, op: *const Op) -> *co
 /// Leaves after `op`, for the platform to be looked at.
 ///
 /// # Safety
-/// `op` is the running op and has one after it.
+/// `op` is the running op, and of one instruction.
 #[cold]
 #[inline(never)]
 pub(super) unsafe extern "C" fn boundary(cpu: *mut Cpu, op: *const Op) -> *const Op {
@@ -231,9 +231,9 @@ pub(super) unsafe extern "C" fn boundary(cpu: *mut Cpu, op: *const Op) -> *const
     unsafe {
         let block = running(cpu);
         let c = &mut *cpu;
-        let side = block.side[op.offset_from(c.head) as usize + 1];
-        c.budget += i64::from(block.count - side.index);
-        c.rip = c.gpr[17].wrapping_add(u64::from(side.offset));
+        let side = block.side[op.offset_from(c.head) as usize];
+        c.budget += i64::from(block.count - side.index - 1);
+        c.rip = c.gpr[17].wrapping_add(u64::from(side.after));
         c.exit = Exit::Boundary;
     }
     std::ptr::null()

@@ -163,6 +163,48 @@ fn combined_instructions_do_what_each_does() {
     }
 }
 
+/// A jump within a page costs nothing, but it is an instruction: an interrupt that is due before it returns to it, and code
+/// behind it may be overwritten before it.
+#[test]
+fn a_jump_that_a_block_goes_on_behind_is_still_an_instruction() {
+    let (handler, first, second) = (CODE + 0x1800, CODE + 0x100, CODE + 0x200);
+    let start = |a: &mut CodeAssembler| {
+        a.mov(rbx, 0xE000_0000_u64 as i64).unwrap();
+        a.mov(eax, 0x40_i32).unwrap();
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.mov(byte_ptr(rbx + 0x77), al).unwrap();
+    };
+    let before = assemble(CODE, start).len() as u64;
+    let mut m = Machine::new(|a| {
+        start(a);
+        a.jmp(first).unwrap();
+    });
+    // Device memory at 0xE0000000, by a 1 GiB page.
+    m.write(0x2018, &(0xC000_0000_u64 | 0x83).to_le_bytes());
+    let piece = |at: u64, a: &dyn Fn(&mut CodeAssembler)| m.write(at, &assemble(at, a));
+    piece(first, &|a| {
+        // The immediate of the first instruction at `second`.
+        a.lea(rsi, ptr(second + 1)).unwrap();
+        a.mov(byte_ptr(rsi), 7).unwrap();
+        a.jmp(second).unwrap();
+    });
+    piece(second, &|a| {
+        a.mov(edx, 1_i32).unwrap();
+        a.cli().unwrap();
+        a.hlt().unwrap();
+    });
+    piece(handler, &|a| {
+        a.mov(rcx, qword_ptr(rsp)).unwrap();
+        a.iretq().unwrap();
+    });
+    m.gate(0x40, handler, 0);
+    let state = m.finish();
+    assert_eq!(state.gpr[1], CODE + before);
+    assert_eq!(state.gpr[2], 7);
+    assert_eq!(state.position, 5 + 2 + 1 + 3 + 3);
+}
+
 /// An instruction across a page boundary whose second half changes is not what it was.
 #[test]
 fn a_straddling_instruction_is_decoded_from_its_bytes() {

@@ -34,6 +34,9 @@ impl Platform for Bench {
     }
     fn mmio_write(&mut self, at: Position, address: u64, _: u8, value: u64) {
         self.log.push((at, "write", address, value));
+        if address == 0xE000_0077 {
+            self.pending = Some(value as u8);
+        }
     }
     fn tsc(&mut self, at: Position) -> u64 {
         at * 10
