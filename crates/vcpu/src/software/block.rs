@@ -10,7 +10,7 @@ use super::op::Op;
 use crate::memory::{CODE, CODE_WRITTEN, PAGE};
 
 /// Entries of the jump cache.
-pub(super) const JUMPS: usize = 16 * 1024;
+const JUMPS: usize = 16 * 1024;
 
 /// Virtual address to block, for jumps that are not links.
 ///
@@ -25,9 +25,11 @@ pub(super) struct JumpEntry {
     pub head: *const Op,
 }
 
-impl JumpEntry {
-    /// No entry of the fetch TLB has such a stamp.
-    pub(super) const EMPTY: Self = Self { rip: 0, key: 0, head: std::ptr::null() };
+/// An empty jump cache: no entry of the fetch TLB has the stamp 0. It costs nothing before it is used: simulations make many
+/// engines.
+pub(super) fn jump_cache() -> Box<[JumpEntry]> {
+    // SAFETY: zeros are two numbers and a null pointer.
+    unsafe { Box::new_zeroed_slice(JUMPS).assume_init() }
 }
 
 /// The number of the jump cache entry of an address.
@@ -117,9 +119,9 @@ const NEAR: usize = 32 * 1024;
 /// Most dropped blocks that wait to be freed.
 const MOST_DEAD: usize = 1024;
 
-/// Page, offset and mode as one number.
+/// Page, offset and mode as one number, which is not 0.
 fn place(page: u64, offset: u16, mode: u8) -> u64 {
-    page << 32 | u64::from(key(offset, mode))
+    1 << 63 | page << 32 | u64::from(key(offset, mode))
 }
 
 fn near_index(place: u64) -> usize {
@@ -129,7 +131,7 @@ fn near_index(place: u64) -> usize {
 /// All blocks.
 #[derive(Debug)]
 pub(super) struct Cache {
-    /// Blocks by page, offset and mode as one number; direct-mapped.
+    /// Blocks by page, offset and mode as one number, which is 0 where there is none; direct-mapped.
     near: Box<[(u64, *mut Block)]>,
     pages: Vec<Option<Box<CodePage>>>,
     used: Vec<usize>,
@@ -144,7 +146,8 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn new(pages: usize, capacity: usize, flush_seed: Option<u64>) -> Self {
         Self {
-            near: vec![(u64::MAX, std::ptr::null_mut()); NEAR].into_boxed_slice(),
+            // SAFETY: zeros are a number and a null pointer.
+            near: unsafe { Box::new_zeroed_slice(NEAR).assume_init() },
             pages: std::iter::repeat_with(|| None).take(pages).collect(),
             used: Vec::new(),
             count: 0,
@@ -204,7 +207,7 @@ impl Cache {
             let place = place((*block).page, (*block).offset, (*block).mode);
             let near = &mut self.near[near_index(place)];
             if near.0 == place {
-                *near = (u64::MAX, std::ptr::null_mut());
+                *near = (0, std::ptr::null_mut());
             }
             for jump in std::mem::take(&mut (*block).incoming) {
                 (*jump).imm = stub_of(jump) as u64;

@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use self::block::{Block, Cache, JUMPS, JumpEntry, jump_index};
+use self::block::{Block, Cache, JumpEntry, jump_index};
 use self::cpu::{Cpu, Exit};
 use self::debug::DR6_STEP;
 use self::fault::{Fault, TripleFault};
@@ -95,7 +95,7 @@ impl SoftwareVcpu {
         let page_flags = flags.as_ptr();
         let ram_base = ram.get_host_address(GuestAddress(0)).map_err(Error::Host)?;
         let mut tlbs = vec![Entry::EMPTY; 3 * ENTRIES].into_boxed_slice();
-        let mut jumps = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
+        let mut jumps = block::jump_cache();
         let (tlb, jump) = (tlbs.as_mut_ptr(), jumps.as_mut_ptr());
         let cpu = Box::new(Cpu {
             gpr: [0; 20],
