@@ -33,6 +33,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         "a side that has won by hand, and whose other side the operator has stopped, waits for a person",
     ),
     (750_000_531, "a backup is lost when its copies are the same and the guest has not run yet"),
+    (1_100_000_386, "a replica that has lost a connection before the guest has started dials again at once"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -89,7 +89,7 @@ impl World {
         self.wake_soon(node, Thread::Vcpu);
         self.stepped(node);
         if node == 1 {
-            self.schedule(MS, Happening::Dial { incarnation });
+            self.schedule(MS, Happening::Dial { incarnation, soon: false });
         }
     }
 

@@ -17,7 +17,7 @@ const KEEPALIVE: Nanos = 10_000 * MS;
 
 impl World {
     /// Replica b dials, if it has no connection.
-    pub(crate) fn dial(&mut self, incarnation: u64) {
+    pub(crate) fn dial(&mut self, incarnation: u64, soon: bool) {
         let Some(process) = self.process(1).filter(|process| process.incarnation == incarnation) else {
             return;
         };
@@ -26,8 +26,10 @@ impl World {
         }
         let waiting = *process.core.phase() == Phase::Waiting;
         let free = process.link.is_none() && !process.paused;
-        let again = REDIAL[usize::from(!waiting)];
-        self.schedule(again, Happening::Dial { incarnation });
+        if waiting && free || !soon {
+            let again = REDIAL[usize::from(!waiting)];
+            self.schedule(again, Happening::Dial { incarnation, soon });
+        }
         let there = self.process(0).is_some_and(|process| process.exiting.is_none());
         if !free || !there || !self.links.pass(0) || !self.links.pass(1) {
             return;
@@ -97,6 +99,11 @@ impl World {
         self.close_end(node, id);
         self.at(node).link = None;
         self.handle(node, Event::Disconnected(why.to_owned()));
+        let process = self.at(node);
+        if node == 1 && *process.core.phase() == Phase::Waiting {
+            let incarnation = process.incarnation;
+            self.schedule(REDIAL[0], Happening::Dial { incarnation, soon: true });
+        }
         self.wake_soon(node, Thread::Reader);
     }
 

@@ -171,7 +171,7 @@ impl World {
             Happening::Thread(node, thread, token) => self.turn(node, thread, token),
             Happening::Bytes { link, to } => self.bytes_arrived(link, to),
             Happening::Datagram { to, bytes } => self.datagram_arrived(to, bytes),
-            Happening::Dial { incarnation } => self.dial(incarnation),
+            Happening::Dial { incarnation, soon } => self.dial(incarnation, soon),
             Happening::Patience { node, link } => self.patience(node, link),
             Happening::Call { node, incarnation, id, call } => self.call_arrives(node, incarnation, id, call),
             Happening::Content { node, incarnation, id, call } => {

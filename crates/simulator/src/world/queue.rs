@@ -31,6 +31,8 @@ pub enum Happening {
     Dial {
         /// Its process.
         incarnation: u64,
+        /// Beside its usual turns: it has lost a connection before the guest has started.
+        soon: bool,
     },
     /// Nobody said on this connection who he is, for long enough.
     Patience {
