@@ -378,6 +378,42 @@ fn the_backups_reads_are_told_in_order_and_to_a_primary_only() {
     assert!(!two.nodes[0].read_followed((0, 2)));
 }
 
+/// Its machine is not the primary's any more, which shows there first.
+#[test]
+fn a_backup_that_has_read_what_the_primary_did_not_never_asks() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [None; 2]);
+    two.start();
+    two.nodes[1].own_read_made((0, 0));
+    assert!(two.nodes[1].own_read_finished((0, 0), true, MS) || two.nodes[1].tell_reads());
+    two.settle();
+    assert_eq!(two.nodes[0].view().lies, 1);
+    let halted =
+        |effect: &Effect| matches!(effect, Effect::Halt { exit: ft_core::replica::Exit::Divergence, .. });
+    assert!(two.wanted[1].iter().any(halted), "{:?}", two.wanted[1]);
+    two.disconnect();
+    two.settle();
+    assert_eq!(two.register, RegisterState { generation: 2, holder: Some(who(0)) });
+    assert_eq!(two.nodes[0].mode(), Mode::Live);
+}
+
+/// Whoever was lost in the middle of that is waited for as at the start: it was there just now.
+#[test]
+fn a_target_that_is_lost_is_waited_for_anew() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
+    two.start();
+    two.wait(1500 * MS);
+    two.disconnect();
+    two.settle();
+    assert_ne!(two.nodes[0].mode(), Mode::Live, "start-alone begins again");
+    two.wait(900 * MS);
+    two.connect();
+    two.settle();
+    let session = two.exchange(0).expect("once more");
+    two.nodes[0].handle(Event::Copied { session }, two.now);
+    two.settle();
+    assert_eq!((two.nodes[0].mode(), two.nodes[1].mode()), (Mode::Live, Mode::Backup));
+}
+
 #[test]
 fn a_read_whose_data_the_log_carries_is_finished_when_they_are_acknowledged() {
     let mut two = Two::new(RegisterState { generation: 0, holder: None }, [None; 2]);

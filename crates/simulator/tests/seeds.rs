@@ -34,6 +34,11 @@ const OFFENDERS: &[(u64, &str)] = &[
     ),
     (750_000_531, "a backup is lost when its copies are the same and the guest has not run yet"),
     (1_100_000_386, "a replica that has lost a connection before the guest has started dials again at once"),
+    (
+        1_100_009_285,
+        "a backup whose guest was damaged is told so by its primary, which finds it first in its reads",
+    ),
+    (1_100_014_071, "a target that was lost in the middle of a copying is waited for as at the start"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -5,15 +5,22 @@ use ft_policies::RegisterState;
 use super::{Effect, Exit, Nanos, Phase, Replica, Stage};
 use crate::Lsn;
 use crate::mutation::{COMPILED_IN, Mutation, mutated};
-use crate::wire::PeerRole;
+use crate::wire::{Frame, PeerRole, Refusal};
 
 impl<O> Replica<O> {
     /// The peer says in its session what nobody says who keeps to the protocol.
     pub(super) fn lose_liar(&mut self, reason: &str, now: Nanos) {
         self.counters.lies += 1;
+        let (primary, stamp) = (matches!(self.phase, Phase::Live | Phase::Ending), self.stamp());
         self.effects.push_back(Effect::CloseLink);
         self.link = None;
         self.lose_peer(reason, now);
+        if primary {
+            // The likeliest cause is a backup whose machine is not this one any more, and that has not found it yet: it must not take
+            // the closed connection for a crash, and win. It is told why, as the last thing in that session.
+            let refusal = Refusal { stamp, mismatch: true, reason: reason.to_owned() };
+            self.frames.push_back(Frame::Refusal(refusal));
+        }
     }
 
     /// The peer is suspected. What follows depends on what it was to this side.
@@ -34,6 +41,9 @@ impl<O> Replica<O> {
             self.effects.push_back(Effect::CopyOff);
             self.effects.push_back(Effect::CloseLink);
             self.notice(format!("the other replica was lost while its disks were made the same: {reason}"));
+            // It was there just now: it is waited for as at the start.
+            self.alone_allowed = false;
+            self.start_alone_at = Some(now + self.settings.start_alone);
             return self.start_alone();
         }
         match self.phase {

@@ -91,7 +91,13 @@ impl<O> Replica<O> {
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
-        if !self.is_starting() {
+        if self.phase == Phase::Backup && self.is_current(&refusal.stamp) {
+            let message = format!(
+                "the primary found that this side's machine is not its own any more: {}",
+                refusal.reason
+            );
+            self.give_up(Exit::Divergence, message);
+        } else if !self.is_starting() {
             self.notice(format!("the peer turned the connection away: {}", refusal.reason));
         } else if refusal.mismatch {
             self.halt(Exit::Mismatch, format!("the peer refused: {}", refusal.reason));
