@@ -336,7 +336,7 @@ impl Builder {
                 self.ops.push(Op { run: exec::resolve, disp: -distance - 1, imm: *target, ..EMPTY });
             } else {
                 // And where it leads: nowhere yet.
-                self.ops.extend([Op { run: far, imm: *target, ..EMPTY }, EMPTY, EMPTY]);
+                self.ops.extend([Op { run: far, imm: *target, ..EMPTY }, EMPTY, EMPTY, EMPTY]);
             }
             self.side
                 .resize(self.ops.len(), Side { index: self.count, offset: self.after, after: self.after });

@@ -9,6 +9,8 @@ mod extended_state;
 mod memory_model;
 mod platform;
 mod programs;
+mod remembering;
+mod wandering;
 
 use iced_x86::code_asm::CodeAssembler;
 use vm_memory::{Bytes, GuestAddress};

@@ -292,15 +292,17 @@ pub(super) unsafe extern "C" fn resolve(cpu: *mut Cpu, op: *const Op) -> *const 
     std::ptr::null()
 }
 
-/// The stub of a jump to another page, in 64-bit mode. `imm` is the target's distance from this page. The two ops behind it
-/// remember in their immediates where it led last: the stamp of the target's page, and the head. The distance fixes the offset
-/// within that page, the block the mode, and the stamp the page.
+/// The stub of a jump to another page, in 64-bit mode. `imm` is the target's distance from this page. The three ops behind it
+/// remember in their immediates where it led last: the stamp of the target's page, the target, and the head. The block, whose
+/// page may be mapped more than once, fixes the mode alone, and the stamp tells only that the page's entry in the fetch TLB is
+/// the one of then, which may be of another page with the same entry.
 pub(super) unsafe extern "C" fn far(cpu: *mut Cpu, op: *const Op) -> *const Op {
     // SAFETY: as resolve; a head that is remembered under a stamp is of a block that is not freed while there is such a stamp.
     unsafe {
         let rip = (*cpu).gpr[17].wrapping_add((*op).imm);
-        if (&(*cpu).stamps)[Cpu::fetch_index(rip)] == (*op.add(1)).imm {
-            return enter_page(cpu, rip, (*op.add(2)).imm as *const Op);
+        let stamp = (&(*cpu).stamps)[Cpu::fetch_index(rip)];
+        if stamp == (*op.add(1)).imm && rip == (*op.add(2)).imm {
+            return enter_page(cpu, rip, (*op.add(3)).imm as *const Op);
         }
         far_away(cpu, op)
     }
@@ -319,7 +321,8 @@ unsafe extern "C" fn far_away(cpu: *mut Cpu, op: *const Op) -> *const Op {
         if entry.rip == rip && entry.key == stamp | u64::from(c.mode) {
             let memory = op.cast_mut();
             (*memory.add(1)).imm = stamp;
-            (*memory.add(2)).imm = entry.head as u64;
+            (*memory.add(2)).imm = rip;
+            (*memory.add(3)).imm = entry.head as u64;
         }
         jump_to(cpu, rip)
     }

@@ -8,12 +8,12 @@ use crate::software::Options;
 use crate::{CpuState, Stop, Vcpu};
 
 /// Where the programs' data lies: across a page boundary, and the second page is not mapped.
-const DATA: u64 = 0x20_0FF0;
+pub(super) const DATA: u64 = 0x20_0FF0;
 
-struct Draw(u64);
+pub(super) struct Draw(pub u64);
 
 impl Draw {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % n
     }
@@ -24,7 +24,7 @@ const NARROW: [AsmRegister32; 6] = [eax, ecx, edx, esi, edi, r9d];
 const BYTES: [AsmRegister8; 6] = [al, cl, dl, sil, dil, r9b];
 
 /// One instruction, or a few that belong together.
-fn draw(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
+pub(super) fn draw(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
     let (x, y) = (d.below(6) as usize, d.below(6) as usize);
     let (w, v, n, m) = (WIDE[x], WIDE[y], NARROW[x], NARROW[y]);
     let imm = (d.below(1 << 32) as i32) >> d.below(28);
