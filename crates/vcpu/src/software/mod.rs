@@ -261,6 +261,17 @@ impl SoftwareVcpu {
         Ok(())
     }
 
+    /// Runs one instruction, and stops behind it even if it jumps to a block that is known.
+    fn step_once(&mut self) -> Result<(), Fault> {
+        let rest = self.cpu.budget - 1;
+        self.cpu.budget = 1;
+        self.cpu.limit -= rest as u64;
+        let done = self.step();
+        self.cpu.budget += rest;
+        self.cpu.limit += rest as u64;
+        done
+    }
+
     /// Delivers an event at the current boundary.
     fn raise(&mut self, fault: Fault) -> Result<(), TripleFault> {
         self.cpu.op = std::ptr::null();
@@ -290,7 +301,7 @@ impl SoftwareVcpu {
                         self.cpu.system_flags &= !RF;
                         self.cpu.repeating = false;
                         self.cpu.no_step = false;
-                        self.step()
+                        self.step_once()
                     }
                 }
             } else if alone {

@@ -102,6 +102,101 @@ fn a_code_breakpoint_is_a_fault_before_the_instruction() {
     assert_eq!(state.position, 1 + 5 * (1 + 10 + 3) + 1);
 }
 
+/// While code breakpoints are armed, or RF holds, one instruction runs at a time even if it jumps to where a jump led before.
+#[test]
+fn a_jump_that_is_remembered_does_not_pass_a_breakpoint() {
+    let far = CODE + 0x4000;
+    for direct in [false, true] {
+        let (state, _) = {
+            let mut m = Machine::new(|a| {
+                let mut top = a.create_label();
+                a.mov(rdi, far as i64).unwrap();
+                a.mov(eax, 0x401_i32).unwrap();
+                a.mov(r12, 4_i64).unwrap();
+                a.set_label(&mut top).unwrap();
+                if direct {
+                    a.call(far).unwrap();
+                } else {
+                    a.call(rdi).unwrap();
+                }
+                a.dec(r12).unwrap();
+                a.jg(top).unwrap();
+                let mut end = a.create_label();
+                a.jne(end).unwrap();
+                a.mov(dr7, rax).unwrap();
+                a.jmp(top).unwrap();
+                a.set_label(&mut end).unwrap();
+                a.hlt().unwrap();
+            });
+            m.write(
+                far,
+                &assemble(far, |a| {
+                    a.nop().unwrap();
+                    a.inc(rbx).unwrap();
+                    a.ret().unwrap();
+                }),
+            );
+            with_handler(&mut m);
+            let mut state = super::long_mode();
+            state.debug = [far + 1, 0, 0, 0, 0xFFFF_0FF0, 0x400];
+            m.cpu.restore(&state);
+            (m.finish(), m)
+        };
+        assert_eq!((state.gpr[3], state.gpr[8], state.gpr[9]), (5, 1, far + 1), "{direct}");
+    }
+}
+
+/// RF is for one instruction: a REP that the instruction after it is does not get it, wherever the run ends.
+#[test]
+fn the_resume_flag_ends_with_a_jump() {
+    // The REP is a block of its own, at the end of its page, so that a run can end right behind its first chunk.
+    let far = CODE + 0x4FFE;
+    let program = |a: &mut CodeAssembler| {
+        let mut jump = a.create_label();
+        a.mov(r12, far as i64).unwrap();
+        for _ in 0..3 {
+            a.mov(rdi, DATA as i64).unwrap();
+            a.mov(ecx, 0x1800_i32).unwrap();
+            a.call(r12).unwrap();
+        }
+        a.mov(rdi, DATA as i64).unwrap();
+        a.mov(ecx, 0x1800_i32).unwrap();
+        // A breakpoint at address 0: without one, nobody keeps RF.
+        a.mov(edx, 0x401_i32).unwrap();
+        a.mov(dr7, rdx).unwrap();
+        a.mov(rax, rsp).unwrap();
+        a.push(0x10_i32).unwrap();
+        a.push(rax).unwrap();
+        a.push(0x1_0002_i32).unwrap();
+        a.push(8_i32).unwrap();
+        a.lea(rbx, ptr(jump)).unwrap();
+        a.push(rbx).unwrap();
+        a.iretq().unwrap();
+        a.set_label(&mut jump).unwrap();
+        a.call(r12).unwrap();
+        a.hlt().unwrap();
+    };
+    let machine = || {
+        let m = Machine::new(program);
+        m.write(
+            far,
+            &assemble(far, |a| {
+                a.rep().stosb().unwrap();
+                a.ret().unwrap();
+            }),
+        );
+        m
+    };
+    let mut alone = machine();
+    for until in 1..40 {
+        alone.run(until);
+        let mut whole = machine();
+        whole.run(until);
+        assert_eq!(alone.cpu.state(), whole.cpu.state(), "{until}");
+    }
+    assert_eq!(alone.cpu.state().rflags & 0x1_0000, 0);
+}
+
 #[test]
 fn single_steps_say_so() {
     let (state, _) = run(
