@@ -233,7 +233,7 @@ pub(super) unsafe extern "C" fn boundary(cpu: *mut Cpu, op: *const Op) -> *const
         let c = &mut *cpu;
         let side = block.side[op.offset_from(c.head) as usize];
         c.budget += i64::from(block.count - side.index - 1);
-        c.rip = c.gpr[17].wrapping_add(u64::from(side.after));
+        c.rip = c.wrap_rip(c.gpr[17].wrapping_add(u64::from(side.after)));
         c.exit = Exit::Boundary;
     }
     std::ptr::null()

@@ -246,6 +246,40 @@ fn far_jumps_lead_from_32_to_64_bit_code_and_back() {
     assert_eq!(end.gpr[15], 0x1_0000_0005);
 }
 
+/// EIP goes from the last byte of 4 GiB to the first, also where the platform is looked at in between.
+#[test]
+fn the_instruction_pointer_wraps_at_4_gib() {
+    // RDTSC, or a NOP and one more; ending with the last page, or across its end.
+    for (code, split) in [(&[0x0F, 0x31][..], 2), (&[0x0F, 0x31], 1), (&[0x90, 0x43], 2), (&[0x66, 0x90], 1)]
+    {
+        let start = 0x1_0000_0000 - split;
+        let (mut m, mut state) = machine(|_| ());
+        m.write(
+            CODE,
+            &assemble(CODE, |a| {
+                a.push(0x1B_i32).unwrap();
+                a.push(0x7_0000_i32).unwrap();
+                a.push(2_i32).unwrap();
+                a.push(i32::from(CODE_32)).unwrap();
+                a.mov(eax, start as u32).unwrap();
+                a.push(rax).unwrap();
+                a.iretq().unwrap();
+            }),
+        );
+        // The last page below 4 GiB is at 3 MiB.
+        m.write(0x2018, &0xC007_u64.to_le_bytes());
+        m.write(0xCFF8, &0xD007_u64.to_le_bytes());
+        m.write(0xDFF8, &0x30_0007_u64.to_le_bytes());
+        m.write(0x30_1000 - split, &code[..split as usize]);
+        let rest = [&code[split as usize..], &[0xCD, 0x80]].concat();
+        m.write(0, &rest);
+        state.rip = CODE;
+        m.cpu.restore(&state);
+        let end = m.finish();
+        assert_eq!((end.gpr[7], end.gpr[8]), (0x80, rest.len() as u64), "{code:x?} {split} {:x?}", end.cr2);
+    }
+}
+
 /// A kernel's data segments become null on the way out, and a base without a segment stays.
 #[test]
 fn an_outward_return_takes_away_what_the_program_may_not_have() {
