@@ -21,6 +21,15 @@ use crate::memory::allocate;
 use crate::state::{DescriptorTable, Segment};
 use crate::{CpuState, GuestRam, Kick, Position, Stop, Vcpu};
 
+/// How many random programs where `normal` is the default, and their seed: as in the differential tests, `FT_CASES`
+/// multiplies the one and `FT_SEED` replaces the other.
+pub(super) fn cases(normal: u64) -> (u64, u64) {
+    let number = |name: &str, other: u64| {
+        std::env::var(name).map_or(other, |text| text.parse().expect("a decimal number"))
+    };
+    (normal * number("FT_CASES", 1), number("FT_SEED", 1))
+}
+
 /// Where programs start.
 pub(super) const CODE: u64 = 0x10_0000;
 /// Top of the stack.

@@ -3,7 +3,7 @@
 
 use iced_x86::code_asm::*;
 
-use super::{CODE, Machine, STACK, assemble};
+use super::{CODE, Machine, STACK, assemble, cases};
 use crate::software::Options;
 use crate::{CpuState, Stop, Vcpu};
 
@@ -138,8 +138,9 @@ fn at(m: &mut Machine, until: u64) -> (CpuState, bool) {
 
 #[test]
 fn combined_instructions_do_what_each_does() {
-    let mut d = Draw(1);
-    for round in 0..120 {
+    let (count, seed) = cases(120);
+    let mut d = Draw(seed);
+    for round in 0..count {
         let code = assemble(CODE, |a| {
             for _ in 0..4 + d.below(40) {
                 draw(a, &mut d).unwrap();

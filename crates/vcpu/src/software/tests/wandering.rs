@@ -1,11 +1,11 @@
 //! Programs that jump about at random, over pages that are mapped twice, taken away, mapped elsewhere and written to while they
-//! run, with devices, interrupts, single steps and breakpoints: they go the same way whatever was cached, combined or
+//! run, at both privilege levels, with devices, interrupts, single steps, breakpoints and alignment checks: they go the same way whatever was cached, combined or
 //! remembered, and wherever runs end.
 
 use iced_x86::code_asm::*;
 
 use super::combining::{DATA, Draw, draw};
-use super::{CODE, Machine, PAGE_TABLE, STACK, assemble};
+use super::{CODE, Machine, PAGE_TABLE, STACK, TSS, assemble, cases};
 use crate::software::Options;
 use crate::{CpuState, Position, Stop, Vcpu};
 
@@ -22,6 +22,8 @@ const HANDLERS: u64 = CODE + 0x1_0000;
 const TARGETS: u64 = 0xC000;
 const SITES: u64 = 0xD000;
 const ENTRIES: u64 = 256;
+/// Where there is no RAM.
+const DEVICE: u64 = 0xE000_0000;
 
 fn piece(page: u64, number: u64) -> u64 {
     CODE + page * 0x1000 + 0x20 + number * PIECE
@@ -64,9 +66,11 @@ fn special(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
         5 => a.add(edx, dword_ptr(r8 + 16)),
         6 | 7 => {
             let (at, to) = remapping(d);
-            let flags = [7, 7, 0x27, 6, 7][d.below(5) as usize];
+            let flags = [7, 7, 0x27, 6, 3][d.below(5) as usize];
             a.mov(r10, at as i64)?;
-            a.mov(qword_ptr(r10), (to | flags) as i32)
+            a.mov(qword_ptr(r10), (to | flags) as i32)?;
+            // Not executable.
+            if d.below(4) == 0 { a.bts(qword_ptr(r10), 63) } else { Ok(()) }
         }
         8 => a.invlpg(byte_ptr(any_piece(d))),
         9 => {
@@ -86,18 +90,26 @@ fn special(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
             a.mov(r10, page as i64)?;
             a.add(r13, qword_ptr(r10))?;
             a.and(qword_ptr(r10), !0x60)?;
-            a.btr(qword_ptr(r10), 0)?;
+            if d.below(3) == 0 {
+                // A device's page.
+                a.mov(rdi, DEVICE as i64 | 7)?;
+                a.mov(qword_ptr(r10), rdi)?;
+            } else {
+                a.btr(qword_ptr(r10), 0)?;
+            }
             a.invlpg(byte_ptr(rbx + 0x10))
         }
         12 => {
             a.pushfq()?;
-            a.or(dword_ptr(rsp), 0x100)?;
+            a.or(dword_ptr(rsp), [0x100, 0x4_0000][d.below(2) as usize])?;
             a.popfq()
         }
         13 => {
             a.mov(r10, any_piece(d) as i64)?;
             a.mov(dr0, r10)?;
-            a.mov(r10d, if d.below(3) == 0 { 0x401 } else { 0x400 })?;
+            // Off; on execution; on writes to DR1; on accesses to eight bytes there.
+            let control = [0x400, 0x400, 0x401, 0x404 | 1 << 20, 0x404 | 0b1011 << 20];
+            a.mov(r10d, control[d.below(5) as usize])?;
             a.mov(dr7, r10)
         }
         14 => {
@@ -163,7 +175,13 @@ fn leave(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
 /// A piece at an address; with addresses of bytes in it that may become anything.
 fn write_piece(at: u64, last: bool, d: &mut Draw) -> (Vec<u8>, Vec<u64>) {
     let room = if last { 0x1000 - (at & 0xFFF) } else { PIECE } as usize;
-    let begin = |a: &mut CodeAssembler, d: &mut Draw| a.lea(rsp, ptr(STACK + d.below(5) * 8 - 16)).unwrap();
+    // The stack lies across two pages, and now and then in the data, or in code.
+    let stack = match d.below(72) {
+        0 => DATA + 0x10,
+        1..=5 => piece(d.below(PAGES), d.below(PIECES)) + PIECE - 0x10,
+        _ => STACK,
+    };
+    let begin = |a: &mut CodeAssembler, d: &mut Draw| a.lea(rsp, ptr(stack + d.below(5) * 8 - 16)).unwrap();
     let mut parts = vec![assemble(at, |a| begin(a, d))];
     let mut sites = Vec::new();
     let mut len = parts[0].len();
@@ -230,8 +248,10 @@ fn machine(seed: u64, options: Options) -> Machine {
     for page in 0..=PAGES {
         m.write(ALIAS_TABLE + 8 * (0x100 + page), &((CODE + page * 0x1000) | 7).to_le_bytes());
     }
-    // Device memory at 0xE0000000, by a 1 GiB page.
+    // Device memory, by a 1 GiB page.
     m.write(0x2018, &(0xC000_0000_u64 | 0x83).to_le_bytes());
+    // The kernel's stack, for what comes from a program.
+    m.write(TSS + 4, &(STACK - 0x4000).to_le_bytes());
     handlers(&m);
     m.platform.vector = 0x40;
     let mut at = 0;
@@ -244,8 +264,12 @@ fn machine(seed: u64, options: Options) -> Machine {
     let mut state = m.cpu.state();
     state.rip = piece(0, 0);
     state.rflags |= 0x200;
+    // Alignment is checked where AC is set, and pages may be not executable.
+    state.cr0 |= 1 << 18;
+    state.efer |= 1 << 11;
+    state.debug[1] = DATA;
     state.gpr[3] = DATA;
-    state.gpr[8] = 0xE000_0000;
+    state.gpr[8] = DEVICE;
     state.gpr[11] = seed;
     m.cpu.restore(&state);
     m
@@ -263,9 +287,11 @@ fn handlers(m: &Machine) {
         let mut back = a.create_label();
         a.inc(rbp).unwrap();
         a.xor(r13, qword_ptr(rsp)).unwrap();
-        // Some programs end up in a loop.
+        // Some programs end up in a loop; and the privilege level changes.
         a.test(ebp, 3).unwrap();
         a.jne(back).unwrap();
+        a.xor(dword_ptr(rsp + 8), 8 ^ 0x23).unwrap();
+        a.xor(dword_ptr(rsp + 32), 0x10 ^ 0x1B).unwrap();
         pick(a, TARGETS).unwrap();
         a.mov(qword_ptr(rsp), r10).unwrap();
         a.mov(ebx, DATA as i32).unwrap();
@@ -321,6 +347,7 @@ fn handlers(m: &Machine) {
     put(4, &[13, 12, 17], &|a| {
         a.inc(r12).unwrap();
         a.add(rsp, 8).unwrap();
+        a.and(dword_ptr(rsp + 16), !0x4_0000).unwrap();
         a.mov(qword_ptr(rsp), piece(2, 2) as i32).unwrap();
         a.iretq().unwrap();
     });
@@ -367,20 +394,12 @@ fn first_difference(seed: u64, end: Position, options: Options) -> String {
     format!("position {other}: {}", states.unwrap_or_default())
 }
 
-/// How many programs: `FT_CASES` multiplies it, and `FT_SEED` replaces the first one's seed.
-fn seeds() -> std::ops::Range<u64> {
-    let number = |name: &str, other: u64| {
-        std::env::var(name).map_or(other, |text| text.parse().expect("a decimal number"))
-    };
-    let first = number("FT_SEED", 1) * 1_000_000;
-    first..first + 12 * number("FT_CASES", 1)
-}
-
 #[test]
 fn nothing_that_is_remembered_is_seen() {
     const END: Position = 20_000;
     let mut events = [0; 5];
-    for seed in seeds() {
+    let (count, first) = cases(12);
+    for seed in (0..count).map(|n| first.wrapping_mul(1_000_000).wrapping_add(n)) {
         let alone = way(machine(seed, Options::default()), END, 1);
         for (n, register) in [5, 14, 15, 12, 13].into_iter().enumerate() {
             events[n] += u64::from(alone.1.gpr[register] != 0);
