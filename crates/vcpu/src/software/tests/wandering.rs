@@ -70,12 +70,21 @@ fn special(a: &mut CodeAssembler, d: &mut Draw) -> Result<(), IcedError> {
             a.mov(r10, at as i64)?;
             a.mov(qword_ptr(r10), (to | flags) as i32)?;
             // Not executable.
-            if d.below(4) == 0 { a.bts(qword_ptr(r10), 63) } else { Ok(()) }
+            if d.below(4) == 0 {
+                a.bts(qword_ptr(r10), 63)?;
+            }
+            let table = if at < ALIAS_TABLE { PAGE_TABLE } else { ALIAS_TABLE - 8 * 0x400 };
+            if d.below(2) == 0 { a.invlpg(byte_ptr((at - table) / 8 * 0x1000)) } else { Ok(()) }
         }
         8 => a.invlpg(byte_ptr(any_piece(d))),
-        9 => {
+        // Rarely, since little is remembered beyond it.
+        9 if d.below(8) == 0 => {
             a.mov(r10, cr3)?;
             a.mov(cr3, r10)
+        }
+        9 => {
+            pick(a, SITES)?;
+            a.mov(byte_ptr(r10), r11b)
         }
         // What the page tables look like is part of the result.
         10 => {
