@@ -39,6 +39,10 @@ const OFFENDERS: &[(u64, &str)] = &[
         "a backup whose guest was damaged is told so by its primary, which finds it first in its reads",
     ),
     (1_100_014_071, "a target that was lost in the middle of a copying is waited for as at the start"),
+    (
+        1_300_014_124,
+        "two guests that a person let go on both, and that stop alike, leave no copies that are the same",
+    ),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

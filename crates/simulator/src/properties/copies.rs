@@ -64,7 +64,10 @@ fn judge(world: &World, node: usize, before: Option<Stamp>, stamp: &Stamp) -> Re
         }
     }
     let clean = own[node].content().clean();
-    if clean.is_some() && clean == own[1 - node].content().clean() {
+    let state = |node: usize| own[node].content().stamp.map(|stamp| stamp.state);
+    // Two of live replicas are not taken for the same (`ft-devices`, `backend/copy/rules.rs`).
+    let pair = state(node) != state(1 - node);
+    if pair && clean.is_some() && clean == own[1 - node].content().clean() {
         let theirs = own[1 - node].content().flushed.clone();
         if let Some(at) = difference(&durable, &theirs) {
             return Err(format!("both are of the stop {clean:?}, and sector {at} differs"));

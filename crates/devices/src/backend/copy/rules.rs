@@ -57,9 +57,15 @@ pub(super) fn plan(source: Origin, target: Origin) -> Plan {
                 "the other replica's copy is newer (generation {theirs}, this one is of {ours}); start the other replica first"
             ))
         }
+        // A pair that stops leaves one of each. Two of live replicas are of two guests, which a person has let go on both, and whose stops
+        // may have the same generation and position.
         (
-            Origin::Stamped { state: Live | Backup, clean: Some(ours), .. },
-            Origin::Stamped { state: Live | Backup, clean: Some(theirs), .. },
+            Origin::Stamped { state: Live, clean: Some(ours), .. },
+            Origin::Stamped { state: Backup, clean: Some(theirs), .. },
+        )
+        | (
+            Origin::Stamped { state: Backup, clean: Some(ours), .. },
+            Origin::Stamped { state: Live, clean: Some(theirs), .. },
         ) if ours == theirs => Plan::Skip,
         (Origin::Stamped { .. }, Origin::Stamped { state: Live | Backup, .. })
             if mutated(Mutation::CopyUncompared) =>
@@ -114,6 +120,8 @@ mod tests {
         assert_eq!(plan(source, stamped(Backup, 5, Some((4, 1000)))), Plan::Copy);
         assert_eq!(plan(source, stamped(Backup, 5, None)), Plan::Copy);
         assert_eq!(plan(stamped(Live, 5, None), stamped(Backup, 5, Some((5, 1000)))), Plan::Copy);
+        // Each of a guest of its own, which a person had promoted.
+        assert_eq!(plan(source, stamped(Live, 5, Some((5, 1000)))), Plan::Copy);
         // Marked incomplete since.
         assert_eq!(plan(source, stamped(CopyState::Incomplete, 5, Some((5, 1000)))), Plan::Copy);
     }
