@@ -327,21 +327,27 @@ fn start_alone_is_for_copies_that_are_known_to_be_the_right_ones() {
     }
 }
 
-/// The backup is lost when the copies are the same and stamped, and before the guest has run: whose they are is known from there on.
+/// The backup is lost when the copies are the same and stamped, or just before the stamp, and before the guest has run: whose they are
+/// is known from there on.
 #[test]
 fn copies_that_were_made_the_same_start_alone_too() {
     let none = RegisterState { generation: 0, holder: None };
     for (register, before, stamp) in [(none, [NEW; 2], 1), (held(2, 1), [copies(1), copies(0)], 3)] {
-        for stamped in [true, false] {
+        for (stamped, late) in [(true, false), (true, true), (false, false)] {
             let mut two = Two::new(register, before);
             two.start();
             let session = two.exchange(0).expect("a is the source");
             if stamped {
-                two.nodes[0].handle(Event::Copies(copies(stamp).unwrap()), two.now);
                 two.nodes[1].handle(Event::Copies(copies(0).unwrap()), two.now);
-                two.nodes[0].handle(Event::Copied { session }, two.now);
+                if !late {
+                    two.nodes[0].handle(Event::Copies(copies(stamp).unwrap()), two.now);
+                    two.nodes[0].handle(Event::Copied { session }, two.now);
+                }
             }
             two.disconnect();
+            if stamped && late {
+                two.nodes[0].handle(Event::Copies(copies(stamp).unwrap()), two.now);
+            }
             two.up = [true, false];
             two.wait(3000 * MS);
             let alone = two.nodes[0].mode() == Mode::Live;

@@ -216,7 +216,7 @@ fn unsettled(world: &World) -> Option<String> {
         return None;
     }
     let Some(live) = world.facts.live() else { return Some(format!("nobody is live: {}", all())) };
-    if world.facts.is_deposed(live) {
+    if world.facts.is_deposed(live) && !world.shape.by_hand {
         // Who is alone learns it from the register.
         return Some(format!("somebody has won above the one that is live: {}", all()));
     }

@@ -43,6 +43,9 @@ const OFFENDERS: &[(u64, &str)] = &[
         1_300_014_124,
         "two guests that a person let go on both, and that stop alike, leave no copies that are the same",
     ),
+    (1_500_025_849, "by hand somebody may have won above the one that is live, in a register of its own"),
+    (1_600_015_735, "a cold start trusts that what a lost host had under way has landed"),
+    (1_600_015_856, "the stamp of copies that are the same may come just after the other side was lost"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -103,8 +103,10 @@ impl<O> Replica<O> {
 
     /// This side's copies are worth something else now.
     pub(super) fn copies_changed(&mut self, copies: Copies) {
-        if self.copying && copies.whole && copies.live == self.generation {
-            // With the other side there it was decided that these count, and they are stamped so. That side need not be seen again.
+        let waits = self.phase == Phase::Live && !self.started;
+        if waits && copies.whole && copies.live == self.generation {
+            // With the other side there it was decided that these count, and they are stamped so. That side need not be seen again,
+            // even if it was lost before the stamp was there.
             self.claimed_from = self.generation;
         }
         self.settings.copies = Some(copies);

@@ -69,6 +69,11 @@ impl World {
                 self.end(node, super::Exiting { code: 1, orderly: false });
                 return false;
             }
+            if shared && peer.is_none() {
+                // What a process that died on the other host had under way has landed when a guest is started anew, or never will: nobody
+                // is left who could say what it was (docs/disks.md).
+                self.reap(1 - node);
+            }
             self.take_over_disk(node);
             self.at(node).apart = self.disk.look_apart();
             self.bring_back(node);
