@@ -46,6 +46,10 @@ const OFFENDERS: &[(u64, &str)] = &[
     (1_500_025_849, "by hand somebody may have won above the one that is live, in a register of its own"),
     (1_600_015_735, "a cold start trusts that what a lost host had under way has landed"),
     (1_600_015_856, "the stamp of copies that are the same may come just after the other side was lost"),
+    (
+        1_800_024_247,
+        "a primary that was stopped before its first instruction begins when it wakes, and is not the real one",
+    ),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -257,8 +257,14 @@ impl World {
 
     /// A guest begins to be the real one.
     pub(crate) fn begins(&mut self, life: u64, incarnation: u64) {
-        self.facts.lives.insert(life, incarnation);
         self.started.get_or_insert(self.now);
+        // One that was stopped before its first instruction begins when it wakes, and lets nothing out: the other one's has become the
+        // real one meanwhile.
+        let last = self.facts.wins.values().next_back().map(|who| who.incarnation);
+        let real = self.facts.lives.entry(life).or_insert(incarnation);
+        if last != Some(*real) {
+            *real = incarnation;
+        }
     }
 
     /// A backup's guest is the real one, before its thread knows.
