@@ -50,6 +50,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         1_800_024_247,
         "a primary that was stopped before its first instruction begins when it wakes, and is not the real one",
     ),
+    (1_800_030_234, "whoever promotes a side with earlier copies gives up what the other one wrote"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -3,6 +3,7 @@
 use ft_core::Phase;
 use ft_core::replica::NotPromoted;
 
+use super::fence::IDS;
 use crate::faults::Fault;
 use crate::shape::MS;
 use crate::trace::Of;
@@ -36,6 +37,15 @@ impl World {
         self.schedule(LOOK, Happening::Person(index));
     }
 
+    /// The other side was the last winner, and this side's copies are of before: whoever promotes it all the same was told what is lost
+    /// (PROTOCOL section 4).
+    fn gives_up_writes(&self, node: usize, last: u64) -> bool {
+        let others = self.facts.wins.get(&last).is_some_and(|who| who.replica == IDS[1 - node]);
+        let stamp = self.disk.own.as_ref().and_then(|own| own[node].content().stamp);
+        let follows = self.process(node).is_some_and(|process| process.guest.is_booted());
+        others && !follows && stamp.is_some_and(|stamp| stamp.generation < last)
+    }
+
     /// A generation that nobody waits for is refused.
     fn promote_wrongly(&mut self, node: usize, generation: u64) {
         let now = self.local(node);
@@ -66,6 +76,10 @@ impl World {
                         "nobody is promoted beside a peer that is heard",
                         format!("replica {node} was, {} ms after it heard its peer", (now - at) / MS),
                     );
+                }
+                if self.gives_up_writes(node, highest) {
+                    self.note(Of::World, || "what the other side wrote since is given up".to_owned());
+                    self.facts.wrong = true;
                 }
                 if two {
                     self.note(Of::World, || "that was WRONG: the other side goes on, or went on".to_owned());
