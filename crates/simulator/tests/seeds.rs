@@ -51,6 +51,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         "a primary that was stopped before its first instruction begins when it wakes, and is not the real one",
     ),
     (1_800_030_234, "whoever promotes a side with earlier copies gives up what the other one wrote"),
+    (211, "copies that cannot be made the same are no divergence"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

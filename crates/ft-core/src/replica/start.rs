@@ -91,7 +91,7 @@ impl<O> Replica<O> {
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
-        if self.phase == Phase::Backup && self.is_current(&refusal.stamp) {
+        if self.phase == Phase::Backup && self.backlog.is_armed() && self.is_current(&refusal.stamp) {
             let message = format!(
                 "the primary found that this side's machine is not its own any more: {}",
                 refusal.reason
