@@ -197,160 +197,138 @@ unsafe extern "C" fn four_moves<T: Int>(cpu: *mut Cpu, op: *const Op) -> *const 
     }
 }
 
-/// Calls a macro with the type of a kind.
-macro_rules! with_kind {
-    ($kind:expr, $f:ident $(, $more:ty)*) => {
-        match $kind {
-            Kind::Move32 => $f!(Move<u32> $(, $more)*),
-            Kind::Move64 => $f!(Move<u64> $(, $more)*),
-            Kind::Constant32 => $f!(Constant<u32> $(, $more)*),
-            Kind::Constant64 => $f!(Constant<u64> $(, $more)*),
-            Kind::Add32 => $f!(Registers<u32, Add> $(, $more)*),
-            Kind::Add64 => $f!(Registers<u64, Add> $(, $more)*),
-            Kind::Sub32 => $f!(Registers<u32, Sub> $(, $more)*),
-            Kind::Sub64 => $f!(Registers<u64, Sub> $(, $more)*),
-            Kind::And32 => $f!(Registers<u32, And> $(, $more)*),
-            Kind::And64 => $f!(Registers<u64, And> $(, $more)*),
-            Kind::Or32 => $f!(Registers<u32, Or> $(, $more)*),
-            Kind::Or64 => $f!(Registers<u64, Or> $(, $more)*),
-            Kind::Xor32 => $f!(Registers<u32, Xor> $(, $more)*),
-            Kind::Xor64 => $f!(Registers<u64, Xor> $(, $more)*),
-            Kind::AddImm32 => $f!(Immediate<u32, Add> $(, $more)*),
-            Kind::AddImm64 => $f!(Immediate<u64, Add> $(, $more)*),
-            Kind::AndImm32 => $f!(Immediate<u32, And> $(, $more)*),
-            Kind::AndImm64 => $f!(Immediate<u64, And> $(, $more)*),
-            Kind::OrImm32 => $f!(Immediate<u32, Or> $(, $more)*),
-            Kind::OrImm64 => $f!(Immediate<u64, Or> $(, $more)*),
-            Kind::XorImm32 => $f!(Immediate<u32, Xor> $(, $more)*),
-            Kind::XorImm64 => $f!(Immediate<u64, Xor> $(, $more)*),
-            Kind::Shl32 => $f!(Turn<u32, Shl> $(, $more)*),
-            Kind::Shl64 => $f!(Turn<u64, Shl> $(, $more)*),
-            Kind::Shr32 => $f!(Turn<u32, Shr> $(, $more)*),
-            Kind::Shr64 => $f!(Turn<u64, Shr> $(, $more)*),
-            Kind::Sar32 => $f!(Turn<u32, Sar> $(, $more)*),
-            Kind::Sar64 => $f!(Turn<u64, Sar> $(, $more)*),
-            Kind::Rol32 => $f!(Turn<u32, Rol> $(, $more)*),
-            Kind::Rol64 => $f!(Turn<u64, Rol> $(, $more)*),
-            Kind::Ror32 => $f!(Turn<u32, Ror> $(, $more)*),
-            Kind::Ror64 => $f!(Turn<u64, Ror> $(, $more)*),
-            Kind::Mul32 => $f!(Times<u32> $(, $more)*),
-            Kind::Mul64 => $f!(Times<u64> $(, $more)*),
-            Kind::Swap32 => $f!(Swap<u32> $(, $more)*),
-            Kind::Swap64 => $f!(Swap<u64> $(, $more)*),
-            Kind::Zero8 => $f!(Extend<u8, false> $(, $more)*),
-            Kind::Zero16 => $f!(Extend<u16, false> $(, $more)*),
-            Kind::Sign32 => $f!(Extend<u32, true> $(, $more)*),
-        }
+/// The type of each kind, by its name.
+pub(super) mod step {
+    use super::{
+        Add, And, Constant, Extend, Immediate, Move, Or, Registers, Rol, Ror, Sar, Shl, Shr, Sub, Swap,
+        Times, Turn, Xor,
     };
+
+    pub(in super::super) type Move32 = Move<u32>;
+    pub(in super::super) type Move64 = Move<u64>;
+    pub(in super::super) type Constant32 = Constant<u32>;
+    pub(in super::super) type Constant64 = Constant<u64>;
+    pub(in super::super) type Add32 = Registers<u32, Add>;
+    pub(in super::super) type Add64 = Registers<u64, Add>;
+    pub(in super::super) type Sub32 = Registers<u32, Sub>;
+    pub(in super::super) type Sub64 = Registers<u64, Sub>;
+    pub(in super::super) type And32 = Registers<u32, And>;
+    pub(in super::super) type And64 = Registers<u64, And>;
+    pub(in super::super) type Or32 = Registers<u32, Or>;
+    pub(in super::super) type Or64 = Registers<u64, Or>;
+    pub(in super::super) type Xor32 = Registers<u32, Xor>;
+    pub(in super::super) type Xor64 = Registers<u64, Xor>;
+    pub(in super::super) type AddImm32 = Immediate<u32, Add>;
+    pub(in super::super) type AddImm64 = Immediate<u64, Add>;
+    pub(in super::super) type AndImm32 = Immediate<u32, And>;
+    pub(in super::super) type AndImm64 = Immediate<u64, And>;
+    pub(in super::super) type OrImm32 = Immediate<u32, Or>;
+    pub(in super::super) type OrImm64 = Immediate<u64, Or>;
+    pub(in super::super) type XorImm32 = Immediate<u32, Xor>;
+    pub(in super::super) type XorImm64 = Immediate<u64, Xor>;
+    pub(in super::super) type Shl32 = Turn<u32, Shl>;
+    pub(in super::super) type Shl64 = Turn<u64, Shl>;
+    pub(in super::super) type Shr32 = Turn<u32, Shr>;
+    pub(in super::super) type Shr64 = Turn<u64, Shr>;
+    pub(in super::super) type Sar32 = Turn<u32, Sar>;
+    pub(in super::super) type Sar64 = Turn<u64, Sar>;
+    pub(in super::super) type Rol32 = Turn<u32, Rol>;
+    pub(in super::super) type Rol64 = Turn<u64, Rol>;
+    pub(in super::super) type Ror32 = Turn<u32, Ror>;
+    pub(in super::super) type Ror64 = Turn<u64, Ror>;
+    pub(in super::super) type Mul32 = Times<u32>;
+    pub(in super::super) type Mul64 = Times<u64>;
+    pub(in super::super) type Swap32 = Swap<u32>;
+    pub(in super::super) type Swap64 = Swap<u64>;
+    pub(in super::super) type Zero8 = Extend<u8, false>;
+    pub(in super::super) type Zero16 = Extend<u16, false>;
+    pub(in super::super) type Sign32 = Extend<u32, true>;
 }
 
 /// The handler of one step.
 fn one_handler(kind: Kind, live: bool) -> Handler {
-    macro_rules! pick {
-        ($x:ty) => {
-            if live { one::<$x, true> as Handler } else { one::<$x, false> }
+    macro_rules! table {
+        ($($kind:ident)*) => {
+            match kind {
+                $(Kind::$kind if live => one::<step::$kind, true> as Handler,)*
+                $(Kind::$kind => one::<step::$kind, false>,)*
+            }
         };
     }
-    with_kind!(kind, pick)
+    table!(
+        Move32 Move64 Constant32 Constant64 Add32 Add64 Sub32 Sub64 And32 And64 Or32 Or64 Xor32
+        Xor64 AddImm32 AddImm64 AndImm32 AndImm64 OrImm32 OrImm64 XorImm32 XorImm64 Shl32 Shl64
+        Shr32 Shr64 Sar32 Sar64 Rol32 Rol64 Ror32 Ror64 Mul32 Mul64 Swap32 Swap64 Zero8 Zero16
+        Sign32
+    )
 }
 
 /// The handler of two steps in one op, for the kinds that often come together.
 fn two_handler(first: Kind, second: Kind, live: bool) -> Option<Handler> {
     macro_rules! table {
-        ($x:ty, $($kind:ident: $y:ty),*) => {
+        ($first:ident: $($second:ident)*) => {
             match second {
-                $(Kind::$kind if live => two::<$x, $y, true> as Handler,)*
-                $(Kind::$kind => two::<$x, $y, false>,)*
+                $(Kind::$second if live => two::<step::$first, step::$second, true> as Handler,)*
+                $(Kind::$second => two::<step::$first, step::$second, false>,)*
                 _ => return None,
             }
         };
     }
     macro_rules! with32 {
-        ($x:ty) => {
+        ($first:ident) => {
             table!(
-                $x,
-                Move32: Move<u32>,
-                Constant32: Constant<u32>,
-                Add32: Registers<u32, Add>,
-                Sub32: Registers<u32, Sub>,
-                And32: Registers<u32, And>,
-                Or32: Registers<u32, Or>,
-                Xor32: Registers<u32, Xor>,
-                AddImm32: Immediate<u32, Add>,
-                AndImm32: Immediate<u32, And>,
-                XorImm32: Immediate<u32, Xor>,
-                Shl32: Turn<u32, Shl>,
-                Shr32: Turn<u32, Shr>,
-                Rol32: Turn<u32, Rol>,
-                Ror32: Turn<u32, Ror>,
-                Zero8: Extend<u8, false>,
-                Move64: Move<u64>,
-                AddImm64: Immediate<u64, Add>
+                $first: Move32 Constant32 Add32 Sub32 And32 Or32 Xor32 AddImm32 AndImm32 XorImm32 Shl32
+                    Shr32 Rol32 Ror32 Zero8 Move64 AddImm64
             )
         };
     }
     macro_rules! with64 {
-        ($x:ty) => {
+        ($first:ident) => {
             table!(
-                $x,
-                Move64: Move<u64>,
-                Constant32: Constant<u32>,
-                Add64: Registers<u64, Add>,
-                Sub64: Registers<u64, Sub>,
-                And64: Registers<u64, And>,
-                Or64: Registers<u64, Or>,
-                Xor64: Registers<u64, Xor>,
-                AddImm64: Immediate<u64, Add>,
-                AndImm64: Immediate<u64, And>,
-                Shl64: Turn<u64, Shl>,
-                Shr64: Turn<u64, Shr>,
-                Mul64: Times<u64>,
-                Zero8: Extend<u8, false>,
-                Sign32: Extend<u32, true>,
-                Move32: Move<u32>,
-                AddImm32: Immediate<u32, Add>
+                $first: Move64 Constant32 Add64 Sub64 And64 Or64 Xor64 AddImm64 AndImm64 Shl64 Shr64
+                    Mul64 Zero8 Sign32 Move32 AddImm32
             )
         };
     }
     Some(match first {
         Kind::Move32 => match second {
             Kind::Move64 | Kind::Add64 | Kind::Sub64 | Kind::Shl64 | Kind::Shr64 | Kind::Mul64 => {
-                with64!(Move<u32>)
+                with64!(Move32)
             }
-            _ => with32!(Move<u32>),
+            _ => with32!(Move32),
         },
         Kind::Constant32 => match second {
-            Kind::Move64 => with64!(Constant<u32>),
-            _ => with32!(Constant<u32>),
+            Kind::Move64 => with64!(Constant32),
+            _ => with32!(Constant32),
         },
-        Kind::Add32 => with32!(Registers<u32, Add>),
-        Kind::Sub32 => with32!(Registers<u32, Sub>),
-        Kind::And32 => with32!(Registers<u32, And>),
-        Kind::Or32 => with32!(Registers<u32, Or>),
-        Kind::Xor32 => with32!(Registers<u32, Xor>),
-        Kind::AddImm32 => with32!(Immediate<u32, Add>),
-        Kind::AndImm32 => with32!(Immediate<u32, And>),
-        Kind::XorImm32 => with32!(Immediate<u32, Xor>),
-        Kind::Shl32 => with32!(Turn<u32, Shl>),
-        Kind::Shr32 => with32!(Turn<u32, Shr>),
-        Kind::Rol32 => with32!(Turn<u32, Rol>),
-        Kind::Ror32 => with32!(Turn<u32, Ror>),
+        Kind::Add32 => with32!(Add32),
+        Kind::Sub32 => with32!(Sub32),
+        Kind::And32 => with32!(And32),
+        Kind::Or32 => with32!(Or32),
+        Kind::Xor32 => with32!(Xor32),
+        Kind::AddImm32 => with32!(AddImm32),
+        Kind::AndImm32 => with32!(AndImm32),
+        Kind::XorImm32 => with32!(XorImm32),
+        Kind::Shl32 => with32!(Shl32),
+        Kind::Shr32 => with32!(Shr32),
+        Kind::Rol32 => with32!(Rol32),
+        Kind::Ror32 => with32!(Ror32),
         Kind::Zero8 => match second {
-            Kind::Move64 | Kind::Add64 | Kind::Sub64 | Kind::Shl64 => with64!(Extend<u8, false>),
-            _ => with32!(Extend<u8, false>),
+            Kind::Move64 | Kind::Add64 | Kind::Sub64 | Kind::Shl64 => with64!(Zero8),
+            _ => with32!(Zero8),
         },
-        Kind::Move64 => with64!(Move<u64>),
-        Kind::Add64 => with64!(Registers<u64, Add>),
-        Kind::Sub64 => with64!(Registers<u64, Sub>),
-        Kind::And64 => with64!(Registers<u64, And>),
-        Kind::Or64 => with64!(Registers<u64, Or>),
-        Kind::Xor64 => with64!(Registers<u64, Xor>),
-        Kind::AddImm64 => with64!(Immediate<u64, Add>),
-        Kind::AndImm64 => with64!(Immediate<u64, And>),
-        Kind::Shl64 => with64!(Turn<u64, Shl>),
-        Kind::Shr64 => with64!(Turn<u64, Shr>),
-        Kind::Mul64 => with64!(Times<u64>),
-        Kind::Sign32 => with64!(Extend<u32, true>),
+        Kind::Move64 => with64!(Move64),
+        Kind::Add64 => with64!(Add64),
+        Kind::Sub64 => with64!(Sub64),
+        Kind::And64 => with64!(And64),
+        Kind::Or64 => with64!(Or64),
+        Kind::Xor64 => with64!(Xor64),
+        Kind::AddImm64 => with64!(AddImm64),
+        Kind::AndImm64 => with64!(AndImm64),
+        Kind::Shl64 => with64!(Shl64),
+        Kind::Shr64 => with64!(Shr64),
+        Kind::Mul64 => with64!(Mul64),
+        Kind::Sign32 => with64!(Sign32),
         _ => return None,
     })
 }

@@ -1,10 +1,10 @@
 //! A memory access and a step beside it, or two accesses, as one op. It lies in front of the accesses' own ops: where the TLB
 //! does not match, it hands over to the op of that access, with everything before it done and nothing after.
 
-use super::combined::{Extend, Immediate, Kind, Move, Registers, Run, Step, packed, run_packed};
+use super::combined::{Kind, Run, Step, packed, run_packed, step};
 use super::go;
 use crate::software::cpu::{Cpu, Int, Near, address, reg};
-use crate::software::exec::alu::{Add, Alu, And, Sub, Xor};
+use crate::software::exec::alu::{Add, Alu};
 use crate::software::op::{Handler, Op};
 use crate::software::tlb::{fast_read, fast_write};
 
@@ -158,22 +158,18 @@ fn beside(kind: Kind, live: bool, access: AccessKind, step_first: bool) -> Optio
         }
         with_access!(access, pick)
     }
-    let of = match kind {
-        Kind::Move32 => of::<Move<u32>>,
-        Kind::Move64 => of::<Move<u64>>,
-        Kind::Constant32 => of::<super::combined::Constant<u32>>,
-        Kind::Add32 => of::<Registers<u32, Add>>,
-        Kind::Add64 => of::<Registers<u64, Add>>,
-        Kind::Sub64 => of::<Registers<u64, Sub>>,
-        Kind::And32 => of::<Registers<u32, And>>,
-        Kind::Xor32 => of::<Registers<u32, Xor>>,
-        Kind::AddImm32 => of::<Immediate<u32, Add>>,
-        Kind::AddImm64 => of::<Immediate<u64, Add>>,
-        Kind::AndImm32 => of::<Immediate<u32, And>>,
-        Kind::Zero8 => of::<Extend<u8, false>>,
-        Kind::Sign32 => of::<Extend<u32, true>>,
-        _ => return None,
-    };
+    macro_rules! table {
+        ($($kind:ident)*) => {
+            match kind {
+                $(Kind::$kind => of::<step::$kind>,)*
+                _ => return None,
+            }
+        };
+    }
+    let of = table!(
+        Move32 Move64 Constant32 Add32 Add64 Sub64 And32 Xor32 AddImm32 AddImm64 AndImm32 Zero8
+        Sign32
+    );
     Some(of(live, access, step_first))
 }
 
