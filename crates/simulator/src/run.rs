@@ -363,8 +363,7 @@ fn nothing_waits(world: &mut World) {
 
 /// An undisturbed pair stays one, and its end in order is nothing that a backup takes for a crash.
 fn undisturbed(world: &mut World) {
-    let harmless = [Ambient::Duplicates, Ambient::Clocks];
-    let harmless = world.shape.ambient.iter().all(|ambient| harmless.contains(ambient));
+    let harmless = world.shape.ambient.iter().all(|ambient| Ambient::HARMLESS.contains(ambient));
     let mut kinds = world.plan.faults.iter().map(|fault| fault.kind);
     // A primary does not wait for ever for a backup that is slower than itself.
     let ends = harmless

@@ -52,6 +52,9 @@ pub enum Ambient {
 }
 
 impl Ambient {
+    /// Those under which nobody is taken for lost without a reason.
+    pub const HARMLESS: &[Self] = &[Self::Duplicates, Self::Clocks];
+
     /// What may be drawn.
     pub const ALL: &[Self] = &[
         Self::Jitter,
@@ -165,6 +168,11 @@ impl Shape {
             interleaved: false,
             ambient,
         }
+    }
+
+    /// Leaves out all conditions but these.
+    pub fn keep(&mut self, ambient: &[Ambient]) {
+        self.ambient.retain(|own| ambient.contains(own));
     }
 
     /// True if this holds.

@@ -18,9 +18,6 @@ const EXITS: u64 = 4;
 const PRIMARY: usize = 0;
 const BACKUP: usize = 1;
 
-/// Conditions under which nobody is taken for lost without a reason.
-const HARMLESS: [Ambient; 2] = [Ambient::Duplicates, Ambient::Clocks];
-
 /// What is drawn for every seed with one shared disk and a register.
 pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Plan) {
     if random.chance(EXITS) {
@@ -39,7 +36,7 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
     plan.faults = match random.below(11) {
         // The guest's end, or the operator's, and nothing else.
         0 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.backup_pace = shape.backup_pace.min(9);
             if random.chance(3) {
                 vec![fault(Kind::Stop, random.below(2) as usize, at)]
@@ -50,13 +47,13 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
         // The guest ends, and its backup never gets so far.
         1 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.profile.end_after = random.between(5, 80);
             vec![fault(Kind::WedgedForGood, BACKUP, random.below(150 * MS))]
         }
         // The primary gives up a backup that gets nowhere, and is asked away from by it if that does not know its state.
         2 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.profile.end_after = u64::MAX;
             shape.latency = MS / 50;
             if random.chance(2) {
@@ -67,7 +64,7 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
         // Writes that wait for a read whose end the backup is never told of.
         3 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.reads_on_backup = false;
             (shape.profile.sleeps, shape.profile.hot) = (false, true);
             // As long as a slow read may take, the primary does not know that it has lost its backup.
@@ -96,7 +93,7 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
         // A backup suspects its primary while that has nothing to say, and hears it again before the tie-breaker has answered.
         6 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.detector = detector(60);
             if random.chance(3) {
                 // The other way round: a primary hears its backup again while its ask is on its way.
@@ -111,7 +108,7 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
         // A primary that was not run wakes with acknowledgements in its socket, long after its backup has gone live.
         7 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.setting = Setting::TwoHosts;
             shape.latency = 2 * MS;
             shape.detector = detector(60);
@@ -125,7 +122,7 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
         // Hosts whose event loops are always late, and one of them is lost.
         8 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.ambient.push(Ambient::Late);
             shape.setting = Setting::TwoHosts;
             shape.detector = detector(200);
@@ -133,7 +130,7 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
         // A primary's host starts anew at once, while its backup has nothing to say on the connection, and so does not find it dead.
         9 => {
-            shape.ambient.retain(|ambient| HARMLESS.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.setting = Setting::TwoHosts;
             shape.latency = MS / 50;
             shape.backup_pace = 2;

@@ -24,15 +24,13 @@ pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) -> bool {
     plan.faults = match random.below(10) {
         // A backup whose guest is damaged must notice, and end: there is nobody to take over from.
         0 => {
-            let harmless = [Ambient::Duplicates, Ambient::Clocks];
-            shape.ambient.retain(|ambient| harmless.contains(ambient));
+            shape.keep(Ambient::HARMLESS);
             shape.profile.end_after = u64::MAX;
             vec![fault(Kind::Damage, 0, at), fault(Kind::Damage, 1, at)]
         }
         // The pair is undisturbed otherwise: a thread that gets nowhere and a peer that is taken for lost without a reason are two faults.
         1 => {
-            let harmless = [Ambient::Duplicates, Ambient::Clocks, Ambient::SlowWrites, Ambient::OddAnswers];
-            shape.ambient.retain(|ambient| harmless.contains(ambient));
+            shape.keep(&[Ambient::Duplicates, Ambient::Clocks, Ambient::SlowWrites, Ambient::OddAnswers]);
             if random.chance(3) {
                 shape.ambient.push(Ambient::Flood);
                 plan.safety = plan.safety.max(at + 2500 * MS);

@@ -1,5 +1,5 @@
-//! Seeds in which another process of one identity runs for a while, beside whatever else goes wrong: drawn after everything else and from
-//! a stream of its own, so that all other seeds are what they were. Plans with a point take its place.
+//! Seeds in which another process of one identity runs for a while, beside whatever else goes wrong: drawn from a stream of its own, so
+//! that all other seeds are what they were. Plans with a point take its place.
 
 use super::{Fault, Kind, Plan};
 use crate::random::Random;
