@@ -266,7 +266,8 @@ fn settle(world: &mut World) {
             world.decide();
         }
         let stuck = world.facts.live().is_none() && waited > OPERATOR && starts == 0;
-        if is_over(world) || !gone && !stuck {
+        // What was started again after the guest's end may wait for the other side as well.
+        if !stuck && (is_over(world) || !gone) {
             if waited > SETTLE && world.facts.copy_lost && world.facts.live().is_none() {
                 // Only a person can know whether the other copy will do.
                 return;

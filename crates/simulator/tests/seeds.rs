@@ -52,6 +52,7 @@ const OFFENDERS: &[(u64, &str)] = &[
     ),
     (1_800_030_234, "whoever promotes a side with earlier copies gives up what the other one wrote"),
     (211, "copies that cannot be made the same are no divergence"),
+    (3_200_037_061, "what is started again after an operator's stop may wait for the other side as well"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 
