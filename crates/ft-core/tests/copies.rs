@@ -422,6 +422,29 @@ fn a_target_that_is_lost_is_waited_for_anew() {
     assert_eq!((two.nodes[0].mode(), two.nodes[1].mode()), (Mode::Live, Mode::Backup));
 }
 
+/// So is a backup that was lost before the first instruction: that needs the next generation, and no haste.
+#[test]
+fn a_backup_that_is_lost_before_the_guest_ran_is_waited_for_anew() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
+    two.start();
+    two.wait(1500 * MS);
+    let session = two.exchange(0).expect("a is the source");
+    two.nodes[1].handle(Event::Copies(copies(0).unwrap()), two.now);
+    two.nodes[0].handle(Event::Copies(copies(1).unwrap()), two.now);
+    two.nodes[0].handle(Event::Copied { session }, two.now);
+    two.disconnect();
+    two.settle();
+    assert_eq!(two.register, RegisterState { generation: 2, holder: Some(who(0)) });
+    assert_ne!(two.nodes[0].mode(), Mode::Live, "start-alone begins again");
+    two.wait(900 * MS);
+    two.connect();
+    two.settle();
+    let session = two.exchange(0).expect("once more");
+    two.nodes[0].handle(Event::Copied { session }, two.now);
+    two.settle();
+    assert_eq!((two.nodes[0].mode(), two.nodes[1].mode()), (Mode::Live, Mode::Backup));
+}
+
 #[test]
 fn a_read_whose_data_the_log_carries_is_finished_when_they_are_acknowledged() {
     let mut two = Two::new(RegisterState { generation: 0, holder: None }, [None; 2]);

@@ -408,6 +408,11 @@ fn single_fault(world: &mut World, life: Option<u64>) {
     if !borne || world.shape.by_hand || is_over(world) {
         return;
     }
+    // Whoever has just given up the other side, for reasons of its own, is told that it may go on.
+    let since = world.now;
+    while world.facts.live().is_none() && world.violation.is_none() && world.now < since + OPERATOR {
+        world.run_until(world.now + 20 * MS);
+    }
     let now = world.facts.lives.keys().next_back().copied();
     if now != life || world.facts.live().is_none() || world.facts.operator {
         world.violate(

@@ -53,6 +53,11 @@ const OFFENDERS: &[(u64, &str)] = &[
     (1_800_030_234, "whoever promotes a side with earlier copies gives up what the other one wrote"),
     (211, "copies that cannot be made the same are no divergence"),
     (3_200_037_061, "what is started again after an operator's stop may wait for the other side as well"),
+    (
+        3_200_038_436,
+        "a backup that was lost before the guest's first instruction is waited for as at the start",
+    ),
+    (4_100_005_333, "who gives up a backup that is too slow asks just when somebody looks"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

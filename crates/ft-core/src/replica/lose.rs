@@ -41,9 +41,7 @@ impl<O> Replica<O> {
             self.effects.push_back(Effect::CopyOff);
             self.effects.push_back(Effect::CloseLink);
             self.notice(format!("the other replica was lost while its disks were made the same: {reason}"));
-            // It was there just now: it is waited for as at the start.
-            self.alone_allowed = false;
-            self.start_alone_at = Some(now + self.settings.start_alone);
+            self.wait_anew(now);
             return self.start_alone();
         }
         match self.phase {
@@ -54,6 +52,9 @@ impl<O> Replica<O> {
                 self.reads_unacked.clear();
                 if closes {
                     self.effects.push_back(Effect::CloseLink);
+                }
+                if !self.started {
+                    self.wait_anew(now);
                 }
                 // Binding from here: nothing is released, whatever happens, until this is answered.
                 self.ask_at_work(self.generation, now);
@@ -85,13 +86,19 @@ impl<O> Replica<O> {
                     self.effects.push_back(Effect::CopyOff);
                 }
                 self.phase = Phase::Waiting;
-                self.start_alone_at = Some(now + self.settings.start_alone);
+                self.wait_anew(now);
                 self.effects.push_back(Effect::CloseLink);
                 self.effects.push_back(Effect::ReadRegister);
             }
             Phase::Ending => self.finish(),
             _ => {}
         }
+    }
+
+    /// The guest has not run, and the other side was there just now: it is waited for as at the start.
+    fn wait_anew(&mut self, now: Nanos) {
+        self.alone_allowed = false;
+        self.start_alone_at = Some(now + self.settings.start_alone);
     }
 
     /// A deliberate mistake: the session goes on although the peer is taken for lost.

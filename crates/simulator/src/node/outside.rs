@@ -77,6 +77,7 @@ impl World {
                 self.observe(&Seen::Live { node, generation, incarnation });
                 self.facts.live_since.insert(incarnation, self.now);
                 self.facts.live_in.insert(incarnation, generation);
+                self.facts.alone[node] |= alone;
                 if takeover {
                     self.takes_over(node);
                     copies::lives(self, node);

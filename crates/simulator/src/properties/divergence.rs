@@ -20,9 +20,9 @@ impl Property for Divergence {
             Exit::LostTieBreaker => facts.is_deposed(*node),
             // Its primary goes on without it, and has written what this one was about to read: it has lost, and does not know yet.
             Exit::Divergence => facts.is_deposed(*node) || facts.damaged == Some(facts.incarnations[*node]),
-            // A replica that starts while the other one's guest runs is turned away.
-            // And one whose own copy of the disk fails it gives up.
-            Exit::Failure => facts.restarted || facts.disk_errors,
+            // A replica that starts while the other one's guest runs is turned away; so is one that was not armed in time. And one
+            // whose own copy of the disk fails it gives up.
+            Exit::Failure => facts.restarted || facts.alone[1 - *node] || facts.disk_errors,
             Exit::Mismatch => facts.corrupt,
         };
         if fine { Ok(()) } else { Err(format!("replica {} ends: {message}", ["a", "b"][*node])) }

@@ -62,6 +62,8 @@ pub struct Facts {
     pub live_since: BTreeMap<u64, Nanos>,
     /// In which generation they said so last.
     pub live_in: BTreeMap<u64, u64>,
+    /// The seats that went on, or started the guest, without the other one.
+    pub alone: [bool; 2],
     /// A backup's process whose guest was damaged.
     pub damaged: Option<u64>,
     /// Nobody went on by itself once faults had stopped, and the operator started something.
