@@ -92,6 +92,8 @@ mutations! {
     LoggedReadUnacked: "a write waits for the record of an earlier read, not for its acknowledgement",
     ReissueTwice: "pending writes are issued twice at go-live, once without an order",
     WritesInBothSets: "disk writes are in the set of pending requests and among the kept outputs",
+    DiscardAtOnce: "a discard is carried out at once, and by the backup too, as if it showed nothing",
+    WriteBeforeDiscard: "a later request does not wait for a discard of the same blocks",
     ForgetOwnReads: "what a backup has read itself and was not told of is forgotten at go-live",
     CompletionBeforeOwn: "the backup's guest is told of a read before the backup has its data",
     WritesWaitForNobody: "a primary without a backup goes on waiting for its reads",

@@ -40,6 +40,10 @@ const UNHEARD: Nanos = 3000 * MS;
 const POINTED: u64 = 154;
 /// The same of those with another process of one identity.
 const TWINS: u64 = 155;
+/// The same of those whose guest discards.
+const ZEROES: u64 = 313;
+/// One seed in so many has such a guest.
+const DISCARDING: u64 = 8;
 
 /// What of a seed's run is left out, for [`crate::shrink`].
 #[derive(Debug, Clone, Default)]
@@ -78,6 +82,7 @@ pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
         let special = special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
         pointed::draw(&mut Random::new(seed, POINTED), special, &mut shape, &mut plan);
     }
+    shape.profile.zeroes = Random::new(seed, ZEROES).chance(DISCARDING);
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
     plan.faults.retain(|_| {
@@ -265,7 +270,10 @@ fn settle(world: &mut World) {
         if world.shape.by_hand && world.facts.live().is_none() && waited > PERSON {
             world.decide();
         }
-        let stuck = world.facts.live().is_none() && waited > OPERATOR && starts == 0;
+        // Who was started may have ended with an error (it could not hear a process that has the disk open, say), and the other one waits.
+        let left = up(world);
+        let ended = left.len() == 1 && left.iter().all(|node| is_waiting(world, *node));
+        let stuck = world.facts.live().is_none() && waited > OPERATOR && (starts == 0 || ended);
         // What was started again after the guest's end may wait for the other side as well.
         if !stuck && (is_over(world) || !gone) {
             if waited > SETTLE && world.facts.copy_lost && world.facts.live().is_none() {

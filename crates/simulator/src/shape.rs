@@ -142,6 +142,7 @@ impl Shape {
             sleeps: random.chance(2),
             asks: false,
             hot: false,
+            zeroes: false,
         };
         // Each seed leaves about half of them out, some all.
         let most = random.below(3);

@@ -58,6 +58,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         "a backup that was lost before the guest's first instruction is waited for as at the start",
     ),
     (4_100_005_333, "who gives up a backup that is too slow asks just when somebody looks"),
+    (4_120_003_897, "whoever cannot hear a process that has the disk open ends, and is started again"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

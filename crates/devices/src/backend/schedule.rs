@@ -43,6 +43,7 @@ impl Kind {
         match op {
             DiskOp::Read { .. } => Self::Read,
             DiskOp::Flush => Self::Flush,
+            DiskOp::Discard { .. } if mutated(Mutation::WriteBeforeDiscard) => Self::Flush,
             DiskOp::Write { .. } | DiskOp::Discard { .. } | DiskOp::WriteZeroes { .. } => Self::Write,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::DiskOp;
 
 use super::Disposition;
@@ -41,6 +42,7 @@ impl DiskPolicy {
     pub fn recording(&self, op: &DiskOp) -> Disposition {
         match op {
             DiskOp::Read { .. } | DiskOp::Flush => Disposition::Now,
+            DiskOp::Discard { .. } if mutated(Mutation::DiscardAtOnce) => Disposition::Now,
             DiskOp::Write { .. } | DiskOp::Discard { .. } | DiskOp::WriteZeroes { .. } => {
                 self.sharing.write_recording()
             }
@@ -52,6 +54,7 @@ impl DiskPolicy {
         match op {
             DiskOp::Read { .. } => self.reads.replaying(),
             DiskOp::Flush => self.sharing.flush_replaying(),
+            DiskOp::Discard { .. } if mutated(Mutation::DiscardAtOnce) => Disposition::Now,
             DiskOp::Write { .. } | DiskOp::Discard { .. } | DiskOp::WriteZeroes { .. } => {
                 self.sharing.write_replaying()
             }

@@ -1,5 +1,7 @@
 //! What the guest's frames and sectors carry.
 
+use ft_core::output::{DiskOp, DiskRequest};
+
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
 
@@ -36,6 +38,19 @@ pub fn decode(bytes: &[u8]) -> impl Iterator<Item = Sector> {
 
 fn word(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+}
+
+/// What a request that writes, of this life, leaves in each of its sectors. One that a real disk fills with zeroes holds here whose
+/// zeroes they are: what survives must be the newest.
+pub fn contents(life: u64, request: &DiskRequest) -> Vec<(u64, Sector)> {
+    match &request.op {
+        DiskOp::Write { sector, data } => (*sector..).zip(decode(data)).collect(),
+        DiskOp::Discard { .. } | DiskOp::WriteZeroes { .. } => {
+            let zeroes = Sector { version: version(life, request.request), value: 0 };
+            request.op.sectors().map(|sector| (sector, zeroes)).collect()
+        }
+        DiskOp::Read { .. } | DiskOp::Flush => Vec::new(),
+    }
 }
 
 /// A frame that the guest sends.

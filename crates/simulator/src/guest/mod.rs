@@ -34,6 +34,8 @@ pub struct Profile {
     pub asks: bool,
     /// It uses a few sectors of its disk only.
     pub hot: bool,
+    /// It discards sectors, or has them filled with zeroes, where it would write.
+    pub zeroes: bool,
 }
 
 /// Why it stopped.
@@ -250,6 +252,13 @@ impl Guest {
 
     fn write(&mut self, draw: u64) {
         let count = 1 + (draw >> 40) % 3;
+        if self.profile.zeroes && draw >> 48 & 1 == 0 {
+            let (sector, count) = (self.place(draw), count as u32);
+            return self.ask_disk(match draw >> 49 & 3 {
+                0 => DiskOp::WriteZeroes { sector, count, unmap: draw >> 51 & 1 == 0 },
+                _ => DiskOp::Discard { sector, count },
+            });
+        }
         let version = data::version(self.life, self.requests);
         let sectors = (0..count).map(|_| Sector { version, value: self.state });
         let sector = self.place(draw);

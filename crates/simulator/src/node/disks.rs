@@ -125,8 +125,9 @@ impl World {
             process.disks.told_early.insert(request);
         }
         let incarnation = process.incarnation;
+        let life = process.guest.life();
         let (issued, apart, orphan) = (false, 0, false);
-        let flight = self.disk.add(Flight { node, incarnation, request, issued, apart, orphan });
+        let flight = self.disk.add(Flight { node, incarnation, life, request, issued, apart, orphan });
         let after = self.grain();
         self.schedule(after, Happening::Flight(flight));
     }
@@ -246,7 +247,9 @@ fn words(request: &DiskRequest) -> String {
     let what = match request.op {
         DiskOp::Read { .. } => "read",
         DiskOp::Flush => "flush",
-        _ => "write",
+        DiskOp::Write { .. } => "write",
+        DiskOp::Discard { .. } => "discard",
+        DiskOp::WriteZeroes { .. } => "zeroes",
     };
     format!("disk {what} {} of {sectors:?}", request.request)
 }

@@ -365,9 +365,9 @@ fn digest(body: &OutputBody) -> u64 {
         OutputBody::Console { offset, bytes } => {
             bytes.iter().fold(*offset, |all, byte| mix(all ^ u64::from(*byte)))
         }
-        OutputBody::Disk(DiskRequest { request, op: DiskOp::Write { sector, data }, .. }) => {
-            data::decode(data).fold(mix(request ^ sector << 32), |all, sector| mix(all ^ sector.value))
-        }
+        OutputBody::Disk(request) => data::contents(0, request)
+            .into_iter()
+            .fold(request.request, |all, (index, sector)| mix(mix(all ^ index << 32) ^ sector.value)),
         OutputBody::PowerOff { code } => u64::from(*code),
         _ => 0,
     }

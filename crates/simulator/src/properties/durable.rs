@@ -1,7 +1,5 @@
 //! After every run the guest is started anew from the disk, and finds each write that it had told a client to be durable, or a later one.
 
-use ft_core::output::DiskOp;
-
 use super::transcript::references;
 use crate::guest::data;
 use crate::guest::reference::OnDisk;
@@ -19,12 +17,13 @@ pub fn judge(world: &World) -> Result<(), String> {
                 found.version
             ));
         }
-        let written = references.iter().flat_map(|(_, said)| &said.disk).any(|step| {
-            let OnDisk::Made(request) = step else { return false };
-            let DiskOp::Write { sector: first, data } = &request.op else { return false };
-            let offset = sector.checked_sub(*first);
-            offset.is_some_and(|offset| data::decode(data).nth(offset as usize) == Some(found))
-        });
+        let written = references
+            .iter()
+            .flat_map(|(life, said)| said.disk.iter().map(move |step| (life, step)))
+            .any(|(life, step)| {
+                let OnDisk::Made(request) = step else { return false };
+                data::contents(*life, request).contains(&(*sector, found))
+            });
         if !written {
             return Err(format!("sector {sector} holds {found:?}, which the guest never wrote there"));
         }

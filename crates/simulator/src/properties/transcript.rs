@@ -82,7 +82,7 @@ fn reads(life: u64, said: &Transcript) -> Result<(), String> {
     for step in &said.disk {
         match step {
             OnDisk::Made(request) => {
-                if let DiskOp::Write { .. } = &request.op {
+                if request.op.is_write() {
                     for sector in request.op.sectors() {
                         writes
                             .entry(sector)

@@ -7,12 +7,13 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ft_core::input::{DiskDone, DiskStatus};
-use ft_core::output::{DiskOp, DiskRequest};
+use ft_core::output::DiskOp;
 use ft_devices::backend::copy::{BLOCK, Origin};
 use ft_devices::backend::medium::Medium;
 use ft_devices::backend::stamp::{CopyState, Stamp, StampError};
 use ft_runtime::replica::copies::{Copies, Place};
 
+use super::disk::Flight;
 use crate::guest::SECTORS;
 use crate::guest::data::{self, SECTOR, Sector};
 use crate::random::Random;
@@ -121,22 +122,16 @@ impl Store {
     }
 
     /// Carries out a request of the guest's; of a write only those of its sectors that `mask` has.
-    pub fn execute(&self, request: &DiskRequest, mask: u64, status: DiskStatus) -> DiskDone {
+    pub fn execute(&self, flight: &Flight, mask: u64, status: DiskStatus) -> DiskDone {
+        let request = &flight.request;
         let mut content = self.content();
         let mut read = Vec::new();
         match &request.op {
             DiskOp::Read { .. } if status == DiskStatus::Ok => {
                 read = data::encode(request.op.sectors().map(|index| content.sectors[index as usize]));
             }
-            DiskOp::Write { sector, data } => {
-                for (offset, sector_content) in data::decode(data).enumerate() {
-                    if mask >> offset & 1 == 1 {
-                        content.put(sector + offset as u64, sector_content);
-                    }
-                }
-            }
             DiskOp::Flush if status == DiskStatus::Ok => content.flush(),
-            _ => {}
+            _ => flight.written(mask).for_each(|(index, sector)| content.put(index, sector)),
         }
         DiskDone { disk: request.disk, request: request.request, status, data: read }
     }

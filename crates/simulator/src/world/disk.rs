@@ -34,6 +34,8 @@ pub struct Flight {
     pub node: usize,
     /// Which process's.
     pub incarnation: u64,
+    /// The life of the guest that made it.
+    pub life: u64,
     /// It.
     pub request: DiskRequest,
     /// The system call was made.
@@ -42,6 +44,14 @@ pub struct Flight {
     pub apart: u64,
     /// Nobody waits for its end any more.
     pub orphan: bool,
+}
+
+impl Flight {
+    /// What it leaves on the disk; only those of its sectors that `mask` has.
+    pub fn written(&self, mask: u64) -> impl Iterator<Item = (u64, Sector)> {
+        let contents = data::contents(self.life, &self.request).into_iter().enumerate();
+        contents.filter(move |(offset, _)| mask >> offset & 1 == 1).map(|(_, content)| content)
+    }
 }
 
 /// See the module.
@@ -117,22 +127,19 @@ impl Disk {
     pub fn execute(&mut self, flight: &Flight, mask: u64, status: DiskStatus) -> DiskDone {
         let (request, apart) = (&flight.request, flight.apart);
         if let Some(own) = &self.own {
-            return own[flight.node].execute(request, mask, status);
+            return own[flight.node].execute(flight, mask, status);
         }
         let mut read = Vec::new();
         match &request.op {
             DiskOp::Read { .. } if status == DiskStatus::Ok => {
                 read = data::encode(request.op.sectors().map(|index| self.sector(index, apart)));
             }
-            DiskOp::Write { sector, data } => {
-                for (offset, content) in data::decode(data).enumerate() {
-                    if mask >> offset & 1 == 1 {
-                        self.put(sector + offset as u64, content, apart);
-                    }
+            DiskOp::Flush if status == DiskStatus::Ok => self.flushed.clone_from(&self.sectors),
+            _ => {
+                for (index, content) in flight.written(mask) {
+                    self.put(index, content, apart);
                 }
             }
-            DiskOp::Flush if status == DiskStatus::Ok => self.flushed.clone_from(&self.sectors),
-            _ => {}
         }
         DiskDone { disk: request.disk, request: request.request, status, data: read }
     }
@@ -179,7 +186,7 @@ impl Disk {
             self.flights.iter().filter(|(_, flight)| which(flight)).map(|(number, _)| *number).collect();
         for number in numbers {
             let Some(flight) = self.flights.remove(&number) else { continue };
-            if flight.issued && matches!(flight.request.op, DiskOp::Write { .. }) {
+            if flight.issued && flight.request.op.is_write() {
                 self.execute(&flight, keep(), DiskStatus::Ok);
             }
         }
