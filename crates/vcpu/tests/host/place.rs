@@ -360,6 +360,8 @@ impl Placer<'_> {
                     if self.rng.one_in(8) {
                         // Refused, or a reserved byte that nobody looks at.
                         header[self.rng.pick(&[8, 15, 16, 23])] = self.rng.next() as u8;
+                        // Alone, the highest bit says that the area is compacted, which the host may know.
+                        header[15] |= header[15] >> 7;
                     }
                     self.write(address.wrapping_add(512), &header);
                 }
