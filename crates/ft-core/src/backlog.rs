@@ -168,7 +168,8 @@ impl<O> Backlog<O> {
             self.switch_seq = self.switch_seq.max(batch.switch_seq);
         }
         if record.body == Body::Stop {
-            self.ended = Some(record.lsn);
+            // The guest's own end may be on its way out already.
+            self.ended.get_or_insert(record.lsn);
             self.stopped = true;
         }
         self.executed = record.lsn;
@@ -223,7 +224,7 @@ impl<O> Backlog<O> {
             return diverged(format!("the content of {} differs from the primary's", describe(class)));
         }
         if class == OutputClass::End {
-            self.ended = Some(record.lsn);
+            self.ended.get_or_insert(record.lsn);
         }
         if record.lsn > self.released || mutated(Mutation::KeepReleased) {
             self.kept.push_back(Kept { lsn: Some(record.lsn), class, payload: made.keep });
@@ -327,5 +328,30 @@ fn describe(class: OutputClass) -> &'static str {
         OutputClass::Console => "console bytes",
         OutputClass::DiskWrite => "a disk write",
         OutputClass::End => "a power-off",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The primary ends with what it releases first: the guest's own end, say, while the operator's stop is on its way. A backup that
+    /// has executed both waits for no other release, or it would take the closed connection for a crash.
+    #[test]
+    fn the_first_of_two_ends_is_the_end() {
+        let (class, digest) = (OutputClass::End, 7);
+        let bodies = [Body::Armed, Body::Output { class, digest }, Body::Stop];
+        let records = (1..).zip(bodies).map(|(lsn, body)| LogRecord { lsn, position: 5, body }).collect();
+        let mut backlog = Backlog::new(1 << 20, 0, 5);
+        backlog.receive(records, 0).unwrap();
+        let armed = backlog.take().unwrap();
+        backlog.executed(&armed).unwrap();
+        backlog.made(5, class, digest, Some(()));
+        while let Some(record) = backlog.take() {
+            backlog.executed(&record).unwrap();
+        }
+        assert!(!backlog.is_over(), "nothing is released");
+        backlog.released(2);
+        assert!(backlog.is_over());
     }
 }

@@ -59,6 +59,12 @@ const OFFENDERS: &[(u64, &str)] = &[
     ),
     (4_100_005_333, "who gives up a backup that is too slow asks just when somebody looks"),
     (4_120_003_897, "whoever cannot hear a process that has the disk open ends, and is started again"),
+    (4_200_028_486, "an operator's stop comes while the guest's own end waits to be let out"),
+    (4_210_012_499, "whoever waits for a person is not started anew by the operator meanwhile"),
+    (
+        4_210_036_176,
+        "a backup whose thread got nowhere before its guest's first record takes over the guest that it was armed for",
+    ),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -39,10 +39,11 @@ impl World {
         }
         match process.core.take_record() {
             Some(record) => {
-                if !process.guest.is_booted() {
-                    process.guest.boot(process.core.generation());
-                }
                 process.vcpu.record = Some((record, Stage::Run));
+                // Of a backup that begins when it has won already, it is the life that it was armed for.
+                let (incarnation, generation) = (process.incarnation, process.core.generation());
+                let life = self.facts.backup_in.get(&incarnation).copied().unwrap_or(generation);
+                self.at(node).guest.boot(life);
                 Next::More
             }
             None => {

@@ -64,6 +64,8 @@ pub struct Facts {
     pub live_in: BTreeMap<u64, u64>,
     /// The seats that went on, or started the guest, without the other one.
     pub alone: [bool; 2],
+    /// Of which generation processes were the backup last.
+    pub backup_in: BTreeMap<u64, u64>,
     /// A backup's process whose guest was damaged.
     pub damaged: Option<u64>,
     /// Nobody went on by itself once faults had stopped, and the operator started something.
@@ -85,6 +87,7 @@ impl Facts {
             let session = self.sessions.entry(id).or_default();
             session.received = session.received.max(view.backlog.0);
             session.backup = incarnation;
+            self.backup_in.insert(incarnation, view.generation);
         }
         self.incarnations[node] = incarnation;
         self.views[node] = Some(view);
