@@ -25,10 +25,9 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(bytes[4..6], VERSION.to_le_bytes());
     bytes[6] = *kind;
     bytes[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&bytes[..12]);
-    crc.update(payload);
-    bytes[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
+    let [head, content] = [&bytes[..12], payload].map(crc32fast::hash);
+    bytes[12..16].copy_from_slice(&head.to_le_bytes());
+    bytes[16..20].copy_from_slice(&content.to_le_bytes());
     bytes.extend_from_slice(payload);
     if let Ok(frame) = Frame::decode(&bytes) {
         assert_eq!(Frame::decode(&frame.encode()).as_ref(), Ok(&frame));

@@ -147,13 +147,11 @@ fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![4 => log, 1 => ack, 1 => beat, 1 => hello, 1 => refusal, 1 => copy]
 }
 
-/// The same checksum as the format's, so that damage reaches the decoder behind it.
+/// The same checksums as the format's, so that damage reaches the decoder behind them.
 fn seal(frame: &mut [u8]) {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&frame[..12]);
-    crc.update(&frame[HEADER..]);
-    let crc = crc.finalize();
-    frame[12..16].copy_from_slice(&crc.to_le_bytes());
+    let [head, content] = [&frame[..12], &frame[HEADER..]].map(crc32fast::hash);
+    frame[12..16].copy_from_slice(&head.to_le_bytes());
+    frame[16..20].copy_from_slice(&content.to_le_bytes());
 }
 
 proptest! {
@@ -284,9 +282,23 @@ fn another_version_is_named() {
 fn a_length_that_no_frame_has_is_refused_before_it_is_waited_for() {
     let mut bytes = log(Vec::new()).encode();
     bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+    seal(&mut bytes);
     let mut reader = FrameReader::default();
     reader.push(&bytes);
     assert_eq!(reader.next_frame(), Err(WireError::TooLong(u32::MAX)));
+}
+
+/// A damaged length would have the reader wait for bytes that may never come.
+#[test]
+fn a_damaged_header_is_found_before_its_payload_is_there() {
+    let bytes = log(Vec::new()).encode();
+    for bit in 0..8 * 16 {
+        let mut reader = FrameReader::default();
+        let mut header = bytes[..HEADER].to_vec();
+        header[bit / 8] ^= 1 << (bit % 8);
+        reader.push(&header);
+        assert!(reader.next_frame().is_err(), "bit {bit}");
+    }
 }
 
 /// What a peer without the key claims to send is not waited for.

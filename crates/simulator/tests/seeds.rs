@@ -65,6 +65,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         4_210_036_176,
         "a backup whose thread got nowhere before its guest's first record takes over the guest that it was armed for",
     ),
+    (4_300_006_189, "a damaged length in a message about copies, for whose bytes both sides would wait"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -242,8 +242,10 @@ impl Frame {
         bytes[6] = kind;
         bytes[7] = if key.is_some() { TAGGED } else { 0 };
         bytes[8..12].copy_from_slice(&(length as u32).to_le_bytes());
-        let crc = checksum(&bytes);
-        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        let content = checksum(&bytes[HEADER..]);
+        bytes[16..HEADER].copy_from_slice(&content);
+        let head = checksum(&bytes[..12]);
+        bytes[12..16].copy_from_slice(&head);
         if let Some(key) = key {
             let tag = key.sign_short(&[SIGNED, &bytes]);
             bytes.extend_from_slice(&tag);
@@ -341,6 +343,10 @@ impl Frame {
         if version != VERSION {
             return Err(WireError::Version(version));
         }
+        let ignored = mutated(Mutation::ChecksumIgnored);
+        if header[12..16] != checksum(&header[..12]) && !ignored {
+            return Err(WireError::Checksum);
+        }
         let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
         if length as usize > MAX_PAYLOAD {
             return Err(WireError::TooLong(length));
@@ -355,8 +361,7 @@ impl Frame {
         let used = end + if key.is_some() { TAG } else { 0 };
         let Some(all) = bytes.get(..used) else { return Ok(None) };
         let (whole, tag) = all.split_at(end);
-        let told = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
-        if checksum(whole) != told && !mutated(Mutation::ChecksumIgnored) {
+        if header[16..] != checksum(&whole[HEADER..]) && !ignored {
             return Err(WireError::Checksum);
         }
         if header[7] & !TAGGED != 0 {
@@ -427,11 +432,8 @@ impl Frame {
     }
 }
 
-fn checksum(frame: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&frame[..12]);
-    crc.update(&frame[HEADER..]);
-    crc.finalize()
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    crc32fast::hash(bytes).to_le_bytes()
 }
 
 fn put_stamp(out: &mut Writer, stamp: &Stamp) {

@@ -1,6 +1,6 @@
 //! Frames between two replicas: versioned, checked, bounded.
 //!
-//! Every frame is a header of 16 bytes, a payload and, in a pair that has a key, a tag. On the log connection frames follow each
+//! Every frame is a header of 20 bytes, a payload and, in a pair that has a key, a tag. On the log connection frames follow each
 //! other; a heartbeat is one datagram. Decoders are total: whatever the bytes, they give a frame or a [`WireError`], without
 //! panic and without allocating more than the bytes could fill.
 //!
@@ -11,7 +11,11 @@
 //! | 6 | kind |
 //! | 7 | bit 0: a tag follows the payload; the others are 0 |
 //! | 8 to 11 | length of the payload |
-//! | 12 to 15 | CRC-32 of the header before it, and of the payload |
+//! | 12 to 15 | CRC-32 of the header before it |
+//! | 16 to 19 | CRC-32 of the payload |
+//!
+//! The header has a checksum of its own for the length's sake: bytes that a damaged length asks for may never come, and while two sides
+//! wait for each other nothing else would tell.
 //!
 //! # The key of a pair
 //!
@@ -50,10 +54,10 @@ use ft_policies::key::SHORT;
 use crate::output::MAX_DISK_DATA;
 
 /// The version of this protocol. Sides of different versions refuse each other.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// Bytes of a header.
-pub const HEADER: usize = 16;
+pub const HEADER: usize = 20;
 
 /// Bytes of a tag.
 pub const TAG: usize = SHORT;

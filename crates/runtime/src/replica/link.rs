@@ -26,6 +26,8 @@ const NOBODY: &str = "nobody said on the connection who he is";
 /// any detector's time-out: a session ends by those.
 const KEEP_IDLE: libc::c_int = 5;
 const KEEP_COUNT: libc::c_int = 5;
+/// Milliseconds after which what was sent must be acknowledged: while it is not, the kernel does not ask.
+const USER_TIMEOUT: libc::c_int = 10_000;
 /// Bytes read at once.
 const READ: usize = 256 * 1024;
 
@@ -136,6 +138,7 @@ fn notice_death(stream: &TcpStream) -> io::Result<()> {
         (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEP_IDLE),
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1),
         (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEP_COUNT),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, USER_TIMEOUT),
     ] {
         let size = size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: pointer and length are those of `value`, an int as each of these options takes.
@@ -177,5 +180,6 @@ mod tests {
         assert_eq!(get(libc::SOL_SOCKET, libc::SO_KEEPALIVE), 1);
         assert_eq!(get(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE), KEEP_IDLE);
         assert_eq!(get(libc::IPPROTO_TCP, libc::TCP_KEEPCNT), KEEP_COUNT);
+        assert_eq!(get(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT), USER_TIMEOUT);
     }
 }
