@@ -128,6 +128,18 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
             shape.detector = detector(200);
             vec![fault(Kind::HostLoss, PRIMARY, at)]
         }
+        // A backup that died is started anew where it cannot see the replica that goes on alone, and waits for longer than a start does.
+        9 if random.chance(3) => {
+            shape.keep(Ambient::HARMLESS);
+            shape.setting = Setting::TwoHosts;
+            let back = at + 300 * MS;
+            until(back + 2000 * MS);
+            vec![
+                fault(Kind::Kill, BACKUP, at),
+                lasting(Kind::Partition, PRIMARY, back - 100 * MS, 2000 * MS),
+                fault(Kind::Restart, BACKUP, back),
+            ]
+        }
         // A primary's host starts anew at once, while its backup has nothing to say on the connection, and so does not find it dead.
         9 => {
             shape.keep(Ambient::HARMLESS);

@@ -7,6 +7,7 @@ use super::{Fault, Kind};
 use crate::node::{Doom, Thread};
 use crate::shape::{MS, Setting};
 use crate::trace::Of;
+use crate::world::links::flip;
 use crate::world::queue::Happening;
 use crate::world::{Strike, World};
 
@@ -123,18 +124,9 @@ impl World {
                 let stream =
                     link.and_then(|end| self.links.open.get_mut(&end.id)).map(|link| &mut link.to[victim]);
                 match stream.and_then(|stream| stream.queue.back_mut()) {
-                    Some((_, bytes)) if !bytes.is_empty() => {
-                        let at = (number >> 8) as usize % bytes.len();
-                        bytes[at] ^= 1 << (number & 7);
-                    }
+                    Some((_, bytes)) => flip(bytes, number),
                     // Nothing is on its way just now.
-                    _ if number > 0 => {
-                        self.strikes.pop();
-                        self.counters.faults.entry(kind).and_modify(|count| *count -= 1);
-                        self.plan.faults[index].number = number >> 1;
-                        self.schedule(MS / 3, Happening::Strike(index));
-                    }
-                    _ => {}
+                    None => self.links.damage[victim] = Some(number),
                 }
                 return;
             }
@@ -316,6 +308,7 @@ impl World {
     pub fn calm_down(&mut self) {
         self.calm = true;
         self.busy = false;
+        self.links.damage = [None; 2];
         self.note(Of::World, || "FAULTS END".to_owned());
         for index in self.lasting.clone() {
             self.heal(index);

@@ -156,6 +156,14 @@ impl World {
             let view =
                 self.facts.views[node].as_ref().filter(|_| self.facts.incarnations[node] == incarnation);
             let asks = view.is_none_or(|view| view.asking || view.phase == Phase::Over);
+            let starts = view.is_some_and(|view| view.phase == Phase::Waiting);
+            let person = self.shape.by_hand || self.facts.restored;
+            if starts && self.facts.goes_on(1 - node) && !person {
+                self.violate(
+                    "a start takes the guest from nobody",
+                    format!("replica {} is about to start the guest, which runs", ["a", "b"][node]),
+                );
+            }
             if !asks && !self.facts.restored {
                 self.violate(
                     "nobody takes what it does not ask for",

@@ -6,6 +6,7 @@ use super::{LinkEnd, Thread};
 use crate::shape::{Ambient, MS};
 use crate::trace::Of;
 use crate::world::World;
+use crate::world::links::flip;
 use crate::world::queue::Happening;
 
 /// Between two attempts to reach the peer, while the guest has not started and afterwards (`ft-runtime`, `replica/link.rs`).
@@ -171,7 +172,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, node: usize, id: u64, bytes: Vec<u8>) {
+    fn send(&mut self, node: usize, id: u64, mut bytes: Vec<u8>) {
         let latency = self.latency();
         let narrow = self.shape.has(Ambient::Narrow) && !self.calm;
         let wire = if narrow { bytes.len() as u64 * 1_000_000_000 / self.shape.bandwidth } else { 0 };
@@ -188,6 +189,9 @@ impl World {
             return;
         }
         let at = stream.last.max(self.now + latency) + wire;
+        if let Some(number) = self.links.damage[to].take() {
+            flip(&mut bytes, number);
+        }
         stream.last = at;
         stream.bytes += bytes.len();
         stream.queue.push_back((at, bytes));

@@ -22,7 +22,7 @@ impl Property for Divergence {
             Exit::Divergence => facts.is_deposed(*node) || facts.damaged == Some(facts.incarnations[*node]),
             // A replica that starts while the other one's guest runs is turned away; so is one that was not armed in time. And one
             // whose own copy of the disk fails it gives up.
-            Exit::Failure => facts.restarted || facts.alone[1 - *node] || facts.disk_errors,
+            Exit::Failure => facts.restarted || facts.is_left_behind(*node) || facts.disk_errors,
             Exit::Mismatch => facts.corrupt,
         };
         if fine { Ok(()) } else { Err(format!("replica {} ends: {message}", ["a", "b"][*node])) }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ft_core::replica::View;
 use ft_core::{Lsn, Nanos};
-use ft_policies::Who;
+use ft_policies::{ReplicaId, Who};
 
 use crate::guest::Guest;
 use crate::guest::reference::Journal;
@@ -62,8 +62,8 @@ pub struct Facts {
     pub live_since: BTreeMap<u64, Nanos>,
     /// In which generation they said so last.
     pub live_in: BTreeMap<u64, u64>,
-    /// The seats that went on, or started the guest, without the other one.
-    pub alone: [bool; 2],
+    /// In which generation each seat went on, or started the guest, without the other one last.
+    pub alone: [Option<u64>; 2],
     /// Of which generation processes were the backup last.
     pub backup_in: BTreeMap<u64, u64>,
     /// A backup's process whose guest was damaged.
@@ -98,6 +98,13 @@ impl Facts {
         let Some(view) = &self.views[node] else { return false };
         let mut above = self.wins.range(view.generation + 1..);
         above.any(|(_, who)| who.incarnation != self.incarnations[node])
+    }
+
+    /// True if the other one has the guest alone, and this one may have been left behind: it was not the last that had it.
+    pub fn is_left_behind(&self, node: usize) -> bool {
+        let Some(generation) = self.alone[1 - node] else { return false };
+        let before = self.wins.range(..generation).next_back();
+        before.map_or(0, |(_, who)| (who.replica == ReplicaId::B) as usize) != node
     }
 
     /// True if a replica's guest runs, and nothing is held back.

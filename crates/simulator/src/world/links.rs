@@ -45,6 +45,17 @@ pub struct Link {
     pub down: [bool; 2],
 }
 
+/// One of the bits changes: of all, or of the last ones, which are a record's content more often than not, where nothing but a checksum
+/// finds it.
+pub fn flip(bytes: &mut [u8], number: u64) {
+    let place = (number >> 8) as usize;
+    let at =
+        if number & 8 == 0 { place % bytes.len().max(1) } else { bytes.len().saturating_sub(1 + place % 8) };
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 1 << (number & 7);
+    }
+}
+
 /// All connections that somebody holds, and what is in their way.
 #[derive(Debug, Default)]
 pub struct Links {
@@ -55,6 +66,8 @@ pub struct Links {
     pub blocked: [u32; 2],
     /// Connections stand still towards a seat, for so many reasons.
     pub clogged: [u32; 2],
+    /// A bit of what is sent next towards a seat changes on its way.
+    pub damage: [Option<u64>; 2],
     /// No datagram passes towards a seat, for so many reasons.
     pub deaf: [u32; 2],
 }
