@@ -1,9 +1,10 @@
-//! The backup: takes records in, acknowledges them at once, executes them later.
+//! The backup: takes records in, acknowledges at once what is waited for, executes them later.
 
 use super::{Ack, Divergence, Frame, LogFrame, Nanos, Phase, Replica, Stage, timers};
+use crate::input::Input;
 use crate::mutation::{Mutation, mutated};
 use crate::reads::ReadId;
-use crate::record::{LogRecord, OutputClass};
+use crate::record::{Body, LogRecord, OutputClass};
 
 impl<O> Replica<O> {
     pub(super) fn log_received(&mut self, log: LogFrame, now: Nanos) {
@@ -11,6 +12,7 @@ impl<O> Replica<O> {
             self.progress_at = self.progress_at.max(now);
         }
         let (released, stamp) = (log.released, log.sent);
+        let waited_for = log.records.is_empty() || log.records.iter().any(is_waited_for);
         let taken =
             self.backlog.receive(log.records, log.sent).map_err(|error| error.to_string()).and_then(|()| {
                 if released <= self.backlog.received() {
@@ -25,7 +27,8 @@ impl<O> Replica<O> {
         self.backlog.released(released);
         self.heard_stamp = stamp;
         self.heard(ft_policies::Heard::Log, now);
-        self.ack_due = true;
+        self.ack_due |= waited_for;
+        self.ack_later(now);
         self.end_if_over();
     }
 
@@ -66,8 +69,8 @@ impl<O> Replica<O> {
     /// This side has the data of such a read. `waited_for` if a write of the same blocks is known to follow: the primary waits
     /// to hear of it. True if an acknowledgement is due now.
     pub fn own_read_finished(&mut self, read: ReadId, waited_for: bool, now: Nanos) -> bool {
-        if self.own_reads.finished(read) && self.phase == Phase::Backup && self.exec_ack_due.is_none() {
-            self.exec_ack_due = Some(now + timers::EXEC_ACK_DELAY);
+        if self.own_reads.finished(read) {
+            self.ack_later(now);
         }
         waited_for && self.tell_reads()
     }
@@ -88,30 +91,31 @@ impl<O> Replica<O> {
         if !matches!(self.phase, Phase::Backup | Phase::TakingOver(Stage::Replaying)) {
             return Ok(());
         }
+        let stamp = self.backlog.executed_stamp();
         self.backlog.executed(record)?;
+        if self.backlog.executed_stamp() != stamp {
+            self.executed_at = now;
+        }
         self.progress_at = self.progress_at.max(now);
         if std::mem::take(&mut self.ask_deferred) {
             self.ask(self.generation);
         }
-        if self.phase == Phase::Backup && self.exec_ack_due.is_none() && !self.ack_due {
-            // Frames are acknowledged as they arrive; when none arrive (a stalled primary) execution is told by itself.
-            self.exec_ack_due = Some(now + timers::EXEC_ACK_DELAY);
-        }
+        self.ack_later(now);
         self.end_if_over();
         self.step_takeover();
         Ok(())
     }
 
     /// A deliberate mistake: records that come after the session was closed are acknowledged, and not kept.
-    pub(super) fn acknowledge_late(&mut self, log: &LogFrame) {
+    pub(super) fn acknowledge_late(&mut self, log: &LogFrame, now: Nanos) {
         if let Some(last) = log.records.last() {
-            let ack = Ack { received: last.lsn, ..self.ack() };
+            let ack = Ack { received: last.lsn, ..self.ack(now) };
             self.frames.push_back(Frame::Ack(ack));
         }
     }
 
     /// An acknowledgement, if one is due and the session is open: after closing it nothing is ever acknowledged.
-    pub(super) fn ack_frame(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn ack_frame(&mut self, now: Nanos) -> Option<Vec<u8>> {
         self.session?;
         if !self.ack_due || !matches!(self.phase, Phase::Backup | Phase::Over) {
             return None;
@@ -119,11 +123,23 @@ impl<O> Replica<O> {
         self.ack_due = false;
         self.exec_ack_due = None;
         self.acked = self.backlog.received();
-        let ack = Frame::Ack(self.ack());
+        let ack = Frame::Ack(self.ack(now));
         Some(self.encode(&ack))
     }
 
-    fn ack(&mut self) -> Ack {
+    /// There is something to tell, and nobody waits for it: the next acknowledgement has it, or one that comes long before the primary
+    /// would take its absence for a loss.
+    fn ack_later(&mut self, now: Nanos) {
+        if self.phase == Phase::Backup && !self.ack_due {
+            let delay = timers::EXEC_ACK_DELAY.min(self.settings.ack_timeout / 4);
+            self.exec_ack_due.get_or_insert(now + delay);
+        }
+    }
+
+    fn ack(&mut self, now: Nanos) -> Ack {
+        // An acknowledgement that was put off is no lag.
+        let put_off = |stamp: Nanos| stamp.saturating_add(now.saturating_sub(self.executed_at));
+        let echo = Some(self.backlog.executed_stamp()).filter(|stamp| *stamp != 0).map_or(0, put_off);
         let partial = self.link.as_ref().is_some_and(|link| link.reader.is_partial());
         let early = u64::from(partial && mutated(Mutation::AckBeforeReceipt));
         Ack {
@@ -131,11 +147,17 @@ impl<O> Replica<O> {
             received: self.backlog.received() + early,
             executed: self.backlog.executed_lsn(),
             position: self.backlog.position(),
-            echo: self.backlog.executed_stamp(),
+            echo,
             heard: self.heard_stamp,
             released: self.backlog.released_lsn(),
             reads: self.own_reads.tell(),
             stop: self.stop_wanted,
         }
     }
+}
+
+/// True if the primary, or somebody behind it, waits for a record's acknowledgement. A guest that only computes makes a thousand
+/// others in a second, and an answer to each costs both sides a thread's turn.
+fn is_waited_for(record: &LogRecord) -> bool {
+    !matches!(record.body, Body::Progress | Body::Digest(_) | Body::Input(Input::Anchor(_)))
 }

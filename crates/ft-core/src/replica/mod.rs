@@ -264,6 +264,7 @@ pub struct Replica<O> {
     own_reads: Own,
     /// When this backup last executed a record, or had none to execute.
     progress_at: Nanos,
+    executed_at: Nanos,
     /// It has lost its primary and cannot replay: it asks when it can again.
     ask_deferred: bool,
     // Ends.
@@ -350,6 +351,7 @@ impl<O> Replica<O> {
             acked: 0,
             own_reads: Own::default(),
             progress_at: now,
+            executed_at: now,
             ask_deferred: false,
             stop_wanted: false,
             deposed_told: false,
@@ -447,7 +449,7 @@ impl<O> Replica<O> {
         if let Some(frame) = self.frames.pop_front() {
             return Some(self.encode(&frame));
         }
-        self.log_frame(now).or_else(|| self.ack_frame())
+        self.log_frame(now).or_else(|| self.ack_frame(now))
     }
 
     fn encode(&self, frame: &Frame) -> Vec<u8> {
@@ -592,7 +594,7 @@ impl<O> Replica<O> {
                 self.log_received(log, now);
             }
             Frame::Log(log) if mutated(Mutation::AckAfterClose) && self.is_current(&log.stamp) => {
-                self.acknowledge_late(&log);
+                self.acknowledge_late(&log, now);
             }
             Frame::Ack(ack) if self.is_current(&ack.stamp) => self.ack_received(&ack, now),
             Frame::Log(LogFrame { stamp, .. })

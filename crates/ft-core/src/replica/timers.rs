@@ -14,7 +14,7 @@ pub(super) const BEHIND_RETRY: Nanos = 1000 * MS;
 pub(super) const REGISTER_POLL: Nanos = 5000 * MS;
 /// How long a released output may go untold to an idle backup.
 pub(super) const WATERMARK_DELAY: Nanos = 20 * MS;
-/// How long execution may go untold while no frames arrive.
+/// How long execution, or the receipt of what nobody waits for, may go untold.
 pub(super) const EXEC_ACK_DELAY: Nanos = 5 * MS;
 /// How long a primary whose guest is over waits for its backup to know.
 pub(super) const ENDING_PATIENCE: Nanos = 1000 * MS;

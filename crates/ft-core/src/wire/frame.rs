@@ -157,7 +157,7 @@ pub struct Ack {
     pub executed: Lsn,
     /// Position of that record.
     pub position: u64,
-    /// `sent` of the last frame that was wholly executed: the primary's own clock, for the lag.
+    /// `sent` of the last frame that was wholly executed, and how long ago that was: the primary's own clock, for the lag.
     pub echo: Nanos,
     /// `sent` of the last frame that was received.
     pub heard: Nanos,
