@@ -234,3 +234,22 @@ fn a_backup_may_read_at_a_promised_position_before_the_primary() {
     tell(&mut primary, stamp, 3, 3);
     assert!(!primary.is_paired(), "the primary has logged what lies after all that was promised");
 }
+
+/// A backup that has gone astray is told why before its connection is closed: with that it could lose what it has not read yet, take it
+/// for a crash, and win.
+#[test]
+fn a_backup_that_went_astray_is_told_before_it_is_cut_off() {
+    let (mut primary, stamp) = primary();
+    let (position, heard, released, reads, stop) = (0, 0, 0, 7, false);
+    let ack = Ack { stamp, received: 1, executed: 1, position, echo: 0, heard, released, reads, stop };
+    primary.handle(Event::Received(&Frame::Ack(ack).encode()), SECOND);
+    let effects: Vec<Effect> = std::iter::from_fn(|| primary.poll_effect()).collect();
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Ask { from: 1 })), "{effects:?}");
+    assert!(!effects.contains(&Effect::CloseLink), "{effects:?}");
+    assert!(frames(&mut primary, SECOND).iter().any(|frame| matches!(frame, Frame::Refusal(_))));
+    acknowledge(&mut primary, stamp, 1, 1, 0, SECOND);
+    assert!(primary.poll_effect().is_none(), "nothing that it says counts any more");
+    primary.handle(Event::Answer { from: 1, answer: Answer::Won }, SECOND);
+    let effects: Vec<Effect> = std::iter::from_fn(|| primary.poll_effect()).collect();
+    assert_eq!(effects.first(), Some(&Effect::CloseLink), "{effects:?}");
+}

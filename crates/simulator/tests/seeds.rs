@@ -66,6 +66,7 @@ const OFFENDERS: &[(u64, &str)] = &[
         "a backup whose thread got nowhere before its guest's first record takes over the guest that it was armed for",
     ),
     (4_300_006_189, "a damaged length in a message about copies, for whose bytes both sides would wait"),
+    (4_600_037_660, "what a backup that went astray is told must not be lost with the connection"),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

@@ -11,25 +11,31 @@ impl<O> Replica<O> {
     /// The peer says in its session what nobody says who keeps to the protocol.
     pub(super) fn lose_liar(&mut self, reason: &str, now: Nanos) {
         self.counters.lies += 1;
-        let (primary, stamp) = (matches!(self.phase, Phase::Live | Phase::Ending), self.stamp());
-        self.effects.push_back(Effect::CloseLink);
+        let (phase, stamp) = (self.phase.clone(), self.stamp());
+        if phase != Phase::Live {
+            self.effects.push_back(Effect::CloseLink);
+        }
         self.link = None;
         self.lose_peer(reason, now);
-        if primary {
+        if matches!(phase, Phase::Live | Phase::Ending) {
             // The likeliest cause is a backup whose machine is not this one any more, and that has not found it yet: it must not take
-            // the closed connection for a crash, and win. It is told why, as the last thing in that session.
+            // the closed connection for a crash, and win. It is told why, as the last thing in that session, and the connection is
+            // not closed before this side has won: what was not read yet is lost with a connection.
             let refusal = Refusal { stamp, mismatch: true, reason: reason.to_owned() };
             self.frames.push_back(Frame::Refusal(refusal));
+            self.told_why = phase == Phase::Live;
         }
     }
 
     /// The peer is suspected. What follows depends on what it was to this side.
     pub(super) fn lose_peer(&mut self, reason: &str, now: Nanos) {
+        self.told_why = false;
         let Some(session) = self.session.take() else { return };
         self.lost = Some(session.peer);
         self.doubt = None;
         self.suspected_since = None;
         let closes = !self.keeps_session();
+        let linked = self.link.is_some();
         if closes {
             self.link = None;
             self.frames.clear();
@@ -50,7 +56,7 @@ impl<O> Replica<O> {
                 self.count_off(now);
                 self.followed.forget();
                 self.reads_unacked.clear();
-                if closes {
+                if closes && linked {
                     self.effects.push_back(Effect::CloseLink);
                 }
                 if !self.started {
@@ -148,6 +154,9 @@ impl<O> Replica<O> {
             Phase::Waiting => self.claimed(generation, now),
             Phase::Live => {
                 self.generation = generation;
+                if std::mem::take(&mut self.told_why) {
+                    self.effects.push_back(Effect::CloseLink);
+                }
                 if self.started {
                     let silent = now.saturating_sub(self.last_heard);
                     self.go_live(false, silent);

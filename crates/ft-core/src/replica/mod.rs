@@ -265,6 +265,7 @@ pub struct Replica<O> {
     /// When this backup last executed a record, or had none to execute.
     progress_at: Nanos,
     executed_at: Nanos,
+    told_why: bool,
     /// It has lost its primary and cannot replay: it asks when it can again.
     ask_deferred: bool,
     // Ends.
@@ -352,6 +353,7 @@ impl<O> Replica<O> {
             own_reads: Own::default(),
             progress_at: now,
             executed_at: now,
+            told_why: false,
             ask_deferred: false,
             stop_wanted: false,
             deposed_told: false,
