@@ -481,3 +481,21 @@ fn ones_own_win_is_not_taken_for_the_others() {
         assert!(two.lives(left));
     }
 }
+
+/// The last winner comes back while the other side's promotion is being written down: it does not start the guest beside that.
+#[test]
+fn a_promotion_that_is_under_way_is_not_overtaken_by_a_start() {
+    let mut two = Two::new([won_by(0, 1); 2]);
+    two.start([false, true]);
+    two.slow = true;
+    assert_eq!(two.promote(1), Ok(2));
+    two.restart(0);
+    two.connect();
+    two.wait(100 * MS);
+    assert_eq!(two.asks, [(1, 1)], "a waits for what becomes of it");
+    two.slow = false;
+    two.nodes[1].handle(Event::Answer { from: 1, answer: Answer::Won }, two.now);
+    two.settle();
+    assert!(two.lives(1) && two.nodes[0].mode() == Mode::Backup, "{:?} {:?}", two.halted(0), two.halted(1));
+    assert_eq!(two.memories.map(|memory| memory.generation), [2; 2]);
+}

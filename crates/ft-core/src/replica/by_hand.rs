@@ -168,6 +168,11 @@ impl<O> Replica<O> {
         })
     }
 
+    /// A win that may be written down already is not known to be one yet: the other side must not start the guest meanwhile.
+    pub(super) fn is_promised(&self) -> bool {
+        self.settings.by_hand && self.ask.is_some()
+    }
+
     /// The peer's register, as far as it was told, is as good as one's own.
     pub(super) fn merge_registers(&mut self) {
         if !self.settings.by_hand || self.phase != Phase::Waiting {

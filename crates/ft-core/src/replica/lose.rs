@@ -193,6 +193,10 @@ impl<O> Replica<O> {
             // Somebody else started the guest; this side may still become its backup.
             self.register = Some(register);
             self.register_poll_at = Some(now + super::timers::BEHIND_RETRY);
+            if self.settings.by_hand {
+                // It was said that this side is about to start the guest.
+                self.send_hello();
+            }
             return self.match_roles(now);
         }
         self.lost_for_good(register);

@@ -538,6 +538,7 @@ impl<O> Replica<O> {
     fn peer_role(&self) -> PeerRole {
         match self.phase {
             Phase::Live if !self.started => PeerRole::Fresh,
+            Phase::Waiting if self.is_promised() => PeerRole::Fresh,
             Phase::Live | Phase::Ending => PeerRole::Live,
             Phase::Backup | Phase::TakingOver(_) => PeerRole::Backup,
             Phase::Waiting | Phase::Deposed | Phase::Over => PeerRole::Waiting,
