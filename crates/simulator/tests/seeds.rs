@@ -67,7 +67,10 @@ const OFFENDERS: &[(u64, &str)] = &[
     ),
     (4_300_006_189, "a damaged length in a message about copies, for whose bytes both sides would wait"),
     (4_600_037_660, "what a backup that went astray is told must not be lost with the connection"),
-    (4_700_017_104, "by hand, the last winner does not start the guest beside a promotion that is being written down"),
+    (
+        4_700_017_104,
+        "by hand, the last winner does not start the guest beside a promotion that is being written down",
+    ),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 
