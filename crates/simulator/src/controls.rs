@@ -10,17 +10,18 @@ pub fn budget(mutation: Mutation) -> u64 {
     match mutation {
         // Of copies of the disk, in a seed of five.
         Mutation::IncompleteLives => 2000,
+        // Those that need two rare things at once.
+        Mutation::LoggedReadUnacked | Mutation::ForgetEntropy => 4000,
         Mutation::DoubtIgnored
         | Mutation::ReassuredByAnyAck
         | Mutation::ChecksumIgnored
         | Mutation::WedgedPrimaryAsks
-        | Mutation::LoggedReadUnacked
+        | Mutation::BringBackEarly
         | Mutation::WithdrawAsk => 1500,
         Mutation::BehindIsWon
         | Mutation::BehindIsLost
         | Mutation::AckAfterClose
         | Mutation::ReleaseBeforeLive
-        | Mutation::ForgetEntropy
         | Mutation::LateAnswer
         | Mutation::StuckBackupAsks
         | Mutation::InputBeforeRoom
