@@ -67,6 +67,7 @@ pub struct Backlog<O> {
     position: u64,
     stamps: VecDeque<(Lsn, u64)>,
     executed_stamp: u64,
+    executed_at: Nanos,
     made: VecDeque<Made<O>>,
     kept: VecDeque<Kept<O>>,
     released: Lsn,
@@ -89,6 +90,7 @@ impl<O> Backlog<O> {
             position,
             stamps: VecDeque::new(),
             executed_stamp: 0,
+            executed_at: 0,
             made: VecDeque::new(),
             kept: VecDeque::new(),
             released: last,
@@ -158,7 +160,7 @@ impl<O> Backlog<O> {
     ///
     /// # Errors
     /// The machine's outputs are not those that the primary told of.
-    pub fn executed(&mut self, record: &LogRecord) -> Result<(), Divergence> {
+    pub fn executed(&mut self, record: &LogRecord, now: Nanos) -> Result<(), Divergence> {
         assert_eq!(record.lsn, self.executed + 1, "records are executed in order");
         let verdict = self.compare(record);
         if verdict.is_err() && !mutated(Mutation::DivergedBackupAsks) {
@@ -178,7 +180,7 @@ impl<O> Backlog<O> {
         while let Some((last, stamp)) = self.stamps.front().copied()
             && last <= self.executed
         {
-            self.executed_stamp = stamp;
+            (self.executed_stamp, self.executed_at) = (stamp, now);
             self.stamps.pop_front();
         }
         verdict
@@ -292,9 +294,13 @@ impl<O> Backlog<O> {
         self.released
     }
 
-    /// The stamp of the last frame that was wholly executed.
-    pub fn executed_stamp(&self) -> Nanos {
-        self.executed_stamp
+    /// The stamp of the last frame that was wholly executed, and how long ago that was: an acknowledgement that was put off is no lag. 0
+    /// before there was one.
+    pub fn echo(&self, now: Nanos) -> Nanos {
+        match self.executed_stamp {
+            0 => 0,
+            stamp => stamp.saturating_add(now.saturating_sub(self.executed_at)),
+        }
     }
 
     /// Cost of the records that wait, in bytes.
@@ -345,10 +351,10 @@ mod tests {
         let mut backlog = Backlog::new(1 << 20, 0, 5);
         backlog.receive(records, 0).unwrap();
         let armed = backlog.take().unwrap();
-        backlog.executed(&armed).unwrap();
+        backlog.executed(&armed, 0).unwrap();
         backlog.made(5, class, digest, Some(()));
         while let Some(record) = backlog.take() {
-            backlog.executed(&record).unwrap();
+            backlog.executed(&record, 0).unwrap();
         }
         assert!(!backlog.is_over(), "nothing is released");
         backlog.released(2);

@@ -271,9 +271,7 @@ fn settle(world: &mut World) {
             world.decide();
         }
         // Who was started may have ended with an error (it could not hear a process that has the disk open, say), and the other one waits.
-        let left = up(world);
-        let ended =
-            !world.shape.by_hand && left.len() == 1 && left.iter().all(|node| is_waiting(world, *node));
+        let ended = !world.shape.by_hand && matches!(up(world)[..], [left] if is_waiting(world, left));
         let stuck = world.facts.live().is_none() && waited > OPERATOR && (starts == 0 || ended);
         // What was started again after the guest's end may wait for the other side as well.
         if !stuck && (is_over(world) || !gone) {

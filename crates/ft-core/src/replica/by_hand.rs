@@ -169,7 +169,7 @@ impl<O> Replica<O> {
     }
 
     /// A win that may be written down already is not known to be one yet: the other side must not start the guest meanwhile.
-    pub(super) fn is_promised(&self) -> bool {
+    pub(super) fn may_have_won(&self) -> bool {
         self.settings.by_hand && self.ask.is_some()
     }
 

@@ -91,11 +91,7 @@ impl<O> Replica<O> {
         if !matches!(self.phase, Phase::Backup | Phase::TakingOver(Stage::Replaying)) {
             return Ok(());
         }
-        let stamp = self.backlog.executed_stamp();
-        self.backlog.executed(record)?;
-        if self.backlog.executed_stamp() != stamp {
-            self.executed_at = now;
-        }
+        self.backlog.executed(record, now)?;
         self.progress_at = self.progress_at.max(now);
         if std::mem::take(&mut self.ask_deferred) {
             self.ask(self.generation);
@@ -137,9 +133,6 @@ impl<O> Replica<O> {
     }
 
     fn ack(&mut self, now: Nanos) -> Ack {
-        // An acknowledgement that was put off is no lag.
-        let put_off = |stamp: Nanos| stamp.saturating_add(now.saturating_sub(self.executed_at));
-        let echo = Some(self.backlog.executed_stamp()).filter(|stamp| *stamp != 0).map_or(0, put_off);
         let partial = self.link.as_ref().is_some_and(|link| link.reader.is_partial());
         let early = u64::from(partial && mutated(Mutation::AckBeforeReceipt));
         Ack {
@@ -147,7 +140,7 @@ impl<O> Replica<O> {
             received: self.backlog.received() + early,
             executed: self.backlog.executed_lsn(),
             position: self.backlog.position(),
-            echo,
+            echo: self.backlog.echo(now),
             heard: self.heard_stamp,
             released: self.backlog.released_lsn(),
             reads: self.own_reads.tell(),

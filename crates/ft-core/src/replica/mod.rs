@@ -47,8 +47,7 @@ use crate::log::Log;
 use crate::mutation::{Mutation, mutated};
 use crate::reads::{Followed, Own, ReadId};
 use crate::wire::{
-    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Refusal, Stamp,
-    WireError,
+    Ack, Copies, Copy, CpuLeaf, Frame, FrameReader, Heartbeat, Hello, LogFrame, PeerRole, Stamp, WireError,
 };
 use crate::{Lsn, Nanos};
 
@@ -264,7 +263,7 @@ pub struct Replica<O> {
     own_reads: Own,
     /// When this backup last executed a record, or had none to execute.
     progress_at: Nanos,
-    executed_at: Nanos,
+    /// The connection of a backup that was told why it is lost stays until this side has won.
     told_why: bool,
     /// It has lost its primary and cannot replay: it asks when it can again.
     ask_deferred: bool,
@@ -352,7 +351,6 @@ impl<O> Replica<O> {
             acked: 0,
             own_reads: Own::default(),
             progress_at: now,
-            executed_at: now,
             told_why: false,
             ask_deferred: false,
             stop_wanted: false,
@@ -538,7 +536,7 @@ impl<O> Replica<O> {
     fn peer_role(&self) -> PeerRole {
         match self.phase {
             Phase::Live if !self.started => PeerRole::Fresh,
-            Phase::Waiting if self.is_promised() => PeerRole::Fresh,
+            Phase::Waiting if self.may_have_won() => PeerRole::Fresh,
             Phase::Live | Phase::Ending => PeerRole::Live,
             Phase::Backup | Phase::TakingOver(_) => PeerRole::Backup,
             Phase::Waiting | Phase::Deposed | Phase::Over => PeerRole::Waiting,
@@ -688,13 +686,5 @@ impl<O> Replica<O> {
             Phase::Backup => self.ack_due = true,
             _ => {}
         }
-    }
-
-    fn refuse(&mut self, mismatch: bool, reason: &str) {
-        let stamp = self.stamp();
-        if let Some(link) = self.link.as_mut().filter(|_| self.session.is_none()) {
-            link.refused = true;
-        }
-        self.frames.push_back(Frame::Refusal(Refusal { stamp, mismatch, reason: reason.to_owned() }));
     }
 }

@@ -90,6 +90,14 @@ impl<O> Replica<O> {
         known.map(str::to_owned).or_else(|| other_cpu(&self.settings.cpu, &hello.cpu))
     }
 
+    pub(super) fn refuse(&mut self, mismatch: bool, reason: &str) {
+        let stamp = self.stamp();
+        if let Some(link) = self.link.as_mut().filter(|_| self.session.is_none()) {
+            link.refused = true;
+        }
+        self.frames.push_back(Frame::Refusal(Refusal { stamp, mismatch, reason: reason.to_owned() }));
+    }
+
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         if self.phase == Phase::Backup && self.backlog.is_armed() && self.is_current(&refusal.stamp) {
             let message = format!(

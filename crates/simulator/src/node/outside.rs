@@ -77,7 +77,9 @@ impl World {
                 self.observe(&Seen::Live { node, generation, incarnation });
                 self.facts.live_since.insert(incarnation, self.now);
                 self.facts.live_in.insert(incarnation, generation);
-                self.facts.alone[node] = alone.then_some(generation).or(self.facts.alone[node]);
+                if alone {
+                    self.facts.alone[node] = Some(generation);
+                }
                 if takeover {
                     self.takes_over(node);
                     copies::lives(self, node);

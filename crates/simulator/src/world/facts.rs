@@ -8,6 +8,7 @@ use ft_policies::{ReplicaId, Who};
 
 use crate::guest::Guest;
 use crate::guest::reference::Journal;
+use crate::node::fence::IDS;
 
 /// What is left of a process.
 #[derive(Debug)]
@@ -104,7 +105,7 @@ impl Facts {
     pub fn is_left_behind(&self, node: usize) -> bool {
         let Some(generation) = self.alone[1 - node] else { return false };
         let before = self.wins.range(..generation).next_back();
-        before.map_or(0, |(_, who)| (who.replica == ReplicaId::B) as usize) != node
+        before.map_or(ReplicaId::A, |(_, who)| who.replica) != IDS[node]
     }
 
     /// True if a replica's guest runs, and nothing is held back.
