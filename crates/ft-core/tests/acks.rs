@@ -3,35 +3,19 @@
 mod never;
 
 use ft_core::input::{Anchor, Input, NetRx};
-use ft_core::replica::{Event, Replica, STUCK, Settings};
+use ft_core::replica::{Event, Replica, Settings};
 use ft_core::wire::{Ack, Copies, Frame, Hello, LogFrame, PeerRole, Stamp};
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use ft_policies::Who;
 
-use never::{MS, Never};
+use never::{MS, Never, settings};
 
 const STAMP: Stamp = Stamp { pair: 7, generation: 1, session: 9, incarnation: 4242 };
 
 /// A backup that was armed; so long is its primary patient.
 fn backup(ack_timeout: u64) -> Replica<u64> {
-    let settings = Settings {
-        me: Who { replica: ReplicaId::B, incarnation: 11, config: 0 },
-        pair: STAMP.pair,
-        config: 5,
-        image: 6,
-        cpu: Vec::new(),
-        divergence_hint: "",
-        log_capacity: 16 << 20,
-        gate_bytes: 1 << 20,
-        gate_outputs: 4,
-        start_alone: 30_000 * MS,
-        ack_timeout,
-        stuck: STUCK,
-        hold_outputs: true,
-        copies: None,
-        by_hand: false,
-        key: None,
-    };
+    let me = Who { replica: ReplicaId::B, incarnation: 11, config: 0 };
+    let settings = Settings { ack_timeout, ..settings(me, STAMP.pair) };
     let mut backup = Replica::new(settings, Box::new(Never), Box::new(Never), 0);
     backup.handle(Event::Start, 0);
     backup.handle(Event::Connected, 0);

@@ -3,10 +3,10 @@
 mod never;
 
 use ft_core::ReplicaId;
-use ft_core::replica::{Effect, Event, Exit, Mode, NotPromoted, Replica, STUCK, Settings};
+use ft_core::replica::{Effect, Event, Exit, Mode, NotPromoted, Replica, Settings};
 use ft_policies::{Answer, RegisterState, Who};
 
-use never::{MS, Never};
+use never::{MS, Never, settings};
 
 /// A heartbeat that is a second old says nothing any more.
 const SILENCE: u64 = 2_000 * MS;
@@ -29,24 +29,9 @@ struct Two {
 const NOTHING: RegisterState = RegisterState { generation: 0, holder: None };
 
 fn node(index: usize, incarnation: u64, now: u64) -> Replica<u64> {
-    let settings = Settings {
-        me: Who { replica: [ReplicaId::A, ReplicaId::B][index], incarnation, config: 5 },
-        pair: 7,
-        config: 5,
-        image: 6,
-        cpu: Vec::new(),
-        divergence_hint: "",
-        log_capacity: 16 << 20,
-        gate_bytes: 1 << 20,
-        gate_outputs: 4,
-        start_alone: 500 * MS,
-        ack_timeout: 200 * MS,
-        stuck: STUCK,
-        hold_outputs: true,
-        copies: None,
-        by_hand: true,
-        key: None,
-    };
+    let me = Who { replica: [ReplicaId::A, ReplicaId::B][index], incarnation, config: 5 };
+    let settings =
+        Settings { start_alone: 500 * MS, ack_timeout: 200 * MS, by_hand: true, ..settings(me, 7) };
     Replica::new(settings, Box::new(Never), Box::new(Never), now)
 }
 

@@ -3,12 +3,12 @@
 mod never;
 
 use ft_core::input::{DiskDone, DiskStatus, Input};
-use ft_core::replica::{Effect, Event, Mode, Replica, STUCK, Settings};
+use ft_core::replica::{Effect, Event, Mode, Replica, Settings};
 use ft_core::wire::{Copies, Used};
 use ft_core::{Body, ReplicaId};
 use ft_policies::{Answer, RegisterState, Who};
 
-use never::{MS, Never};
+use never::{MS, Never, settings};
 
 /// Two replicas on a wire that loses nothing, and the register.
 struct Two {
@@ -27,24 +27,8 @@ fn who(index: usize) -> Who {
 impl Two {
     fn new(register: RegisterState, copies: [Option<Copies>; 2]) -> Self {
         let node = |index: usize| {
-            let settings = Settings {
-                me: who(index),
-                pair: 7,
-                config: 5,
-                image: 6,
-                cpu: Vec::new(),
-                divergence_hint: "",
-                log_capacity: 16 << 20,
-                gate_bytes: 1 << 20,
-                gate_outputs: 4,
-                start_alone: 1000 * MS,
-                ack_timeout: 60_000 * MS,
-                stuck: STUCK,
-                hold_outputs: true,
-                copies: copies[index],
-                by_hand: false,
-                key: None,
-            };
+            let settings =
+                Settings { start_alone: 1000 * MS, copies: copies[index], ..settings(who(index), 7) };
             Replica::new(settings, Box::new(Never), Box::new(Never), 0)
         };
         Self { now: MS, nodes: [node(0), node(1)], register, up: [true; 2], wanted: [Vec::new(), Vec::new()] }
@@ -404,14 +388,8 @@ fn a_backup_that_has_read_what_the_primary_did_not_never_asks() {
     assert_eq!(two.nodes[0].mode(), Mode::Live);
 }
 
-/// Whoever was lost in the middle of that is waited for as at the start: it was there just now.
-#[test]
-fn a_target_that_is_lost_is_waited_for_anew() {
-    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
-    two.start();
-    two.wait(1500 * MS);
-    two.disconnect();
-    two.settle();
+/// The other side was lost before the guest ran, and is back before `start-alone` has passed once more.
+fn comes_back(two: &mut Two) {
     assert_ne!(two.nodes[0].mode(), Mode::Live, "start-alone begins again");
     two.wait(900 * MS);
     two.connect();
@@ -420,6 +398,17 @@ fn a_target_that_is_lost_is_waited_for_anew() {
     two.nodes[0].handle(Event::Copied { session }, two.now);
     two.settle();
     assert_eq!((two.nodes[0].mode(), two.nodes[1].mode()), (Mode::Live, Mode::Backup));
+}
+
+/// Whoever was lost in the middle of that is waited for as at the start: it was there just now.
+#[test]
+fn a_target_that_is_lost_is_waited_for_anew() {
+    let mut two = Two::new(RegisterState { generation: 0, holder: None }, [NEW; 2]);
+    two.start();
+    two.wait(1500 * MS);
+    two.disconnect();
+    two.settle();
+    comes_back(&mut two);
 }
 
 /// So is a backup that was lost before the first instruction: that needs the next generation, and no haste.
@@ -435,14 +424,7 @@ fn a_backup_that_is_lost_before_the_guest_ran_is_waited_for_anew() {
     two.disconnect();
     two.settle();
     assert_eq!(two.register, RegisterState { generation: 2, holder: Some(who(0)) });
-    assert_ne!(two.nodes[0].mode(), Mode::Live, "start-alone begins again");
-    two.wait(900 * MS);
-    two.connect();
-    two.settle();
-    let session = two.exchange(0).expect("once more");
-    two.nodes[0].handle(Event::Copied { session }, two.now);
-    two.settle();
-    assert_eq!((two.nodes[0].mode(), two.nodes[1].mode()), (Mode::Live, Mode::Backup));
+    comes_back(&mut two);
 }
 
 #[test]

@@ -15,24 +15,7 @@ const PAIR: u128 = 77;
 const PEER: u64 = 4242;
 
 fn settings(me: ReplicaId) -> Settings {
-    Settings {
-        me: Who { replica: me, incarnation: 11, config: 0 },
-        pair: PAIR,
-        config: 5,
-        image: 6,
-        cpu: Vec::new(),
-        divergence_hint: "",
-        log_capacity: 16 << 20,
-        gate_bytes: 1 << 20,
-        gate_outputs: 4,
-        start_alone: 30_000 * MS,
-        ack_timeout: 60_000 * MS,
-        stuck: STUCK,
-        hold_outputs: true,
-        copies: None,
-        by_hand: false,
-        key: None,
-    }
+    never::settings(Who { replica: me, incarnation: 11, config: 0 }, PAIR)
 }
 
 fn replica_with(settings: Settings) -> Replica<u64> {

@@ -6,12 +6,12 @@ mod sim;
 
 mod never;
 
-use ft_core::replica::{Effect, Event, Exit, GATE, Mode, Phase, Replica, STUCK, Settings};
+use ft_core::replica::{Effect, Event, Exit, GATE, Mode, Phase, Replica, Settings};
 use ft_core::wire::{Copies, Frame, Heartbeat, Hello, Nonces, PeerRole, Refusal, Stamp, WireError};
 use ft_core::{OutputClass, ReplicaId};
 use ft_policies::{Answer, Key, RegisterState, Who};
 
-use never::{MS, Never};
+use never::{MS, Never, settings};
 use sim::{Options, World};
 
 const PAIR: u128 = 77;
@@ -27,23 +27,12 @@ fn other_key() -> Option<Key> {
 
 fn replica(me: ReplicaId, incarnation: u64, key: Option<Key>) -> Replica<u64> {
     let settings = Settings {
-        me: Who { replica: me, incarnation, config: 0 },
-        pair: PAIR,
-        config: 5,
-        image: 6,
-        cpu: Vec::new(),
-        divergence_hint: "",
-        log_capacity: 16 << 20,
         gate_bytes: GATE.0,
         gate_outputs: GATE.1,
-        start_alone: 30_000 * MS,
-        ack_timeout: 60_000 * MS,
-        stuck: STUCK,
-        hold_outputs: true,
         // With disks of its own a side does not start before it knows the other one's: a hello decides something.
         copies: Some(Copies { usable: true, ..Copies::default() }),
-        by_hand: false,
         key,
+        ..settings(Who { replica: me, incarnation, config: 0 }, PAIR)
     };
     let mut replica = Replica::new(settings, Box::new(Never), Box::new(Never), 0);
     replica.handle(Event::Start, 0);

@@ -7,31 +7,16 @@ use ft_core::wire::{Ack, Copies, CpuLeaf, Frame, Hello, LogFrame, PeerRole, Stam
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use ft_policies::{Answer, RegisterState, Who};
 
-use never::{MS, Never};
+use never::{MS, Never, settings};
 
 const PAIR: u128 = 77;
 const PEER: u64 = 4242;
 const SECOND: u64 = 1_000 * MS;
 
 fn replica(me: ReplicaId, cpu: Vec<CpuLeaf>) -> Replica<u64> {
-    let settings = Settings {
-        me: Who { replica: me, incarnation: 11, config: 0 },
-        pair: PAIR,
-        config: 5,
-        image: 6,
-        cpu,
-        divergence_hint: "a hint",
-        log_capacity: 16 << 20,
-        gate_bytes: 1 << 20,
-        gate_outputs: 4,
-        start_alone: 30 * SECOND,
-        ack_timeout: 3600 * SECOND,
-        stuck: STUCK,
-        hold_outputs: true,
-        copies: None,
-        by_hand: false,
-        key: None,
-    };
+    let me = Who { replica: me, incarnation: 11, config: 0 };
+    let settings =
+        Settings { cpu, divergence_hint: "a hint", ack_timeout: 3600 * SECOND, ..settings(me, PAIR) };
     let mut replica = Replica::new(settings, Box::new(Never), Box::new(Never), 0);
     replica.handle(Event::Start, 0);
     replica
