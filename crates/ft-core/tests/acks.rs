@@ -1,10 +1,11 @@
 //! When a backup acknowledges: at once what somebody waits for, the rest a little later.
 
 mod never;
+mod peer;
 
 use ft_core::input::{Anchor, Input, NetRx};
 use ft_core::replica::{Event, Replica, Settings};
-use ft_core::wire::{Ack, Copies, Frame, Hello, LogFrame, PeerRole, Stamp};
+use ft_core::wire::{Ack, Frame, LogFrame, PeerRole, Stamp};
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use ft_policies::Who;
 
@@ -19,19 +20,7 @@ fn backup(ack_timeout: u64) -> Replica<u64> {
     let mut backup = Replica::new(settings, Box::new(Never), Box::new(Never), 0);
     backup.handle(Event::Start, 0);
     backup.handle(Event::Connected, 0);
-    let (replica, role) = (ReplicaId::A, PeerRole::Fresh);
-    let hello = Hello {
-        stamp: STAMP,
-        replica,
-        role,
-        config: 5,
-        image: 6,
-        cpu: Vec::new(),
-        next: 1,
-        copies: Copies::default(),
-        register: None,
-        nonces: None,
-    };
+    let hello = peer::hello(STAMP, ReplicaId::A, PeerRole::Fresh);
     backup.handle(Event::Received(&Frame::Hello(hello).encode()), 0);
     told(&mut backup, 1, Body::Armed, 0);
     assert_eq!(acks(&mut backup, 0).len(), 1, "the guest waits for it");

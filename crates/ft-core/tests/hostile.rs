@@ -2,9 +2,10 @@
 //! come when they should not. Nothing here may panic, spin, grow without bound or release what it must hold.
 
 mod never;
+mod peer;
 
 use ft_core::replica::{Effect, Event, Mode, Phase, Replica, STUCK, Settings};
-use ft_core::wire::{Ack, Copies, Frame, Heartbeat, Hello, LogFrame, PeerRole, Stamp};
+use ft_core::wire::{Ack, Frame, Heartbeat, Hello, LogFrame, PeerRole, Stamp};
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use ft_policies::detector::{Fixed, fixed};
 use ft_policies::{Answer, Detector, RegisterState, Time, Who};
@@ -39,18 +40,7 @@ fn frames(replica: &mut Replica<u64>, now: u64) -> Vec<Frame> {
 
 fn hello(generation: u64, session: u64, role: PeerRole, replica: ReplicaId, next: u64) -> Frame {
     let stamp = Stamp { pair: PAIR, generation, session, incarnation: PEER };
-    Frame::Hello(Hello {
-        stamp,
-        replica,
-        role,
-        config: 5,
-        image: 6,
-        cpu: Vec::new(),
-        next,
-        copies: Copies::default(),
-        register: None,
-        nonces: None,
-    })
+    Frame::Hello(Hello { next, ..peer::hello(stamp, replica, role) })
 }
 
 /// `a`, live in generation 1 with a backup that has acknowledged `Armed`; and the stamp that its peer has to use.

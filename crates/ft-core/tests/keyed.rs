@@ -5,6 +5,7 @@
 mod sim;
 
 mod never;
+mod peer;
 
 use ft_core::replica::{Effect, Event, Exit, GATE, Mode, Phase, Replica, Settings};
 use ft_core::wire::{Copies, Frame, Heartbeat, Hello, Nonces, PeerRole, Refusal, Stamp, WireError};
@@ -125,18 +126,7 @@ fn stamp(generation: u64) -> Stamp {
 
 /// A hello of replica b, which waits; `config` other than 5 is a mistake.
 fn hello(config: u128, nonces: Option<Nonces>) -> Frame {
-    Frame::Hello(Hello {
-        stamp: stamp(0),
-        replica: ReplicaId::B,
-        role: PeerRole::Waiting,
-        config,
-        image: 6,
-        cpu: Vec::new(),
-        next: 1,
-        copies: Copies::default(),
-        register: None,
-        nonces,
-    })
+    Frame::Hello(Hello { config, nonces, ..peer::hello(stamp(0), ReplicaId::B, PeerRole::Waiting) })
 }
 
 fn beat(stamp: Stamp, role: PeerRole) -> Frame {

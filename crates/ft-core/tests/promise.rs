@@ -1,9 +1,10 @@
 //! A position that is told before the primary has reached it, and processors that are not the same.
 
 mod never;
+mod peer;
 
 use ft_core::replica::{Effect, Event, Exit, Mode, Replica, STUCK, Settings};
-use ft_core::wire::{Ack, Copies, CpuLeaf, Frame, Hello, LogFrame, PeerRole, Stamp};
+use ft_core::wire::{Ack, CpuLeaf, Frame, Hello, LogFrame, PeerRole, Stamp};
 use ft_core::{Body, LogRecord, OutputClass, ReplicaId};
 use ft_policies::{Answer, RegisterState, Who};
 
@@ -24,20 +25,7 @@ fn replica(me: ReplicaId, cpu: Vec<CpuLeaf>) -> Replica<u64> {
 
 fn hello(role: PeerRole, me: ReplicaId, generation: u64, session: u64, cpu: Vec<CpuLeaf>) -> Vec<u8> {
     let stamp = Stamp { pair: PAIR, generation, session, incarnation: PEER };
-    let copies = Copies::default();
-    Frame::Hello(Hello {
-        stamp,
-        replica: me,
-        role,
-        config: 5,
-        image: 6,
-        cpu,
-        next: 1,
-        copies,
-        register: None,
-        nonces: None,
-    })
-    .encode()
+    Frame::Hello(Hello { cpu, ..peer::hello(stamp, me, role) }).encode()
 }
 
 fn frames(replica: &mut Replica<u64>, now: u64) -> Vec<Frame> {
