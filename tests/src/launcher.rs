@@ -272,6 +272,10 @@ impl Takeover {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Whatever failed, here is most often why.
+            eprintln!("what ft-vm said until then:\n{}", self.said());
+        }
         if matches!(self.child.try_wait(), Ok(None)) {
             survivors::kill_marked(&self.mark);
             let _ = self.child.kill();

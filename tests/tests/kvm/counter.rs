@@ -1,13 +1,11 @@
 //! A guest that reads the time-stamp counter with the instruction: stock KVM lets it, and the digests find it.
 
 use std::fs;
-use std::time::Duration;
 
 use ft_e2e::{Bed, Guest};
 
-use super::{both, with_kvm, works};
+use super::{LIMIT, both, with_kvm, works};
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// Where the image is loaded and entered.
 const LOAD: u32 = 0x10_0000;
 

@@ -6,9 +6,13 @@ mod pairs;
 mod service;
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use ft_e2e::{Bed, Guest, Replica, Settings, Status};
 use ft_vcpu::kvm;
+
+/// Shorter than the life of an `ft-vm`, so that what does not come is told before that is killed.
+const LIMIT: Duration = Duration::from_secs(100);
 
 /// True where the engine can be tested.
 ///

@@ -1,12 +1,8 @@
 //! Guests that say at their end whether all was right: alone and as a pair, undisturbed and under kills.
 
-use std::time::Duration;
-
 use ft_e2e::{Bed, BlkRun, Guest, Random, Settings, Victim, check_image, rounds};
 
-use super::{both, with_kvm, works};
-
-const LIMIT: Duration = Duration::from_secs(180);
+use super::{LIMIT, both, with_kvm, works};
 
 fn checksum(rounds: u64) -> String {
     format!("{:016x}", ft_guests::cpu_checksum(rounds))

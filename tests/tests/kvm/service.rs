@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use ft_e2e::{Bed, Guest, Ledger, Load, Random, Resp, Settings, Shape, Victim, alive, rounds};
 
-use super::{both, with_kvm, works};
+use super::{LIMIT, both, with_kvm, works};
 
-const LIMIT: Duration = Duration::from_secs(180);
 /// A guest in a nested virtual machine is slow: fewer requests in flight.
 const SHAPE: Shape = Shape { writers: 1, counters: 1, readers: 1, depth: 4 };
 

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use machine::have_qemu;
 
+use machine::Processors;
+
 use crate::assets;
 use crate::steps::root;
 
@@ -110,7 +112,7 @@ pub(crate) fn run(only_inside: bool) -> Result<(), String> {
     }
     let tests = TESTS.iter().zip(&built.tests).map(|(test, program)| Job::test(test, program.clone()));
     let jobs: Vec<Job> = std::iter::once(Job::probe()?).chain(tests).collect();
-    inside("test-kvm", started, &jobs, &built)
+    inside("test-kvm", started, &jobs, &built, Processors::InTurn)
 }
 
 /// Measures inside.
@@ -120,7 +122,7 @@ pub(crate) fn bench(quick: bool) -> Result<(), String> {
     let built = payload::build(&[])?;
     let words: &[&str] = if quick { &["bench", "kvm", "--quick"] } else { &["bench", "kvm"] };
     let jobs = [Job::probe()?, Job::of_xtask("bench", words, BENCH_LIMIT)?];
-    inside("bench kvm --nested", started, &jobs, &built)
+    inside("bench kvm --nested", started, &jobs, &built, Processors::AtOnce)
 }
 
 fn needs_qemu() -> Result<(), String> {
@@ -130,7 +132,13 @@ fn needs_qemu() -> Result<(), String> {
     Err("qemu-system-x86_64 is missing (Debian: apt install qemu-system-x86)".to_owned())
 }
 
-fn inside(task: &str, started: Instant, jobs: &[Job], built: &payload::Built) -> Result<(), String> {
+fn inside(
+    task: &str,
+    started: Instant,
+    jobs: &[Job],
+    built: &payload::Built,
+    processors: Processors,
+) -> Result<(), String> {
     let kernel = assets::kernel(None)?;
     let initramfs = payload::initramfs(&kernel, jobs, &built.ft_vm)?;
     let ready = started.elapsed();
@@ -140,7 +148,7 @@ fn inside(task: &str, started: Instant, jobs: &[Job], built: &payload::Built) ->
         initramfs.len() as f64 / 1e6
     );
     let limit = jobs.iter().map(|job| job.limit).sum::<Duration>() + MACHINE_LIMIT;
-    let outcome = machine::run(&kernel.vmlinuz, &initramfs, limit)?;
+    let outcome = machine::run(&kernel.vmlinuz, &initramfs, processors, limit)?;
     let mut failed = Vec::new();
     for Job { name, .. } in jobs {
         match outcome.codes.get(name) {
