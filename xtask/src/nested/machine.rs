@@ -20,13 +20,11 @@ const CPU: &str = "EPYC,+svm,rdseed=off,sha-ni=off,fxsr-opt=off,misalignsse=off,
 const MEMORY: &str = "2G";
 
 /// How the machine's two processors run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Processors {
     /// In one thread, one after the other: for tests.
     InTurn,
-    /// With a thread each: for what is to be measured. QEMU's are not always right then. Some runs of the tests in ten had a guest
-    /// with a page fault at an address that is mapped, a guest that waited for ever, or a host kernel that was interrupted with
-    /// interrupts off.
+    /// With a thread each: for what is to be measured. They are wrong more often then (docs/kvm.md, "Test it").
     AtOnce,
 }
 
