@@ -276,22 +276,28 @@ impl KvmVcpu {
         None
     }
 
+    /// Tells KVM, where the guest is about to leave a position, what the board has for it.
+    ///
+    /// Once only: the guest may raise the task priority without an exit, and when the host leaves it before the next one, KVM has
+    /// left there what it is to be entered with again.
+    fn hand_over(&mut self, platform: &dyn Platform) {
+        let window = u8::from(self.window);
+        let run = self.vcpu.get_kvm_run();
+        (run.cr8, run.request_interrupt_window) = (u64::from(platform.cr8()), window);
+    }
+
     /// Runs the guest to its next exit.
     fn enter(&mut self, ticks: &Ticks, platform: &mut dyn Platform) -> Result<Exit, Stop> {
-        let cr8 = u64::from(platform.cr8());
-        let window = u8::from(self.window);
         loop {
             ticks.set_immediate_exit(false);
             if ticks.is_due() {
                 return Err(Stop::Busy);
             }
-            let run = self.vcpu.get_kvm_run();
-            (run.cr8, run.request_interrupt_window) = (cr8, window);
             match Exit::next(&mut self.vcpu) {
                 Ok(exit) => {
-                    let after = self.vcpu.get_kvm_run().cr8;
-                    if after != cr8 {
-                        platform.set_cr8(after as u8 & 15);
+                    let cr8 = self.vcpu.get_kvm_run().cr8 as u8 & 15;
+                    if cr8 != platform.cr8() {
+                        platform.set_cr8(cr8);
                     }
                     return Ok(exit);
                 }
@@ -372,6 +378,7 @@ impl KvmVcpu {
                     }
                     self.halted = false;
                 }
+                self.hand_over(platform);
                 self.stand = Stand::Between;
             }
             Stand::Clock if now >= until => return Some(Stop::Reached),

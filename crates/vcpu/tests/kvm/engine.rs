@@ -445,6 +445,37 @@ fn the_task_priority_is_the_boards() {
     );
 }
 
+/// KVM asks for the task priority at each entry, and the host may leave the guest between what raised it and the next exit.
+#[test]
+fn the_task_priority_outlives_an_interruption() {
+    if !works("the_task_priority_outlives_an_interruption") {
+        return;
+    }
+    let interrupted = (20..40).any(|length: i32| {
+        let (ram, start) = guest(|a| {
+            let mut spin = a.create_label();
+            a.mov(eax, 9).unwrap();
+            a.mov(cr8, rax).unwrap();
+            a.mov(rcx, 1_i64 << length).unwrap();
+            a.set_label(&mut spin).unwrap();
+            a.dec(rcx).unwrap();
+            a.jnz(spin).unwrap();
+            a.mov(rbx, cr8).unwrap();
+            a.out(0x80u32, al).unwrap();
+            a.hlt().unwrap();
+        });
+        let (mut vcpu, mut board) = (kvm(&ram, &start), Board::default());
+        let mut interruptions = 0;
+        let kick = Kick::new();
+        while vcpu.position() == 0 {
+            interruptions += u32::from(vcpu.run(1, &kick, &mut board) == Stop::Busy);
+        }
+        assert_eq!((vcpu.state().gpr[3], board.cr8), (9, 9), "interrupted {interruptions} times");
+        interruptions > 0
+    });
+    assert!(interrupted, "the guest was let run for as long as it liked");
+}
+
 #[test]
 fn a_triple_fault_is_the_guests_end() {
     if !works("a_triple_fault_is_the_guests_end") {
