@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::bare::{Board, CLOCK, CODE, DATA, DEVICE, Did, EXCEPTION, INTERRUPT_PORT, RAM, guest};
 use super::host::rng::Rng;
+use super::interruptions::Interruptions;
 use super::{host, host_is_emulated, works};
 
 const LIMIT: Position = 1_000_000;
@@ -54,9 +55,11 @@ fn enable_interrupts(a: &mut CodeAssembler, halt: bool) {
     }
 }
 
-/// Ports, devices, memory, interrupts that wait for their window and such that do not, halts.
+/// Ports, devices, memory, interrupts that wait for their window and such that do not, halts, a task priority that is raised for a
+/// while.
 fn busy_program(a: &mut CodeAssembler) {
     let mut top = a.create_label();
+    let mut spin = a.create_label();
     let mut quiet = a.create_label();
     a.mov(rsi, DATA).unwrap();
     a.mov(rbx, DEVICE).unwrap();
@@ -67,6 +70,16 @@ fn busy_program(a: &mut CodeAssembler) {
     a.movups(xmm1, xmmword_ptr(rsi)).unwrap();
     a.addsd(xmm0, xmm1).unwrap();
     a.imul_2(rax, r8).unwrap();
+    a.mov(edx, 9).unwrap();
+    a.mov(cr8, rdx).unwrap();
+    a.mov(edx, 2000).unwrap();
+    a.set_label(&mut spin).unwrap();
+    a.dec(edx).unwrap();
+    a.jnz(spin).unwrap();
+    a.mov(rdx, cr8).unwrap();
+    a.add(rax, rdx).unwrap();
+    a.mov(edx, 1).unwrap();
+    a.mov(cr8, rdx).unwrap();
     a.mov(dword_ptr(rbx + 0x20), eax).unwrap();
     a.in_(al, 0x80u32).unwrap();
     a.test(r8d, 3).unwrap();
@@ -88,8 +101,8 @@ fn busy_program(a: &mut CodeAssembler) {
     a.hlt().unwrap();
 }
 
-/// The same guest, in pieces and in one go, and moved to another virtual machine at random: the same states at the same
-/// positions.
+/// The same guest, in pieces and in one go, with a host that interrupts it often, and moved to another virtual machine at random:
+/// the same states at the same positions.
 #[test]
 fn positions_are_the_same_however_the_guest_is_run() {
     if !works("positions_are_the_same_however_the_guest_is_run") {
@@ -111,14 +124,16 @@ fn positions_are_the_same_however_the_guest_is_run() {
         states.push(vcpu.state());
     }
     assert_eq!(states[0], start, "what was restored is what is saved");
-    // 60 rounds: two accesses of the device, one port; in 15 of them two interrupts, each with a window or a halt.
-    // Then one more access, and the last halt.
-    assert_eq!(states.len() as u64 - 1, 60 * 3 + 15 * 4 + 2);
+    // 60 rounds: two accesses of the device, one port, a lowered priority; in 15 of them two interrupts, each with a window or a
+    // halt. Then one more access, and the last halt.
+    assert_eq!(states.len() as u64 - 1, 60 * 4 + 15 * 4 + 2);
     assert_eq!(vcpu.state().gpr[12], 30);
     let end = memory(&ram);
 
     let mut rng = Rng::new(host::seed());
-    for _ in 0..host::cases(6) {
+    let seen = Interruptions::seen();
+    for case in 0..host::cases(6) {
+        let _interruptions = (case % 2 == 0).then(Interruptions::begin);
         let (ram, start) = guest(busy_program);
         let (mut other, mut again) = (kvm(&ram, &start), Board::default());
         let mut position = 0;
@@ -135,6 +150,7 @@ fn positions_are_the_same_however_the_guest_is_run() {
         assert_eq!((&again.did, &again.positions), (&board.did, &board.positions));
         assert!(memory(&ram) == end);
     }
+    assert!(Interruptions::seen() > seen);
 }
 
 /// Both engines: what the guest does is the same, and so is how it ends. Only the count of positions is not.

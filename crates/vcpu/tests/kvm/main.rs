@@ -1,6 +1,6 @@
 //! The KVM engine, where the host's /dev/kvm works well enough; elsewhere each test says that it was skipped, and why.
 //!
-//! [`bare`] is a long-mode guest with a board that writes everything down; `FT_SEED` and `FT_CASES` are those of the other
+//! [`bare`] is a long-mode guest with a board that writes everything down, [`interruptions`] a host that leaves the guest often; `FT_SEED` and `FT_CASES` are those of the other
 //! differential tests.
 
 mod bare;
@@ -8,6 +8,7 @@ mod differential;
 mod engine;
 #[path = "../host/mod.rs"]
 mod host;
+mod interruptions;
 
 use std::sync::OnceLock;
 
