@@ -44,6 +44,9 @@ const TWINS: u64 = 155;
 const ZEROES: u64 = 313;
 /// One seed in so many has such a guest.
 const DISCARDING: u64 = 8;
+/// The same stream of those on the virtual clock, and how many are.
+const VIRTUAL: u64 = 1641;
+const ON_VIRTUAL: u64 = 6;
 
 /// What of a seed's run is left out, for [`crate::shrink`].
 #[derive(Debug, Clone, Default)]
@@ -83,6 +86,8 @@ pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
         pointed::draw(&mut Random::new(seed, POINTED), special, &mut shape, &mut plan);
     }
     shape.profile.zeroes = Random::new(seed, ZEROES).chance(DISCARDING);
+    // Where positions are exits they say nothing of time, and this clock is refused.
+    shape.virtual_clock = !shape.exits && Random::new(seed, VIRTUAL).chance(ON_VIRTUAL);
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
     plan.faults.retain(|_| {

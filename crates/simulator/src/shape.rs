@@ -110,6 +110,8 @@ pub struct Shape {
     pub exits: bool,
     /// Something may come between the look for effects and that for outputs.
     pub interleaved: bool,
+    /// Guest time is a function of position, and jumps where the guest waits. Not drawn here.
+    pub virtual_clock: bool,
     /// What holds all the time.
     pub ambient: Vec<Ambient>,
 }
@@ -167,6 +169,7 @@ impl Shape {
             by_hand: false,
             exits: false,
             interleaved: false,
+            virtual_clock: false,
             ambient,
         }
     }

@@ -14,6 +14,8 @@ use ft_policies::Clock;
 pub(super) const ANCHOR_INTERVAL: Nanos = 4_000_000;
 /// The most that guest time is moved forward in one step; the rest of a longer pause is cut out.
 const MAX_STEP: i128 = 1_000_000_000;
+/// Longest time for which a halted guest on the host's clock is not told that time goes on.
+const LONG_IDLE: Nanos = 500_000_000;
 /// Nanoseconds per instruction before anything was measured.
 const FIRST_GUESS: f64 = 5.0;
 /// An anchor is as good as new for so long.
@@ -86,12 +88,18 @@ impl GuestClock {
         self.idle += time;
     }
 
-    /// Host time at which guest time `deadline` is reached by a halted guest that now has `guest`.
-    pub(super) fn host_time(&self, deadline: u64, now: Nanos, guest: u64) -> Nanos {
-        if self.is_virtual() {
-            return now.saturating_add(deadline.saturating_sub(guest));
+    /// Host time until which a halted guest that now has guest time `guest` waits, if no input comes: then it is told the time.
+    pub(super) fn waits_until(&self, deadline: Option<u64>, now: Nanos, guest: u64) -> Nanos {
+        match (self.kind, deadline) {
+            (Clock::Virtual, Some(deadline)) => now.saturating_add(deadline.saturating_sub(guest)),
+            // Only an input ends that, and how long it was counts from its beginning.
+            (Clock::Virtual, None) => Nanos::MAX,
+            (Clock::Host, Some(deadline)) => {
+                let due = (i128::from(deadline) + self.origin).max(0);
+                u64::try_from(due).unwrap_or(Nanos::MAX).min(now + LONG_IDLE)
+            }
+            (Clock::Host, None) => now + LONG_IDLE,
         }
-        u64::try_from((i128::from(deadline) + self.origin).max(0)).unwrap_or(u64::MAX)
     }
 
     /// An anchor for a machine that stands at `position` with guest time `guest`.
@@ -147,7 +155,17 @@ mod tests {
         let mut clock = GuestClock::new(Clock::Host, false);
         clock.begin(1000 * MS, 1000 * MS, 0, 0);
         assert_eq!(clock.anchor(1300 * MS, 0, 0).time, 300 * MS);
-        assert_eq!(clock.host_time(350 * MS, 1300 * MS, 300 * MS), 1350 * MS);
+        assert_eq!(clock.waits_until(Some(350 * MS), 1300 * MS, 300 * MS), 1350 * MS);
+        assert_eq!(clock.waits_until(Some(9000 * MS), 1300 * MS, 300 * MS), 1800 * MS);
+        assert_eq!(clock.waits_until(None, 1300 * MS, 300 * MS), 1800 * MS);
+    }
+
+    #[test]
+    fn on_the_virtual_clock_a_halted_guest_waits_for_its_deadline_or_an_input() {
+        let mut clock = GuestClock::new(Clock::Virtual, false);
+        clock.begin(1000 * MS, 1000 * MS, 5 * MS, 0);
+        assert_eq!(clock.waits_until(Some(8005 * MS), 2000 * MS, 5 * MS), 10_000 * MS);
+        assert_eq!(clock.waits_until(None, 2000 * MS, 5 * MS), Nanos::MAX);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use super::vcpu::{NAP, Runner};
 const DIGEST_TIME: Nanos = 2_000_000_000;
 /// About how long the guest runs between two looks around: a backup may run that much behind for want of being told.
 const SLICE: Nanos = 1_000_000;
-/// Longest sleep of a halted guest before an anchor says that time goes on.
-const LONG_IDLE: Nanos = 500_000_000;
+/// Longest sleep at a time.
+const LONGEST_NAP: Nanos = 5_000_000_000;
 /// Most unimplemented instructions that are named.
 const TOLD: usize = 64;
 /// Inputs applied before the guest runs again.
@@ -345,12 +345,7 @@ impl Runner {
         let start = self.shared.now();
         let guest = self.machine.now_ns();
         let deadline = self.machine.next_deadline_ns();
-        let due = deadline.map(|deadline| self.clock.host_time(deadline, start, guest));
-        let until = match due {
-            Some(due) if self.clock.is_virtual() => due,
-            Some(due) => due.min(start + LONG_IDLE),
-            None => start + LONG_IDLE,
-        };
+        let until = self.clock.waits_until(deadline, start, guest);
         let woken = self.sleep(start, until);
         let now = self.shared.now();
         self.clock.idled(now - start);
@@ -394,7 +389,7 @@ impl Runner {
             if now < polled {
                 std::hint::spin_loop();
             } else {
-                self.shared.park(until.min(now + 10 * LONG_IDLE));
+                self.shared.park(until.min(now + LONGEST_NAP));
             }
         }
     }

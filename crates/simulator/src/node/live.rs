@@ -36,7 +36,14 @@ impl World {
             return self.flushed(node);
         }
         if !process.inputs.is_empty() {
-            process.vcpu.idle = None;
+            let waited = process.vcpu.idle.take();
+            if self.shape.virtual_clock
+                && let Some((since, _)) = waited
+                && self.at(node).core.reserve(Body::Progress.cost(), now)
+            {
+                self.jump(node, since);
+                return Next::More;
+            }
             return self.take_input(node);
         }
         if process.guest.halted {
@@ -121,13 +128,15 @@ impl World {
         }
         let position = process.guest.position;
         let fresh = process.vcpu.anchored.1 == position && now < process.vcpu.anchored.0 + 20_000;
-        if !fresh {
+        if !fresh && !self.shape.virtual_clock {
+            let process = self.at(node);
             if !process.core.reserve(Body::Progress.cost(), now) && !mutated(Mutation::InputBeforeRoom) {
                 return self.flushed(node);
             }
             self.anchor(node);
             return Next::More;
         }
+        let process = self.at(node);
         let cost = process.inputs.front().map_or(0, |input| match input {
             Input::DiskDone(done) if is_own_read(process, done) => Body::Progress.cost(),
             input => Body::Input(input.clone()).cost(),
@@ -217,14 +226,14 @@ impl World {
 
     /// The guest has run: what is to be done now.
     fn ran(&mut self, node: usize, stop: Stop) {
-        let now = self.local(node);
+        let (now, is_virtual) = (self.local(node), self.shape.virtual_clock);
         let process = self.at(node);
         let position = process.guest.position;
         let todo = &mut process.vcpu.todo;
         todo.push_back(Todo::Outputs);
         match stop {
             Stop::Reached | Stop::Halted => {
-                if now >= process.vcpu.anchored.0 + ANCHOR_INTERVAL {
+                if !is_virtual && now >= process.vcpu.anchored.0 + ANCHOR_INTERVAL {
                     todo.push_back(Todo::Anchor);
                 } else {
                     todo.push_back(Todo::Progress);
@@ -240,18 +249,28 @@ impl World {
 
     /// The guest waits for an interrupt.
     fn idle(&mut self, node: usize) -> Next {
-        let now = self.local(node);
+        let (now, is_virtual) = (self.local(node), self.shape.virtual_clock);
         let process = self.at(node);
         let due = process.guest.deadline.map(|deadline| {
             u64::try_from((i128::from(deadline) + process.vcpu.origin).max(0)).unwrap_or(u64::MAX)
         });
-        let until = *process.vcpu.idle.get_or_insert(due.unwrap_or(u64::MAX).min(now + LONG_IDLE));
+        let until = if is_virtual {
+            let left = process.guest.deadline.map(|deadline| deadline.saturating_sub(process.guest.time()));
+            left.map_or(u64::MAX, |left| now.saturating_add(left))
+        } else {
+            due.unwrap_or(u64::MAX).min(now + LONG_IDLE)
+        };
+        let (since, until) = *process.vcpu.idle.get_or_insert((now, until));
         if now < until {
-            return Next::Park(until - now);
+            return Next::Park((until - now).min(10 * LONG_IDLE));
         }
         process.vcpu.idle = None;
         if process.core.reserve(Body::Progress.cost(), now) {
-            self.anchor(node);
+            if is_virtual {
+                self.jump(node, since);
+            } else {
+                self.anchor(node);
+            }
             self.at(node).vcpu.todo.push_back(Todo::Flush);
         }
         Next::More

@@ -96,8 +96,8 @@ pub struct Vcpu {
     pub alive: Nanos,
     /// The guest's instructions take until then, on the world's clock.
     pub(super) busy: Nanos,
-    /// Until when the guest waits for an input.
-    pub(super) idle: Option<Nanos>,
+    /// The guest waits for an input: since when, and until when.
+    pub(super) idle: Option<(Nanos, Nanos)>,
     /// Host time at guest time 0.
     pub(super) origin: i128,
     /// When the last anchor was made.
@@ -337,6 +337,7 @@ impl World {
 
     /// Anchors guest time here.
     pub(super) fn anchor(&mut self, node: usize) {
+        assert!(!self.shape.virtual_clock, "guest time that is a function of position follows no host");
         let now = self.local(node);
         let rate = self.shape.instruction << 32;
         let process = self.at(node);
@@ -347,9 +348,24 @@ impl World {
             process.vcpu.origin += cut;
             host -= cut;
         }
-        process.vcpu.anchored = (now, process.guest.position);
         let host = u64::try_from(host.max(0)).unwrap_or(u64::MAX);
         let time = if mutated(Mutation::AnchorBack) { host } else { guest.max(host) };
+        self.anchor_at(node, time, rate);
+    }
+
+    /// Time that is a function of position stands still in a halted guest. It jumps to the deadline, or to where an input ends the wait.
+    pub(super) fn jump(&mut self, node: usize, since: Nanos) {
+        let now = self.local(node);
+        let process = self.at(node);
+        let waited = process.guest.time().saturating_add(now.saturating_sub(since));
+        let time = process.guest.deadline.map_or(waited, |deadline| waited.min(deadline));
+        self.anchor_at(node, time, 1 << 32);
+    }
+
+    fn anchor_at(&mut self, node: usize, time: u64, rate: u64) {
+        let now = self.local(node);
+        let process = self.at(node);
+        process.vcpu.anchored = (now, process.guest.position);
         self.apply(node, Input::Anchor(Anchor { time, rate }));
     }
 }
