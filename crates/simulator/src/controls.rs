@@ -17,6 +17,7 @@ pub fn budget(mutation: Mutation) -> u64 {
         | Mutation::ChecksumIgnored
         | Mutation::WedgedPrimaryAsks
         | Mutation::BringBackEarly
+        | Mutation::SwitchLearns
         | Mutation::WithdrawAsk => 1500,
         Mutation::BehindIsWon
         | Mutation::BehindIsLost

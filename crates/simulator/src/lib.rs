@@ -16,7 +16,7 @@
 //! | what | where |
 //! |---|---|
 //! | a fault that strikes at a moment | a variant of [`faults::Kind`], and what it does and how it ends in [`faults::strike`] |
-//! | a plan with a point of its own | [`faults::special`], [`faults::pointed`]; with separate disks or a person as the tie-breaker, [`faults::apart`] |
+//! | a plan with a point of its own | [`faults::special`], [`faults::pointed`], [`faults::corners`]; with separate disks or a person as the tie-breaker, [`faults::apart`] |
 //! | a condition that holds for a whole run | a variant of [`shape::Ambient`], asked for where it matters |
 //! | a property of every step | a file in [`properties`], and a line in [`properties::all`]; what it must see and cannot, a variant of [`properties::Seen`] |
 //! | a property of a whole run | a function, and a line in [`properties::at_the_end`] |

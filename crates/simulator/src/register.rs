@@ -90,17 +90,18 @@ impl Register {
     pub fn carry_out(&mut self, node: usize, call: Call, who: Who) -> (Done, Option<u64>) {
         match &mut self.own {
             Some(own) => by_hand(&mut own[node], call, who),
-            None => {
-                let (done, won) = self.shared(call, who);
-                (done, won.then_some(self.state.generation))
-            }
+            None => self.shared(call, who),
         }
     }
 
-    fn shared(&mut self, call: Call, who: Who) -> (Done, bool) {
+    fn shared(&mut self, call: Call, who: Who) -> (Done, Option<u64>) {
         match call {
-            Call::Learn(_) => (Done::Learnt, false),
-            Call::Read => (Done::Read(Ok(self.state)), false),
+            Call::Learn(_) => (Done::Learnt, None),
+            Call::Read => (Done::Read(Ok(self.state)), None),
+            // Its name is not there any more, so that it can be made.
+            Call::Ask(from) if from + 1 < self.state.generation && mutated(Mutation::OldNamesDeleted) => {
+                (Done::Answer(from, Answer::Won), Some(from + 1))
+            }
             Call::Ask(from) => {
                 let is_mine = |holder: Who| {
                     let same = holder == who && !mutated(Mutation::OwnWinIsLost);
@@ -117,7 +118,7 @@ impl Register {
                 } else {
                     Answer::Lost(self.state)
                 };
-                (Done::Answer(from, answer), won)
+                (Done::Answer(from, answer), won.then_some(from + 1))
             }
         }
     }

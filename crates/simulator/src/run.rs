@@ -8,7 +8,7 @@ use ft_core::replica::View;
 use ft_core::{Nanos, Phase};
 
 use crate::cold;
-use crate::faults::{Kind, Plan, apart, pointed, special, twins};
+use crate::faults::{Kind, Plan, apart, corners, pointed, special, twins};
 use crate::node::Process;
 use crate::properties::{Judge, Violation, at_the_end, on_the_disk};
 use crate::random::Random;
@@ -38,6 +38,8 @@ const UNHEARD: Nanos = 3000 * MS;
 
 /// The stream of [`pointed`]: one in which no seed has such a plan that had found something before there were any.
 const POINTED: u64 = 154;
+/// The same of [`corners`].
+const CORNERS: u64 = 560;
 /// The same of those with another process of one identity.
 const TWINS: u64 = 155;
 /// The same of those whose guest discards.
@@ -47,6 +49,9 @@ const DISCARDING: u64 = 8;
 /// The same stream of those on the virtual clock, and how many are.
 const VIRTUAL: u64 = 1641;
 const ON_VIRTUAL: u64 = 6;
+/// The same of those with a launcher that takes its time, and how many have one.
+const LAUNCHER: u64 = 4206;
+const SLOW_LAUNCHERS: u64 = 5;
 
 /// What of a seed's run is left out, for [`crate::shrink`].
 #[derive(Debug, Clone, Default)]
@@ -83,11 +88,16 @@ pub fn draw(seed: u64, without: &Without) -> (Shape, Plan) {
     if !shape.separate && !shape.by_hand {
         twins::draw(&mut Random::new(seed, TWINS), &mut plan);
         let special = special::draw(&mut Random::new(seed, 13), &mut shape, &mut plan);
-        pointed::draw(&mut Random::new(seed, POINTED), special, &mut shape, &mut plan);
+        let pointed = pointed::draw(&mut Random::new(seed, POINTED), special, &mut shape, &mut plan);
+        if !special && !pointed {
+            corners::draw(&mut Random::new(seed, CORNERS), &mut shape, &mut plan);
+        }
     }
     shape.profile.zeroes = Random::new(seed, ZEROES).chance(DISCARDING);
     // Where positions are exits they say nothing of time, and this clock is refused.
     shape.virtual_clock = !shape.exits && Random::new(seed, VIRTUAL).chance(ON_VIRTUAL);
+    let one_machine = shape.setting == Setting::OneMachine;
+    shape.slow_launcher = one_machine && Random::new(seed, LAUNCHER).chance(SLOW_LAUNCHERS);
     shape.ambient.retain(|ambient| !without.ambient.contains(ambient));
     let mut index = 0;
     plan.faults.retain(|_| {
@@ -444,6 +454,7 @@ fn judge(world: &mut World) {
         // Two guests have run: nothing is one history any more.
         return;
     }
+    (0..2).for_each(|node| world.launcher_reads(node));
     judge_by(world, &at_the_end());
     if world.violation.is_none() && (world.shape.separate || world.shape.by_hand) {
         return cold::start(world);

@@ -112,6 +112,8 @@ pub struct Shape {
     pub interleaved: bool,
     /// Guest time is a function of position, and jumps where the guest waits. Not drawn here.
     pub virtual_clock: bool,
+    /// What a replica says to the launcher, and the frames that it sends, wait in two sockets until that reads them. Not drawn here.
+    pub slow_launcher: bool,
     /// What holds all the time.
     pub ambient: Vec<Ambient>,
 }
@@ -170,6 +172,7 @@ impl Shape {
             exits: false,
             interleaved: false,
             virtual_clock: false,
+            slow_launcher: false,
             ambient,
         }
     }

@@ -50,12 +50,20 @@ impl<O> Replica<O> {
 
     /// When a backup that has executed nothing is to be taken for stuck.
     pub(super) fn stuck_deadline(&self) -> Option<Nanos> {
+        if self.is_excused_by_reads() {
+            return None;
+        }
         let since = self.log.no_progress_since().filter(|_| !mutated(Mutation::NeverStuck))?;
         let stuck = self.settings.stuck;
         let Some(promise) = self.promises.front() else { return Some(since + stuck) };
         let reached = promise.reached?;
         let stretch = reached.saturating_sub(promise.began);
         Some(since.max(reached) + stuck + SLOWER.saturating_mul(stretch))
+    }
+
+    /// A deliberate mistake: whoever still reads gets all the time in the world.
+    pub(super) fn is_excused_by_reads(&self) -> bool {
+        mutated(Mutation::RetriesWithoutEnd) && !self.followed.is_empty()
     }
 
     /// The backup has executed up to `executed`. Gives the time on this side's clock from which the lag of that record counts,

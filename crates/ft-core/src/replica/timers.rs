@@ -187,7 +187,7 @@ impl<O> Replica<O> {
 
     /// When the stalls of the last ten seconds will sum up to `stuck`, if the current one goes on.
     fn stall_deadline(&self) -> Option<Nanos> {
-        let since = self.stalled_since?;
+        let since = self.stalled_since.filter(|_| !self.is_excused_by_reads())?;
         if self.gate.is_releasable(self.log.acked()) {
             // What the guest waits for is this side's own doing: a console that nobody reads, say.
             return None;

@@ -6,6 +6,7 @@
 //! it matters.
 
 pub mod apart;
+pub mod corners;
 pub mod pointed;
 pub mod special;
 pub mod strike;
@@ -57,6 +58,8 @@ pub enum Kind {
     Restored,
     /// The thread that runs the guest never gets anywhere any more; everything else of the process works.
     WedgedForGood,
+    /// The victim's disk requests never end well any more.
+    DiskErrorsForGood,
     /// A bit of the memory of a backup's guest changes.
     Damage,
     /// The process, on two hosts with its host, dies and starts anew before the peer can have noticed.
@@ -86,7 +89,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What any pair may meet; [`special`], [`pointed`] and [`apart`] have plans for the others.
+    /// What any pair may meet; [`special`], [`pointed`], [`corners`] and [`apart`] have plans for the others.
     pub const ALL: &[Self] = &[
         Self::Kill,
         Self::HostLoss,

@@ -18,14 +18,14 @@ const EXITS: u64 = 4;
 const PRIMARY: usize = 0;
 const BACKUP: usize = 1;
 
-/// What is drawn for every seed with one shared disk and a register.
-pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Plan) {
+/// What is drawn for every seed with one shared disk and a register. True if it has a plan of this kind now.
+pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Plan) -> bool {
     if random.chance(EXITS) {
         shape.exits = true;
         shape.interleaved = random.chance(2);
     }
     if !random.chance(SHARE) || special {
-        return;
+        return false;
     }
     let number = random.next();
     let at = random.below(plan.safety / 2);
@@ -99,7 +99,8 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
                 // The other way round: a primary hears its backup again while its ask is on its way.
                 shape.ambient.push(Ambient::OddAnswers);
                 until(at + 2000 * MS);
-                return plan.faults = vec![lasting(Kind::OneWay, PRIMARY, at, random.between(62, 110) * MS)];
+                plan.faults = vec![lasting(Kind::OneWay, PRIMARY, at, random.between(62, 110) * MS)];
+                return true;
             }
             shape.profile.sleeps = true;
             shape.client = 100 * MS;
@@ -160,6 +161,7 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
         }
     };
     plan.faults.sort_by_key(|fault| fault.at);
+    true
 }
 
 fn detector(timeout: u64) -> DetectorKind {

@@ -24,7 +24,7 @@ impl World {
         let applies = match kind {
             Kind::Restart | Kind::Return => empty,
             // Where there is no backup, nobody is there to go on.
-            Kind::WedgedForGood => self.facts.is_paired() && there,
+            Kind::WedgedForGood | Kind::DiskErrorsForGood => self.facts.is_paired() && there,
             Kind::Damage => {
                 let backup = self.facts.is_paired() && self.facts.live() == Some(1 - victim);
                 backup && self.process(victim).is_some_and(|process| process.guest.is_booted())
@@ -135,6 +135,11 @@ impl World {
             Kind::DiskErrors => {
                 self.facts.disk_errors = true;
                 self.at(victim).disk_trouble.0 = true;
+            }
+            Kind::DiskErrorsForGood => {
+                self.facts.disk_errors = true;
+                self.at(victim).disk_trouble.0 = true;
+                return;
             }
             Kind::DiskSlow => self.at(victim).disk_trouble.1 = true,
             Kind::ClockJump => {

@@ -147,6 +147,8 @@ impl World {
             // A file of its own: what its process was about to write is never written.
             return;
         }
+        // One that was deposed while it was stopped has no guest any more, and does not know.
+        let runs = self.facts.goes_on(1 - node) && !self.facts.is_deposed(1 - node);
         let (done, won) = self.register.carry_out(node, call, who);
         if let Some(generation) = won {
             self.note(Of::World, || {
@@ -158,7 +160,7 @@ impl World {
             let asks = view.is_none_or(|view| view.asking || view.phase == Phase::Over);
             let starts = view.is_some_and(|view| view.phase == Phase::Waiting);
             let person = self.shape.by_hand || self.facts.restored;
-            if starts && self.facts.goes_on(1 - node) && !person {
+            if starts && runs && !person {
                 self.violate(
                     "a start takes the guest from nobody",
                     format!("replica {} is about to start the guest, which runs", ["a", "b"][node]),

@@ -30,6 +30,8 @@ impl World {
         if self.seats[node].process.is_some() {
             return;
         }
+        // The launcher has reaped the old process, and read what it had said before.
+        self.launcher_reads(node);
         // A new process has the address, so the old one is gone: nothing of it is under way any more.
         self.reap(node);
         // Its host, if that was down, answers again for connections that it does not know.

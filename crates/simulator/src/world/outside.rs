@@ -1,7 +1,8 @@
 //! What is outside of the pair: the launcher's switches (the runtime's own), a client, the console.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+use ft_core::Nanos;
 use ft_core::input::{Input, NetRx};
 use ft_core::mutation::{Mutation, mutated};
 use ft_core::output::OutputBody;
@@ -9,6 +10,7 @@ use ft_runtime::launcher::lan::switch::Switch;
 use ft_runtime::launcher::messages::{LAN_PACKET_MAX, LanPacket};
 
 use super::World;
+use super::queue::Happening;
 use crate::guest::data::{self, Frame};
 use crate::properties::Seen;
 use crate::shape::{Ambient, MS, Setting};
@@ -16,6 +18,17 @@ use crate::trace::Of;
 
 /// Bytes of a large frame.
 const LARGE: usize = 1500;
+/// Longest time that something waits for a launcher that takes its time.
+const LAUNCHER: Nanos = 3 * MS;
+
+/// What a replica says to its launcher about the LAN.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    /// It is live.
+    Live { generation: u64, seen: u64 },
+    /// It has inbound frames in acknowledged records.
+    Acknowledged { generation: u64, seq: u64 },
+}
 
 /// What was seen of one life of the guest.
 #[derive(Debug, Default)]
@@ -32,6 +45,9 @@ pub struct Said {
 #[derive(Debug)]
 pub struct Outside {
     switches: Vec<Switch>,
+    /// What is in each seat's two sockets to the launcher. What is there outlives the process.
+    words: [VecDeque<Word>; 2],
+    packets: [VecDeque<LanPacket>; 2],
     /// Where the client's frames go, and the generation that said so.
     host: (usize, u64),
     sent: u64,
@@ -49,6 +65,8 @@ impl Outside {
         let count = if setting == Setting::OneMachine { 1 } else { 2 };
         Self {
             switches: (0..count).map(|_| Switch::new()).collect(),
+            words: Default::default(),
+            packets: Default::default(),
             host: (0, 0),
             sent: 0,
             said: BTreeMap::new(),
@@ -67,6 +85,47 @@ impl World {
     /// The launcher of this seat is started anew.
     pub fn new_launcher(&mut self, node: usize) {
         *self.outside.switch(node) = Switch::new();
+        if self.shape.slow_launcher {
+            (self.outside.words, self.outside.packets) = Default::default();
+        }
+    }
+
+    /// A replica says something to its launcher.
+    fn tell_launcher(&mut self, node: usize, word: Word) {
+        self.outside.words[node].push_back(word);
+        if !self.shape.slow_launcher {
+            return self.launcher_hears(node);
+        }
+        let after = self.random.below(LAUNCHER);
+        self.schedule(after, Happening::Words(node));
+    }
+
+    /// The launcher reads all that this seat's replicas have said.
+    pub(super) fn launcher_hears(&mut self, node: usize) {
+        while let Some(word) = self.outside.words[node].pop_front() {
+            match word {
+                Word::Live { generation, seen } => self.guest_moves(node, generation, seen),
+                Word::Acknowledged { generation, seq } => self.forget_inbound(node, generation, seq),
+            }
+        }
+    }
+
+    /// The launcher takes all frames that this seat's replicas have sent.
+    pub(super) fn launcher_takes_frames(&mut self, node: usize) {
+        let mut out = Vec::new();
+        while let Some(packet) = self.outside.packets[node].pop_front() {
+            self.outside.switch(node).from_replica(node, packet, &mut out);
+        }
+        out.into_iter().for_each(|frame| self.frame(node, &frame));
+        if mutated(Mutation::SwitchLearns) {
+            self.hand_over(node);
+        }
+    }
+
+    /// The launcher reads all that is there from this seat.
+    pub(crate) fn launcher_reads(&mut self, node: usize) {
+        self.launcher_hears(node);
+        self.launcher_takes_frames(node);
     }
 
     /// The client sends a frame.
@@ -109,7 +168,17 @@ impl World {
 
     /// A replica says that it is live.
     pub(crate) fn moved(&mut self, node: usize, generation: u64, seen: u64) {
+        self.tell_launcher(node, Word::Live { generation, seen });
+    }
+
+    fn guest_moves(&mut self, node: usize, generation: u64, seen: u64) {
         let mut out = Vec::new();
+        if self.outside.switch(node).live() == Some(1 - node)
+            && generation > self.outside.switch(node).generation()
+        {
+            // What the old one let out while it was live, and its successor may know to be let out (`ft-runtime`, `launcher/lan`).
+            self.launcher_takes_frames(1 - node);
+        }
         if let Err(violation) = self.outside.switch(node).go_live(node, generation, seen, &mut out) {
             // The launcher believes it no more: what it says is not let through.
             self.note(Of::Seat(node), || format!("the launcher: {violation}"));
@@ -123,6 +192,10 @@ impl World {
 
     /// A replica says that it has inbound frames in acknowledged records.
     pub(crate) fn rx_acknowledged(&mut self, node: usize, generation: u64, seq: u64) {
+        self.tell_launcher(node, Word::Acknowledged { generation, seq });
+    }
+
+    fn forget_inbound(&mut self, node: usize, generation: u64, seq: u64) {
         if let Err(violation) = self.outside.switch(node).acknowledged(node, generation, seq) {
             if self.facts.wrong {
                 return;
@@ -135,10 +208,13 @@ impl World {
     pub(crate) fn let_out(&mut self, node: usize, life: u64, generation: u64, body: OutputBody) {
         match body {
             OutputBody::NetTx { nic, frames } => {
-                let mut out = Vec::new();
-                let packet = LanPacket { nic, number: generation, frames };
-                self.outside.switch(node).from_replica(node, packet, &mut out);
-                out.into_iter().for_each(|frame| self.frame(node, &frame));
+                self.outside.packets[node].push_back(LanPacket { nic, number: generation, frames });
+                if self.shape.slow_launcher {
+                    let after = self.random.below(LAUNCHER);
+                    self.schedule(after, Happening::Frames(node));
+                } else {
+                    self.launcher_takes_frames(node);
+                }
             }
             OutputBody::Console { offset, bytes } => {
                 self.observe(&Seen::Console { life, offset, bytes: &bytes });

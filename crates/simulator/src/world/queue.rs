@@ -96,6 +96,10 @@ pub enum Happening {
         /// In this generation.
         generation: u64,
     },
+    /// The launcher reads what this seat's replica has said.
+    Words(usize),
+    /// It reads the frames that it has sent.
+    Frames(usize),
     /// A client sends a frame.
     Client,
     /// A fault of the plan strikes.

@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+use ft_core::mutation::{Mutation, mutated};
+
 use crate::launcher::messages::{LAN_PACKET_MAX, LanPacket};
 
 /// Frames kept at most; beyond that the oldest is dropped, as any network may.
@@ -219,6 +221,10 @@ impl Switch {
     }
 
     fn frame_from(&mut self, port: Port, generation: u64, frame: Vec<u8>, out: &mut Vec<Vec<u8>>) {
+        if mutated(Mutation::SwitchLearns) {
+            self.live = Some(port);
+            return out.push(frame);
+        }
         if generation > self.generation {
             // Its announcement comes on another socket and was not read yet.
             if self.early.len() < EARLY_FRAMES {
