@@ -71,6 +71,10 @@ const OFFENDERS: &[(u64, &str)] = &[
         4_700_017_104,
         "by hand, the last winner does not start the guest beside a promotion that is being written down",
     ),
+    (
+        5_100_014_573,
+        "frames that a primary let out before it goes on alone are not those of one that was deposed",
+    ),
     (820_002_950, "whoever is alone learns from the register that another process of its identity has won"),
 ];
 

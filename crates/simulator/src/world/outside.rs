@@ -173,11 +173,10 @@ impl World {
 
     fn guest_moves(&mut self, node: usize, generation: u64, seen: u64) {
         let mut out = Vec::new();
-        if self.outside.switch(node).live() == Some(1 - node)
-            && generation > self.outside.switch(node).generation()
-        {
-            // What the old one let out while it was live, and its successor may know to be let out (`ft-runtime`, `launcher/lan`).
-            self.launcher_takes_frames(1 - node);
+        let switch = self.outside.switch(node);
+        if let Some(before) = switch.live().filter(|_| generation > switch.generation()) {
+            // What was let out in the generation that ends now (`ft-runtime`, `launcher/lan`).
+            self.launcher_takes_frames(before);
         }
         if let Err(violation) = self.outside.switch(node).go_live(node, generation, seen, &mut out) {
             // The launcher believes it no more: what it says is not let through.

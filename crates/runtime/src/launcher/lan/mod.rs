@@ -187,10 +187,9 @@ impl Lan {
         seen: u64,
         moved: Option<&[Ipv4Addr]>,
     ) -> Result<(), Violation> {
-        if let Some(before) =
-            self.switch.live().filter(|&before| before != port && generation > self.switch.generation())
-        {
-            // Frames that the old primary released while it was live, and that its successor may know to be released.
+        if let Some(before) = self.switch.live().filter(|_| generation > self.switch.generation()) {
+            // Frames that were released in the generation that ends now: by the old primary, whose successor may know of it, or by
+            // this very replica, if it goes on without its backup.
             self.receive_rest(before);
         }
         let mut frames = Vec::new();

@@ -468,3 +468,25 @@ fn malformed_packets_are_reported() {
         poller.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
     }
 }
+
+/// What a replica let out while it was live lies in one socket, and who is live from now on is read from another.
+#[test]
+fn frames_let_out_before_a_new_generation_count_whoever_has_it() {
+    let (mut poller, mut events) = (Poller::new().unwrap(), Vec::new());
+    for next in [0, 1] {
+        let mut lan = Lan::new(None, &poller).unwrap();
+        let (ours, theirs) = PacketSocket::pair().unwrap();
+        lan.attach(0, ours, &poller).unwrap();
+        lan.go_live(0, 1, 0, None).unwrap();
+        let packet = LanPacket { nic: 0, number: 1, frames: vec![vec![1; 60]] };
+        theirs.send(&packet.encode()).unwrap();
+        lan.go_live(next, 2, 0, None).unwrap();
+        // From here on they are those of one that was deposed.
+        theirs.send(&packet.encode()).unwrap();
+        poller.wait(Some(LIMIT), &mut events).unwrap();
+        events.iter().for_each(|(token, ready)| lan.ready(*token, *ready));
+        lan.service(&poller);
+        let counters = lan.switch.counters;
+        assert_eq!((counters.from_guest, counters.dropped_stale), (1, 1), "port {next} is live now");
+    }
+}
