@@ -184,8 +184,7 @@ impl World {
             Happening::Twin(incarnation) => self.twin_turn(incarnation),
             Happening::Flight(number) => self.flight(number),
             Happening::Fenced { node, incarnation, generation } => self.fenced(node, incarnation, generation),
-            Happening::Words(node) => self.launcher_hears(node),
-            Happening::Frames(node) => self.launcher_takes_frames(node),
+            Happening::Words(_) | Happening::Frames(_) => self.launcher_turn(what),
             Happening::Client => {
                 self.client();
                 let after = 1 + self.random.below(2 * self.shape.client);

@@ -18,16 +18,21 @@ use crate::trace::Of;
 
 /// Bytes of a large frame.
 const LARGE: usize = 1500;
-/// Longest time that something waits for a launcher that takes its time.
+/// Longest time that something waits for a launcher that takes its time; and for one that its host does not run just now, which happens
+/// when one in so many things is said.
 const LAUNCHER: Nanos = 3 * MS;
+const NOT_RUN: Nanos = 60 * MS;
+const SELDOM: u64 = 60;
 
-/// What a replica says to its launcher about the LAN.
-#[derive(Debug, Clone, Copy)]
+/// What a replica says to its launcher.
+#[derive(Debug)]
 enum Word {
     /// It is live.
     Live { generation: u64, seen: u64 },
     /// It has inbound frames in acknowledged records.
     Acknowledged { generation: u64, seq: u64 },
+    /// Console bytes, in this life of the guest.
+    Console { life: u64, offset: u64, bytes: Vec<u8> },
 }
 
 /// What was seen of one life of the guest.
@@ -48,6 +53,8 @@ pub struct Outside {
     /// What is in each seat's two sockets to the launcher. What is there outlives the process.
     words: [VecDeque<Word>; 2],
     packets: [VecDeque<LanPacket>; 2],
+    /// The launcher is not run until then.
+    asleep: Nanos,
     /// Where the client's frames go, and the generation that said so.
     host: (usize, u64),
     sent: u64,
@@ -67,6 +74,7 @@ impl Outside {
             switches: (0..count).map(|_| Switch::new()).collect(),
             words: Default::default(),
             packets: Default::default(),
+            asleep: 0,
             host: (0, 0),
             sent: 0,
             said: BTreeMap::new(),
@@ -96,22 +104,42 @@ impl World {
         if !self.shape.slow_launcher {
             return self.launcher_hears(node);
         }
+        self.launcher_later(Happening::Words(node));
+    }
+
+    /// Something for a launcher that takes its time.
+    fn launcher_later(&mut self, what: Happening) {
+        if self.outside.asleep <= self.now && !self.calm && self.random.chance(SELDOM) {
+            self.outside.asleep = self.now + self.random.below(NOT_RUN);
+        }
         let after = self.random.below(LAUNCHER);
-        self.schedule(after, Happening::Words(node));
+        self.schedule(after, what);
+    }
+
+    /// One of its sockets is readable. It reads that, if it is run.
+    pub(super) fn launcher_turn(&mut self, what: Happening) {
+        let asleep = self.outside.asleep.saturating_sub(self.now);
+        match what {
+            _ if asleep > 0 => self.schedule(asleep, what),
+            Happening::Words(node) => self.launcher_hears(node),
+            Happening::Frames(node) => self.launcher_takes_frames(node),
+            _ => {}
+        }
     }
 
     /// The launcher reads all that this seat's replicas have said.
-    pub(super) fn launcher_hears(&mut self, node: usize) {
+    fn launcher_hears(&mut self, node: usize) {
         while let Some(word) = self.outside.words[node].pop_front() {
             match word {
                 Word::Live { generation, seen } => self.guest_moves(node, generation, seen),
                 Word::Acknowledged { generation, seq } => self.forget_inbound(node, generation, seq),
+                Word::Console { life, offset, bytes } => self.print(life, offset, bytes),
             }
         }
     }
 
     /// The launcher takes all frames that this seat's replicas have sent.
-    pub(super) fn launcher_takes_frames(&mut self, node: usize) {
+    fn launcher_takes_frames(&mut self, node: usize) {
         let mut out = Vec::new();
         while let Some(packet) = self.outside.packets[node].pop_front() {
             self.outside.switch(node).from_replica(node, packet, &mut out);
@@ -172,6 +200,10 @@ impl World {
     }
 
     fn guest_moves(&mut self, node: usize, generation: u64, seen: u64) {
+        if self.process(1 - node).is_none() {
+            // What a dead one had said before comes first.
+            self.launcher_hears(1 - node);
+        }
         let mut out = Vec::new();
         let switch = self.outside.switch(node);
         if let Some(before) = switch.live().filter(|_| generation > switch.generation()) {
@@ -209,19 +241,13 @@ impl World {
             OutputBody::NetTx { nic, frames } => {
                 self.outside.packets[node].push_back(LanPacket { nic, number: generation, frames });
                 if self.shape.slow_launcher {
-                    let after = self.random.below(LAUNCHER);
-                    self.schedule(after, Happening::Frames(node));
+                    self.launcher_later(Happening::Frames(node));
                 } else {
                     self.launcher_takes_frames(node);
                 }
             }
             OutputBody::Console { offset, bytes } => {
-                self.observe(&Seen::Console { life, offset, bytes: &bytes });
-                let console = &mut self.outside.said.entry(life).or_default().console;
-                let appended = mutated(Mutation::ConsoleAppended);
-                let known = if appended { 0 } else { console.len().saturating_sub(offset as usize) };
-                console.extend(bytes.get(known..).unwrap_or_default());
-                self.outside.seen += 1;
+                self.tell_launcher(node, Word::Console { life, offset, bytes });
             }
             OutputBody::PowerOff { .. } => {
                 self.outside.said.entry(life).or_default().over = true;
@@ -229,6 +255,16 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Console bytes are written where they belong.
+    fn print(&mut self, life: u64, offset: u64, bytes: Vec<u8>) {
+        self.observe(&Seen::Console { life, offset, bytes: &bytes });
+        let console = &mut self.outside.said.entry(life).or_default().console;
+        let appended = mutated(Mutation::ConsoleAppended);
+        let known = if appended { 0 } else { console.len().saturating_sub(offset as usize) };
+        console.extend(bytes.get(known..).unwrap_or_default());
+        self.outside.seen += 1;
     }
 
     fn frame(&mut self, node: usize, bytes: &[u8]) {
