@@ -17,7 +17,6 @@ pub fn budget(mutation: Mutation) -> u64 {
         | Mutation::ChecksumIgnored
         | Mutation::WedgedPrimaryAsks
         | Mutation::BringBackEarly
-        | Mutation::SwitchLearns
         | Mutation::WithdrawAsk => 1500,
         Mutation::BehindIsWon
         | Mutation::BehindIsLost
