@@ -46,11 +46,13 @@ const TWINS: u64 = 155;
 const ZEROES: u64 = 313;
 /// One seed in so many has such a guest.
 const DISCARDING: u64 = 8;
-/// The same stream of those on the virtual clock, and how many are.
+/// The same of those on the virtual clock.
 const VIRTUAL: u64 = 1641;
+/// One seed in so many is.
 const ON_VIRTUAL: u64 = 6;
-/// The same of those with a launcher that takes its time, and how many have one.
+/// The same of those with a launcher that takes its time.
 const LAUNCHER: u64 = 4206;
+/// One seed in so many on one machine has such a launcher.
 const SLOW_LAUNCHERS: u64 = 5;
 
 /// What of a seed's run is left out, for [`crate::shrink`].

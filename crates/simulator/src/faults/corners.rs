@@ -1,18 +1,13 @@
 //! Plans with a point of their own that came after those of [`super::pointed`]: from a stream of their own, for seeds that have none of
 //! the others, so that these are what they were.
 
-use ft_policies::Time;
-use ft_policies::detector::{DetectorKind, fixed};
-
+use super::pointed::{BACKUP, PRIMARY, detector};
 use super::{Fault, Kind, Plan};
 use crate::random::Random;
 use crate::shape::{Ambient, MS, Setting, Shape};
 
 /// One seed in so many of those without another plan.
 const SHARE: u64 = 12;
-/// The replica that starts the guest, and its backup.
-const PRIMARY: usize = 0;
-const BACKUP: usize = 1;
 
 /// Draws one, perhaps.
 pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
@@ -33,9 +28,7 @@ pub fn draw(random: &mut Random, shape: &mut Shape, plan: &mut Plan) {
         // A primary sleeps, and hears nothing when it wakes, while two generations are won.
         shape.setting = Setting::TwoHosts;
         shape.profile.end_after = u64::MAX;
-        let timeout = 60 * MS;
-        shape.detector =
-            DetectorKind::Fixed(fixed::Settings { heartbeat: Time(timeout / 5), timeout: Time(timeout) });
+        shape.detector = detector(60);
         let (dies, wakes) = (at + random.between(300, 700) * MS, at + 2500 * MS);
         plan.safety = plan.safety.max(wakes + 800 * MS);
         vec![

@@ -15,8 +15,8 @@ const SHARE: u64 = 3;
 /// One seed in so many has a guest whose next position may be told before it is there.
 const EXITS: u64 = 4;
 /// The replica that starts the guest, and its backup.
-const PRIMARY: usize = 0;
-const BACKUP: usize = 1;
+pub(super) const PRIMARY: usize = 0;
+pub(super) const BACKUP: usize = 1;
 
 /// What is drawn for every seed with one shared disk and a register. True if it has a plan of this kind now.
 pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Plan) -> bool {
@@ -164,7 +164,8 @@ pub fn draw(random: &mut Random, special: bool, shape: &mut Shape, plan: &mut Pl
     true
 }
 
-fn detector(timeout: u64) -> DetectorKind {
+/// One that waits for so many milliseconds.
+pub(super) fn detector(timeout: u64) -> DetectorKind {
     let timeout = timeout * MS;
     DetectorKind::Fixed(fixed::Settings { heartbeat: Time(timeout / 5), timeout: Time(timeout) })
 }

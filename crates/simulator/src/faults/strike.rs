@@ -132,14 +132,12 @@ impl World {
             }
             Kind::RegisterCut => self.register.cut[victim] += 1,
             Kind::RegisterDown => self.register.cut.iter_mut().for_each(|cut| *cut += 1),
-            Kind::DiskErrors => {
+            Kind::DiskErrors | Kind::DiskErrorsForGood => {
                 self.facts.disk_errors = true;
                 self.at(victim).disk_trouble.0 = true;
-            }
-            Kind::DiskErrorsForGood => {
-                self.facts.disk_errors = true;
-                self.at(victim).disk_trouble.0 = true;
-                return;
+                if kind == Kind::DiskErrorsForGood {
+                    return;
+                }
             }
             Kind::DiskSlow => self.at(victim).disk_trouble.1 = true,
             Kind::ClockJump => {

@@ -109,7 +109,7 @@ impl World {
     }
 
     fn take_input(&mut self, node: usize) -> Next {
-        let now = self.local(node);
+        let (now, is_virtual) = (self.local(node), self.shape.virtual_clock);
         let process = self.at(node);
         if let Some(Input::DiskDone(done)) = process.inputs.front()
             && process.disks.failed.contains(&done.request)
@@ -128,15 +128,13 @@ impl World {
         }
         let position = process.guest.position;
         let fresh = process.vcpu.anchored.1 == position && now < process.vcpu.anchored.0 + 20_000;
-        if !fresh && !self.shape.virtual_clock {
-            let process = self.at(node);
+        if !fresh && !is_virtual {
             if !process.core.reserve(Body::Progress.cost(), now) && !mutated(Mutation::InputBeforeRoom) {
                 return self.flushed(node);
             }
             self.anchor(node);
             return Next::More;
         }
-        let process = self.at(node);
         let cost = process.inputs.front().map_or(0, |input| match input {
             Input::DiskDone(done) if is_own_read(process, done) => Body::Progress.cost(),
             input => Body::Input(input.clone()).cost(),
@@ -251,14 +249,14 @@ impl World {
     fn idle(&mut self, node: usize) -> Next {
         let (now, is_virtual) = (self.local(node), self.shape.virtual_clock);
         let process = self.at(node);
-        let due = process.guest.deadline.map(|deadline| {
-            u64::try_from((i128::from(deadline) + process.vcpu.origin).max(0)).unwrap_or(u64::MAX)
-        });
-        let until = if is_virtual {
-            let left = process.guest.deadline.map(|deadline| deadline.saturating_sub(process.guest.time()));
-            left.map_or(u64::MAX, |left| now.saturating_add(left))
-        } else {
-            due.unwrap_or(u64::MAX).min(now + LONG_IDLE)
+        let until = match (is_virtual, process.guest.deadline) {
+            (true, Some(deadline)) => now.saturating_add(deadline.saturating_sub(process.guest.time())),
+            (true, None) => u64::MAX,
+            (false, Some(deadline)) => {
+                let due = (i128::from(deadline) + process.vcpu.origin).max(0);
+                u64::try_from(due).unwrap_or(u64::MAX).min(now + LONG_IDLE)
+            }
+            (false, None) => now + LONG_IDLE,
         };
         let (since, until) = *process.vcpu.idle.get_or_insert((now, until));
         if now < until {

@@ -184,7 +184,7 @@ impl World {
             Happening::Twin(incarnation) => self.twin_turn(incarnation),
             Happening::Flight(number) => self.flight(number),
             Happening::Fenced { node, incarnation, generation } => self.fenced(node, incarnation, generation),
-            Happening::Words(_) | Happening::Frames(_) => self.launcher_turn(what),
+            Happening::Launcher(node, socket) => self.launcher_turn(node, socket),
             Happening::Client => {
                 self.client();
                 let after = 1 + self.random.below(2 * self.shape.client);

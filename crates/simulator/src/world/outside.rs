@@ -10,7 +10,7 @@ use ft_runtime::launcher::lan::switch::Switch;
 use ft_runtime::launcher::messages::{LAN_PACKET_MAX, LanPacket};
 
 use super::World;
-use super::queue::Happening;
+use super::queue::{Happening, Socket};
 use crate::guest::data::{self, Frame};
 use crate::properties::Seen;
 use crate::shape::{Ambient, MS, Setting};
@@ -93,37 +93,34 @@ impl World {
     /// The launcher of this seat is started anew.
     pub fn new_launcher(&mut self, node: usize) {
         *self.outside.switch(node) = Switch::new();
-        if self.shape.slow_launcher {
-            (self.outside.words, self.outside.packets) = Default::default();
-        }
+        (self.outside.words, self.outside.packets) = Default::default();
     }
 
     /// A replica says something to its launcher.
     fn tell_launcher(&mut self, node: usize, word: Word) {
         self.outside.words[node].push_back(word);
-        if !self.shape.slow_launcher {
-            return self.launcher_hears(node);
-        }
-        self.launcher_later(Happening::Words(node));
+        self.wake_launcher(node, Socket::Words);
     }
 
-    /// Something for a launcher that takes its time.
-    fn launcher_later(&mut self, what: Happening) {
+    /// Something is in a socket: the launcher reads it at once, or when it has the time.
+    fn wake_launcher(&mut self, node: usize, socket: Socket) {
+        if !self.shape.slow_launcher {
+            return self.launcher_turn(node, socket);
+        }
         if self.outside.asleep <= self.now && !self.calm && self.random.chance(SELDOM) {
             self.outside.asleep = self.now + self.random.below(NOT_RUN);
         }
         let after = self.random.below(LAUNCHER);
-        self.schedule(after, what);
+        self.schedule(after, Happening::Launcher(node, socket));
     }
 
-    /// One of its sockets is readable. It reads that, if it is run.
-    pub(super) fn launcher_turn(&mut self, what: Happening) {
+    /// A socket is readable. The launcher reads it, if it is run.
+    pub(super) fn launcher_turn(&mut self, node: usize, socket: Socket) {
         let asleep = self.outside.asleep.saturating_sub(self.now);
-        match what {
-            _ if asleep > 0 => self.schedule(asleep, what),
-            Happening::Words(node) => self.launcher_hears(node),
-            Happening::Frames(node) => self.launcher_takes_frames(node),
-            _ => {}
+        match socket {
+            _ if asleep > 0 => self.schedule(asleep, Happening::Launcher(node, socket)),
+            Socket::Words => self.launcher_hears(node),
+            Socket::Frames => self.launcher_takes_frames(node),
         }
     }
 
@@ -145,9 +142,6 @@ impl World {
             self.outside.switch(node).from_replica(node, packet, &mut out);
         }
         out.into_iter().for_each(|frame| self.frame(node, &frame));
-        if mutated(Mutation::SwitchLearns) {
-            self.hand_over(node);
-        }
     }
 
     /// The launcher reads all that is there from this seat.
@@ -240,11 +234,7 @@ impl World {
         match body {
             OutputBody::NetTx { nic, frames } => {
                 self.outside.packets[node].push_back(LanPacket { nic, number: generation, frames });
-                if self.shape.slow_launcher {
-                    self.launcher_later(Happening::Frames(node));
-                } else {
-                    self.launcher_takes_frames(node);
-                }
+                self.wake_launcher(node, Socket::Frames);
             }
             OutputBody::Console { offset, bytes } => {
                 self.tell_launcher(node, Word::Console { life, offset, bytes });

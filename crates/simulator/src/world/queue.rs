@@ -8,6 +8,15 @@ use ft_core::Nanos;
 use crate::node::Thread;
 use crate::register::{Call, Done};
 
+/// A replica's sockets to its launcher.
+#[derive(Debug, Clone, Copy)]
+pub enum Socket {
+    /// What it says.
+    Words,
+    /// The frames that it sends.
+    Frames,
+}
+
 /// Something that is going to happen. A process is named by its incarnation: what was meant for one that is gone is dropped.
 #[derive(Debug)]
 pub enum Happening {
@@ -96,10 +105,8 @@ pub enum Happening {
         /// In this generation.
         generation: u64,
     },
-    /// The launcher reads what this seat's replica has said.
-    Words(usize),
-    /// It reads the frames that it has sent.
-    Frames(usize),
+    /// The launcher reads one of this seat's sockets.
+    Launcher(usize, Socket),
     /// A client sends a frame.
     Client,
     /// A fault of the plan strikes.

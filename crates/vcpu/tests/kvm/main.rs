@@ -1,7 +1,7 @@
 //! The KVM engine, where the host's /dev/kvm works well enough; elsewhere each test says that it was skipped, and why.
 //!
-//! [`bare`] is a long-mode guest with a board that writes everything down, [`interruptions`] a host that leaves the guest often; `FT_SEED` and `FT_CASES` are those of the other
-//! differential tests.
+//! [`bare`] is a long-mode guest with a board that writes everything down, [`interruptions`] a host that leaves the guest often;
+//! `FT_SEED` and `FT_CASES` are those of the other differential tests.
 
 mod bare;
 mod differential;
