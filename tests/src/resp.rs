@@ -68,7 +68,10 @@ impl Resp {
 
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.stream.write_all(bytes).map_err(|error| format!("send: {error}"))
+        self.stream.write_all(bytes).map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => "send: the connection was closed".to_owned(),
+            _ => format!("send: {error}"),
+        })
     }
 
     /// Sends a command and waits for its reply.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -109,6 +109,16 @@ fn the_truth_is_accepted() {
     store.lock().expect("no thread panics").insert(key, b"0".to_vec());
     let error = ledger.verify(&mut Resp::connect(port, Duration::from_secs(5)).expect("it is there"));
     assert!(error.is_err_and(|error| error.starts_with("1 of ")));
+}
+
+/// Whether its end shows in reading or in writing depends on when it comes.
+#[test]
+fn a_closed_connection_is_named_in_writing_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+    let mut client = Resp::over(stream.try_clone().expect("a descriptor"));
+    stream.shutdown(Shutdown::Write).expect("it is open");
+    assert_eq!(client.send(b"PING\r\n"), Err("send: the connection was closed".to_owned()));
 }
 
 #[test]
